@@ -1,0 +1,15 @@
+"""The errors a user can cause. Each message says what was wrong, where, and the mend."""
+
+from __future__ import annotations
+
+
+class FluidgateError(Exception):
+    """Base of all fluidgate errors; the command line prints its message and exits with 1."""
+
+
+class InputError(FluidgateError):
+    """A file, an option or a value that cannot be used as given."""
+
+
+class Stalled(FluidgateError):
+    """The engine has work, scheduled nothing, and the policy named no time to ask again."""

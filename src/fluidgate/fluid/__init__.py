@@ -1,0 +1,1 @@
+"""The fluid model: equilibrium, stability, thresholds, safety buffer, plan."""

@@ -1,0 +1,1 @@
+"""A model on a GPU: step time and KV capacity."""

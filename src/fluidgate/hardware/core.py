@@ -1,0 +1,83 @@
+"""`Hardware`: how long a step takes and how many KV blocks there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fluidgate.errors import InputError
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Duration of one engine step: c0 + c_tok·tokens + c_kv·kv_tokens + c_attn·attention_pairs.
+
+    `tokens` are the tokens computed in the step (prefill chunks and decodes). `kv_tokens` sums, over the
+    scheduled requests, the context length each ends the step with. `attention_pairs` sums, over the prefill
+    chunks, the (query, key) pairs: chunk·before + chunk·(chunk + 1)/2; chunks of one prompt add up to
+    l·(l + 1)/2 whatever their sizes. The paper's τ = d0 + d1·KV is `StepTime(c0=d0, c_kv=d1)`.
+
+    Attributes:
+        c0: seconds per step.
+        c_tok: seconds per token computed.
+        c_kv: seconds per KV token read.
+        c_attn: seconds per prefill attention pair.
+    """
+
+    c0: float
+    c_tok: float = 0.0
+    c_kv: float = 0.0
+    c_attn: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("c0", "c_tok", "c_kv", "c_attn"):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value < 0:
+                raise InputError(f"step time: {name} = {value} must be a finite number of seconds, at least 0")
+        if self.c0 == 0 and self.c_tok == 0:
+            raise InputError("step time: c0 and c_tok are both 0, so steps would take no time; set c0")
+
+    def duration_s(self, tokens: Any, kv_tokens: Any, attention_pairs: Any = 0) -> Any:
+        """Seconds of a step; scalars or arrays."""
+        return self.c0 + self.c_tok * tokens + self.c_kv * kv_tokens + self.c_attn * attention_pairs
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A model on a GPU (or several): step time and KV cache.
+
+    Attributes:
+        name: model and GPU, for tables.
+        step_time: duration of a step.
+        num_gpu_blocks: KV blocks, counted as vLLM counts them: one of them is the null block and holds nothing.
+        block_size: tokens per block.
+        source: where the numbers come from.
+        relative_error: mean absolute relative error of `step_time` on the points it was fitted to; NaN if unknown.
+    """
+
+    name: str
+    step_time: StepTime
+    num_gpu_blocks: int
+    block_size: int = 16
+    source: str = ""
+    relative_error: float = float("nan")
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise InputError(f"{self.name}: block_size = {self.block_size} must be at least 1 token")
+        if self.num_gpu_blocks < 2:
+            raise InputError(
+                f"{self.name}: num_gpu_blocks = {self.num_gpu_blocks} leaves no room for KV (one block is the null "
+                "block); use a larger memory fraction or a smaller model"
+            )
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        """Tokens of KV that fit: every block but the null block."""
+        return (self.num_gpu_blocks - 1) * self.block_size
+
+    def with_(self, **changes: Any) -> Hardware:
+        """A copy with the given fields replaced, validated again."""
+        return replace(self, **changes)

@@ -1,0 +1,1 @@
+"""Requests: arrival times, lengths, classes, shared prefixes; where they come from."""

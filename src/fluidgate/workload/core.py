@@ -1,0 +1,175 @@
+"""`Workload`: what arrives, when, and how long it is. Plain arrays, validated once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.errors import InputError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Requests in order of arrival.
+
+    Attributes:
+        arrival_s: arrival times, shape (n,), seconds from the start, non-decreasing.
+        prompt_tokens: prompt lengths, shape (n,), tokens, at least 1.
+        output_tokens: output lengths, shape (n,), tokens, at least 1.
+        class_id: class of each request, shape (n,), an index into `class_names`.
+        class_names: one name per class.
+        prefix_ids: content ids of the prompts' leading blocks, all requests concatenated. Equal ids mean
+            equal content of the block *and of everything before it* (Mooncake's `hash_ids`).
+        prefix_offsets: shape (n + 1,); request i owns `prefix_ids[prefix_offsets[i]:prefix_offsets[i + 1]]`.
+        prefix_block_tokens: tokens per prefix block; 0 when the workload carries no content ids.
+        name: what it is, for tables and reports.
+    """
+
+    arrival_s: FloatArray
+    prompt_tokens: IntArray
+    output_tokens: IntArray
+    class_id: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    class_names: tuple[str, ...] = ("all",)
+    prefix_ids: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    prefix_offsets: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    prefix_block_tokens: int = 0
+    name: str = "workload"
+
+    def __post_init__(self) -> None:
+        n = len(np.atleast_1d(self.arrival_s))
+        if len(self.class_id) == 0:
+            object.__setattr__(self, "class_id", np.zeros(n, np.int64))
+        if len(self.prefix_offsets) == 0:
+            object.__setattr__(self, "prefix_offsets", np.zeros(n + 1, np.int64))
+        object.__setattr__(self, "arrival_s", _array(self.arrival_s, np.float64, "arrival_s"))
+        for column in ("prompt_tokens", "output_tokens", "class_id", "prefix_ids", "prefix_offsets"):
+            object.__setattr__(self, column, _array(getattr(self, column), np.int64, column))
+        self._validate(n)
+
+    def _validate(self, n: int) -> None:
+        if n == 0:
+            raise InputError(f"{self.name}: the workload is empty; it needs at least one request")
+        for column in ("prompt_tokens", "output_tokens", "class_id"):
+            if len(getattr(self, column)) != n:
+                raise InputError(
+                    f"{self.name}: {column} has {len(getattr(self, column))} values for {n} arrivals; "
+                    "give one per request"
+                )
+        self._refuse_where(~np.isfinite(self.arrival_s), "arrival_s", "is not a finite number of seconds")
+        self._refuse_where(self.arrival_s < 0, "arrival_s", "is negative; count seconds from the start")
+        self._refuse_where(
+            np.diff(self.arrival_s, prepend=self.arrival_s[0]) < 0,
+            "arrival_s",
+            "is before the request ahead of it; sort by arrival",
+        )
+        self._refuse_where(self.prompt_tokens < 1, "prompt_tokens", "must be at least 1 token")
+        self._refuse_where(self.output_tokens < 1, "output_tokens", "must be at least 1 token")
+        self._refuse_where(
+            (self.class_id < 0) | (self.class_id >= len(self.class_names)),
+            "class_id",
+            f"is not one of the {len(self.class_names)} classes in class_names",
+        )
+        if len(self.prefix_offsets) != n + 1 or self.prefix_offsets[-1] != len(self.prefix_ids):
+            raise InputError(f"{self.name}: prefix_offsets must have {n + 1} values and end at len(prefix_ids)")
+        if len(self.prefix_ids) and self.prefix_block_tokens < 1:
+            raise InputError(f"{self.name}: prefix_ids need prefix_block_tokens, the tokens per prefix block")
+
+    def _refuse_where(self, bad: NDArray[np.bool_], column: str, why: str) -> None:
+        if bad.any():
+            i = int(np.argmax(bad))
+            raise InputError(f"{self.name}: request {i}: {column} = {getattr(self, column)[i]} {why}")
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the start to the last arrival."""
+        return float(self.arrival_s[-1])
+
+    @property
+    def rate(self) -> float:
+        """Mean arrival rate in requests per second; infinite when all arrive at once."""
+        span = float(self.arrival_s[-1] - self.arrival_s[0])
+        return (len(self) - 1) / span if span > 0 else float("inf")
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that identify the content."""
+        h = hashlib.sha256()
+        for column in (self.arrival_s, self.prompt_tokens, self.output_tokens, self.class_id, self.prefix_ids):
+            h.update(np.ascontiguousarray(column).tobytes())
+        return h.hexdigest()[:12]
+
+    def with_(self, **changes: Any) -> Workload:
+        """A copy with the given fields replaced, validated again."""
+        return replace(self, **changes)
+
+    def scaled(self, rate_scale: float) -> Workload:
+        """The same requests arriving `rate_scale` times as fast."""
+        if not (np.isfinite(rate_scale) and rate_scale > 0):
+            raise InputError(f"rate scale {rate_scale} must be a finite number above 0")
+        return self.with_(arrival_s=self.arrival_s / rate_scale, name=f"{self.name} ×{rate_scale:g}")
+
+    def take(self, index: IntArray | NDArray[np.bool_] | slice) -> Workload:
+        """The requests at `index` (kept in order of arrival), with times counted from the first of them."""
+        rows = np.sort(np.arange(len(self))[index])
+        if len(rows) == 0:
+            raise InputError(f"{self.name}: the slice holds no request; widen it")
+        counts = np.diff(self.prefix_offsets)[rows]
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        ids = [self.prefix_ids[self.prefix_offsets[r] : self.prefix_offsets[r + 1]] for r in rows]
+        return self.with_(
+            arrival_s=self.arrival_s[rows] - self.arrival_s[rows[0]],
+            prompt_tokens=self.prompt_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            class_id=self.class_id[rows],
+            prefix_ids=np.concatenate(ids) if len(self.prefix_ids) else self.prefix_ids,
+            prefix_offsets=offsets,
+        )
+
+    def between(self, start_s: float, end_s: float) -> Workload:
+        """The requests that arrive in [start_s, end_s)."""
+        return self.take((self.arrival_s >= start_s) & (self.arrival_s < end_s))
+
+    def classed_by_length(self, output_edges: list[int], prompt_edges: list[int] | None = None) -> Workload:
+        """Classes from length bins: an edge e opens a bin at lengths above e (so `[100]` gives ≤100 and >100)."""
+        prompt_edges = prompt_edges or []
+        for edges in (output_edges, prompt_edges):
+            if any(b <= a for a, b in zip(edges, edges[1:], strict=False)) or any(e < 1 for e in edges):
+                raise InputError(f"length edges {edges} must rise and be at least 1 token")
+        by_output = np.searchsorted(output_edges, self.output_tokens, side="left")
+        by_prompt = np.searchsorted(prompt_edges, self.prompt_tokens, side="left")
+        names = tuple(
+            " ".join(part for part in (prompt, output) if part)
+            for prompt in _bin_names("p", prompt_edges)
+            for output in _bin_names("d", output_edges)
+        )
+        class_id = by_prompt * (len(output_edges) + 1) + by_output
+        return self.with_(class_id=class_id, class_names=names)
+
+
+def _bin_names(letter: str, edges: list[int]) -> list[str]:
+    if not edges:
+        return [""] if letter == "p" else [f"{letter}>0"]
+    inner = [f"{letter}{a + 1}-{b}" for a, b in zip(edges, edges[1:], strict=False)]
+    return [f"{letter}≤{edges[0]}", *inner, f"{letter}>{edges[-1]}"]
+
+
+def _array(values: Any, dtype: type, column: str) -> NDArray[Any]:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise InputError(f"{column} must be one-dimensional, not of shape {array.shape}")
+    if dtype is np.int64 and array.dtype.kind == "f" and not np.all(array == np.floor(array)):
+        raise InputError(f"{column} must hold whole numbers")
+    if array.dtype.kind not in "iufb":
+        raise InputError(f"{column} must hold numbers, not {array.dtype}")
+    out = np.ascontiguousarray(array, dtype=dtype)
+    return out.copy() if out is values else out
