@@ -1,0 +1,209 @@
+"""`plan`: from a workload and a machine to every number that a policy, a table or a person needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from fluidgate.fluid.equilibrium import Equilibrium, equilibrium
+from fluidgate.fluid.limits import Limits
+from fluidgate.fluid.mix import RequestMix
+from fluidgate.fluid.nested import NestedThresholds
+from fluidgate.fluid.safety_buffer import Guarantee, SafetyBuffer, best_nested, largest_guaranteed_rate
+from fluidgate.fluid.segments import PromptBound
+from fluidgate.fluid.stability import Stability, stability
+from fluidgate.fluid.thresholds import WaitThresholds, wait_thresholds
+from fluidgate.fluid.verdict import number, percent, verdict
+from fluidgate.hardware.core import Hardware
+from fluidgate.workload.core import Workload
+
+LARGEST_LOAD = 0.98
+"""Thresholds are made for at most this share of the boundary rate."""
+
+
+@dataclass(frozen=True)
+class MixSummary:
+    """The mix in six numbers: req/s, number of types, and tokens."""
+
+    rate: float
+    types: int
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    max_prompt_tokens: int
+    max_output_tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class FluidPlan:
+    """The plan for one mix on one machine.
+
+    Attributes:
+        hardware: the machine.
+        limits: its memory, and the engine's token budget and seats.
+        mix: the traffic.
+        equilibrium: the fluid equilibrium, or None when the load is above 1.
+        stability: boundary, what binds, onset load.
+        threshold_rate: the rate `wait` and `nested` are made for, req/s: at most 98% of the boundary.
+        wait: WAIT thresholds, per class of output length.
+        nested: Nested WAIT thresholds, per segment; their own `rate` may be lower still.
+        safety_buffer: the memory `nested`'s shape needs at `threshold_rate`, with the plan's prompt bound.
+        guaranteed_rate: the largest rate with the paper's guarantee (largest prompts), req/s; 0 if none.
+        verdict: what follows, in sentences.
+    """
+
+    hardware: Hardware
+    limits: Limits
+    mix: MixSummary
+    equilibrium: Equilibrium | None
+    stability: Stability
+    threshold_rate: float
+    wait: WaitThresholds
+    nested: NestedThresholds
+    safety_buffer: SafetyBuffer
+    guaranteed_rate: float
+    verdict: tuple[str, ...]
+
+    @property
+    def rate_limit(self) -> float:
+        """x*, admissions per iteration: the least that memory (C/E[a]), token budget and seats allow."""
+        return self.stability.admissions_per_iteration
+
+    @property
+    def concurrency_cap(self) -> float:
+        """n*, the residents at the boundary."""
+        return self.stability.residents
+
+    @property
+    def watermark(self) -> float:
+        """The share of KV blocks to keep free when admitting."""
+        return self.stability.watermark
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready values; a number that is infinite or unknown is None."""
+        return {
+            **_plain(self),
+            "rate_limit": self.rate_limit,
+            "concurrency_cap": self.concurrency_cap,
+            "watermark": self.watermark,
+        }
+
+    def summary_rows(self) -> list[tuple[str, str]]:
+        """Label and value with unit, in a fixed order, for tables."""
+        stable, mix = self.stability, self.mix
+        onset = "never" if stable.onset_rate is None else f"{number(stable.onset_rate)} req/s"
+        shares = stable.time_shares
+        return [
+            ("hardware", self.hardware.name),
+            ("KV capacity", f"{number(self.limits.kv_tokens)} tokens"),
+            ("arrival rate", f"{number(mix.rate)} req/s"),
+            ("prompt, mean / max", f"{number(mix.mean_prompt_tokens)} / {mix.max_prompt_tokens:,} tokens"),
+            ("output, mean / max", f"{number(mix.mean_output_tokens)} / {mix.max_output_tokens:,} tokens"),
+            ("stability boundary", f"{number(stable.boundary_rate)} req/s"),
+            ("load", percent(stable.load)),
+            ("binding", stable.binding),
+            ("gain from 1% more of the least limit", percent(stable.eta / 100.0)),
+            ("memory matters from", onset),
+            ("KV use at this load", percent(stable.kv_use)),
+            ("iteration time", self._iteration_time()),
+            ("iteration time at the boundary", f"{number(1e3 * stable.iteration_time_s)} ms"),
+            (
+                "time in fixed / tokens / KV / attention",
+                " / ".join(percent(s) for s in (shares.fixed, shares.tokens, shares.kv, shares.attention)),
+            ),
+            ("rate limit", f"{number(self.rate_limit)} admissions per iteration"),
+            ("concurrency cap", f"{number(self.concurrency_cap)} requests"),
+            ("watermark", f"{percent(self.watermark)} of blocks"),
+            ("coherence of output lengths", number(stable.coherence)),
+            ("WAIT period", f"{number(1e3 * self.wait.period_s)} ms"),
+            ("WAIT memory, real / integer", self._wait_memory()),
+            ("Nested WAIT segments", str(len(self.nested.segments))),
+            ("Nested WAIT guaranteed rate", f"{number(self.guaranteed_rate)} req/s"),
+        ]
+
+    def _iteration_time(self) -> str:
+        return "none" if self.equilibrium is None else f"{number(1e3 * self.equilibrium.iteration_time_s)} ms"
+
+    def _wait_memory(self) -> str:
+        return f"{number(self.wait.memory_tokens)} / {number(self.wait.integer_memory_tokens)} tokens"
+
+
+def plan(
+    workload: Workload | RequestMix,
+    hardware: Hardware,
+    *,
+    rate: float | None = None,
+    max_num_batched_tokens: int | None = 2048,
+    max_num_seqs: int | None = 256,
+    horizon_s: float = 1000.0,
+    delta: float = 0.01,
+    prompt_bound: PromptBound = "mean",
+) -> FluidPlan:
+    """Plan admission for a workload, or a mix, on a machine.
+
+    Args:
+        workload: the traffic; a workload stands for the exact law of its lengths.
+        hardware: step time and KV memory.
+        rate: requests per second; the workload's own by default.
+        max_num_batched_tokens: the engine's token budget per iteration; None for no limit.
+        max_num_seqs: the engine's seats; None for no limit.
+        horizon_s, delta: Nested WAIT's guarantee, no overflow within the horizon with probability 1 - delta.
+        prompt_bound: what Nested WAIT's thresholds and buffer take for a prompt: "mean", which works on
+            average, or "max", the largest, which its guarantee needs.
+
+    Raises:
+        InputError: a value out of range, or a request that can never fit.
+    """
+    mix = workload if isinstance(workload, RequestMix) else RequestMix.from_workload(workload, rate)
+    if rate is not None:
+        mix = mix.scaled(rate)
+    limits = Limits.of(hardware, max_num_batched_tokens, max_num_seqs)
+    guarantee = Guarantee(horizon_s, delta)
+    step_time = hardware.step_time
+    stable = stability(mix, step_time, limits)
+    rested = equilibrium(mix, step_time, limits.block_size)
+    threshold_rate = min(mix.total_rate, LARGEST_LOAD * stable.boundary_rate)
+    kept = mix.scaled(threshold_rate)
+    wait = wait_thresholds(kept, step_time, limits)
+    nested, buffer = best_nested(kept, step_time, limits, guarantee, prompt_bound)
+    guaranteed_rate = largest_guaranteed_rate(kept, step_time, limits, guarantee)
+    return FluidPlan(
+        hardware=hardware,
+        limits=limits,
+        mix=_summary(mix),
+        equilibrium=rested if stable.load <= 1.0 else None,
+        stability=stable,
+        threshold_rate=threshold_rate,
+        wait=wait,
+        nested=nested,
+        safety_buffer=buffer,
+        guaranteed_rate=guaranteed_rate,
+        verdict=verdict(limits, stable, rested, threshold_rate, wait, guarantee, guaranteed_rate),
+    )
+
+
+def _summary(mix: RequestMix) -> MixSummary:
+    return MixSummary(
+        rate=mix.total_rate,
+        types=len(mix.rate),
+        mean_prompt_tokens=mix.mean(mix.prompt_tokens),
+        mean_output_tokens=mix.mean(mix.output_tokens),
+        max_prompt_tokens=int(mix.prompt_tokens.max()),
+        max_output_tokens=int(mix.output_tokens.max()),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        # One number per request type would drown the rest; the mix gives them back.
+        kept = (f.name for f in fields(value) if f.name != "requests_per_stage")
+        return {name: _plain(getattr(value, name)) for name in kept}
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value.tolist()]
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else None
+    return value

@@ -1,0 +1,191 @@
+"""The largest rate any policy can sustain, what limits it, and the load at which memory begins to matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from fluidgate.fluid.limits import Limits
+from fluidgate.fluid.mix import RequestMix
+from fluidgate.hardware.core import StepTime
+
+COMPUTE_BOUND_ETA = 0.01
+"""Below this elasticity 1% more of the limit gains under 0.01% of rate: the work itself binds."""
+
+WATERMARK_RANGE = (0.01, 0.3)
+
+COHERENT = 0.8
+"""From this coherence on, admissions are worth pacing at x* (theory §2.6)."""
+
+
+@dataclass(frozen=True)
+class TimeShares:
+    """Where the time goes at the boundary; the shares add up to 1.
+
+    Each is also the elasticity of the boundary rate to one over its coefficient (theory §2.1).
+    """
+
+    fixed: float
+    tokens: float
+    kv: float
+    attention: float
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The stability boundary of a mix on a machine (theory §2.1).
+
+    Attributes:
+        rate: arrivals, requests per second.
+        boundary_rate: λ_max = x*/(c0 + w x*), the largest rate any policy can sustain, requests per second.
+        admissions_per_iteration: x*, the least of the limits below.
+        memory_limit, token_limit, seat_limit: admissions per iteration that KV memory, the token budget and
+            the seats allow; infinite without such a limit.
+        limit: which of them is least: "memory", "token budget" or "seats".
+        binding: the same, or "compute" when raising that limit gains nothing (eta < `COMPUTE_BOUND_ETA`).
+        residents: n* = x*·E[iterations], the concurrency at the boundary.
+        iteration_time_s: ΔT_max = c0 + w x*.
+        eta: c0/ΔT_max, the elasticity of the boundary rate to the least limit.
+        time_shares: the time of an iteration at the boundary, by term.
+        load: ρ = λ/λ_max.
+        onset_load: ρ at which two standard deviations of greedy admission's KV reach the capacity; below it
+            every work-conserving policy acts alike. None when that is beyond the boundary.
+        kv_use: M*/C at this load; at the boundary's when the load is above 1.
+        kv_use_at_boundary: the same at ρ = 1; 1 when memory is the least limit.
+        watermark: see `free_share_for_growth`.
+        coherence: χ of the output lengths, see `coherence`.
+    """
+
+    rate: float
+    boundary_rate: float
+    admissions_per_iteration: float
+    memory_limit: float
+    token_limit: float
+    seat_limit: float
+    limit: str
+    binding: str
+    residents: float
+    iteration_time_s: float
+    eta: float
+    time_shares: TimeShares
+    load: float
+    onset_load: float | None
+    kv_use: float
+    kv_use_at_boundary: float
+    watermark: float
+    coherence: float
+
+    @property
+    def onset_rate(self) -> float | None:
+        """The onset load as a rate, requests per second."""
+        return None if self.onset_load is None else self.onset_load * self.boundary_rate
+
+
+def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability:
+    """The boundary of `mix` on a machine.
+
+    Raises:
+        InputError: a request is larger than the KV memory.
+    """
+    limits.refuse_oversized(mix)
+    work_s = mix.mean(mix.work_s(step_time))
+    entries = {
+        "memory": limits.kv_tokens / mix.mean(mix.memory_token_iterations(limits.block_size)),
+        "token budget": limits.batched_tokens / mix.mean(mix.tokens),
+        "seats": limits.seats / mix.mean(mix.iterations),
+    }
+    limit = min(entries, key=entries.__getitem__)
+    x = entries[limit]
+    iteration_time_s = step_time.c0 + work_s * x
+    boundary_rate = x / iteration_time_s
+    eta = step_time.c0 / iteration_time_s
+    load = mix.total_rate / boundary_rate
+    return Stability(
+        rate=mix.total_rate,
+        boundary_rate=boundary_rate,
+        admissions_per_iteration=x,
+        memory_limit=entries["memory"],
+        token_limit=entries["token budget"],
+        seat_limit=entries["seats"],
+        limit=limit,
+        binding="compute" if eta < COMPUTE_BOUND_ETA else limit,
+        residents=x * mix.mean(mix.iterations),
+        iteration_time_s=iteration_time_s,
+        eta=eta,
+        time_shares=_time_shares(mix, step_time, boundary_rate, eta),
+        load=load,
+        onset_load=_onset_load(mix, step_time, limits, x),
+        kv_use=x / entries["memory"] * _fill(min(load, 1.0), eta),
+        kv_use_at_boundary=x / entries["memory"],
+        watermark=free_share_for_growth(mix, limits),
+        coherence=coherence(mix),
+    )
+
+
+def free_share_for_growth(mix: RequestMix, limits: Limits) -> float:
+    """The share of KV blocks to keep free at saturation: two standard deviations of the residents' KV.
+
+    The variance is that of theory §2.4 at ρ = 1, V = n·(spread of one resident's KV) + n·k̄²·ΔT/c0, without
+    its second term: under saturation the gate, not the Poisson stream, sets the number of residents n*, so
+    only their sizes vary. Clipped to `WATERMARK_RANGE`.
+    """
+    iterations = mix.mean(mix.iterations)
+    resident = mix.mean(mix.memory_token_iterations(limits.block_size)) / iterations
+    spread = mix.mean(mix.squared_memory_iterations(limits.block_size)) / iterations - resident**2
+    residents = limits.kv_tokens / resident
+    share = 2.0 * sqrt(residents * max(spread, 0.0)) / limits.kv_tokens
+    return float(np.clip(share, *WATERMARK_RANGE))
+
+
+def coherence(mix: RequestMix) -> float:
+    """χ = max |E exp(iωO)| over ω in [0.7, 6]·2π/E[O], for output lengths O.
+
+    It is 1 when the lengths share a lattice, so that cohorts stay in phase (theory §2.6). The transform is
+    sampled at multiples of 2π/N; folding the lengths modulo N leaves those samples exact.
+    """
+    lengths = mix.iterations.astype(np.int64)
+    size = 1 << min(20, int(32 * lengths.max()).bit_length())
+    weights = np.bincount(lengths % size, weights=mix.rate / mix.total_rate, minlength=size)
+    spectrum = np.abs(np.fft.rfft(weights))
+    per_mean = size / mix.mean(lengths)
+    low, high = int(np.floor(0.7 * per_mean)), int(np.ceil(6.0 * per_mean))
+    if high - low >= size:
+        return 1.0  # the band holds a multiple of 2π, where every whole length is in phase
+    turns = np.arange(low, high + 1) % size
+    return float(min(1.0, spectrum[np.minimum(turns, size - turns)].max()))
+
+
+def _fill(load: float, eta: float) -> float:
+    """M*(ρ)/M*(1) = ρη/(1 - ρ(1 - η)); theory §2.1."""
+    return 1.0 if load == 1.0 else load * eta / (1.0 - load * (1.0 - eta))
+
+
+def _onset_load(mix: RequestMix, step_time: StepTime, limits: Limits, x_boundary: float) -> float | None:
+    """The root of M*(ρ) + 2·sqrt(V(ρ)) = C, theory §2.4 with amplified variance.
+
+    In the admissions per iteration x = λΔT, M* = a·x and ΔT/c0 = 1 + (w/c0)·x, so that
+    V = a2·x + (w/c0)(a²/m)·x² with m iterations: the root is that of a quadratic, the one with a·x < C.
+    """
+    if step_time.c0 == 0.0:
+        return 1.0  # the engine is empty until the work itself takes all the time
+    capacity = limits.kv_tokens
+    a = mix.mean(mix.memory_token_iterations(limits.block_size))
+    a2 = mix.mean(mix.squared_memory_iterations(limits.block_size))
+    work_s = mix.mean(mix.work_s(step_time))
+    linear = 2.0 * capacity * a + 4.0 * a2
+    quadratic = a**2 * (1.0 - 4.0 * work_s / (step_time.c0 * mix.mean(mix.iterations)))
+    x = 2.0 * capacity**2 / (linear + sqrt(linear**2 - 4.0 * quadratic * capacity**2))
+    if x > x_boundary:
+        return None
+    return (x / x_boundary) * (step_time.c0 + work_s * x_boundary) / (step_time.c0 + work_s * x)
+
+
+def _time_shares(mix: RequestMix, step_time: StepTime, rate: float, eta: float) -> TimeShares:
+    return TimeShares(
+        fixed=eta,
+        tokens=rate * step_time.c_tok * mix.mean(mix.tokens),
+        kv=rate * step_time.c_kv * mix.mean(mix.kv_token_iterations),
+        attention=rate * step_time.c_attn * mix.mean(mix.attention_pairs),
+    )
