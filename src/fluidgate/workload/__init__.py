@@ -1,1 +1,53 @@
 """Requests: arrival times, lengths, classes, shared prefixes; where they come from."""
+
+from fluidgate.workload.arrivals import MMPP2, AllAtOnce, ArrivalProcess, Cox, Gamma, Poisson
+from fluidgate.workload.core import FloatArray, IntArray, Workload
+from fluidgate.workload.formats import FORMATS, detect_format, read_trace, write_mooncake, write_vidur
+from fluidgate.workload.lengths import (
+    Discrete,
+    Empirical,
+    Fixed,
+    Independent,
+    JointLengths,
+    JointMixture,
+    Lengths,
+    LognormalMixture,
+    Types,
+    max_entropy,
+    survival,
+)
+from fluidgate.workload.presets import PRESETS, Synthetic, generate
+from fluidgate.workload.summary import dispersion, info
+
+__all__ = [
+    "FORMATS",
+    "MMPP2",
+    "PRESETS",
+    "AllAtOnce",
+    "ArrivalProcess",
+    "Cox",
+    "Discrete",
+    "Empirical",
+    "Fixed",
+    "FloatArray",
+    "Gamma",
+    "Independent",
+    "IntArray",
+    "JointLengths",
+    "JointMixture",
+    "Lengths",
+    "LognormalMixture",
+    "Poisson",
+    "Synthetic",
+    "Types",
+    "Workload",
+    "detect_format",
+    "dispersion",
+    "generate",
+    "info",
+    "max_entropy",
+    "read_trace",
+    "survival",
+    "write_mooncake",
+    "write_vidur",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -76,8 +77,15 @@ class Workload:
             "class_id",
             f"is not one of the {len(self.class_names)} classes in class_names",
         )
-        if len(self.prefix_offsets) != n + 1 or self.prefix_offsets[-1] != len(self.prefix_ids):
-            raise InputError(f"{self.name}: prefix_offsets must have {n + 1} values and end at len(prefix_ids)")
+        offsets = self.prefix_offsets
+        if len(offsets) != n + 1 or offsets[0] != 0 or offsets[-1] != len(self.prefix_ids):
+            raise InputError(
+                f"{self.name}: prefix_offsets must have {n + 1} values from 0 to len(prefix_ids)"
+            )
+        if (np.diff(offsets) < 0).any():
+            raise InputError(
+                f"{self.name}: prefix_offsets fall at request {np.argmax(np.diff(offsets) < 0)}; sort them"
+            )
         if len(self.prefix_ids) and self.prefix_block_tokens < 1:
             raise InputError(f"{self.name}: prefix_ids need prefix_block_tokens, the tokens per prefix block")
 
@@ -104,7 +112,14 @@ class Workload:
     def digest(self) -> str:
         """Twelve hexadecimal digits that identify the content."""
         h = hashlib.sha256()
-        for column in (self.arrival_s, self.prompt_tokens, self.output_tokens, self.class_id, self.prefix_ids):
+        for column in (
+            self.arrival_s,
+            self.prompt_tokens,
+            self.output_tokens,
+            self.class_id,
+            self.prefix_ids,
+            self.prefix_offsets,
+        ):
             h.update(np.ascontiguousarray(column).tobytes())
         return h.hexdigest()[:12]
 
@@ -140,10 +155,10 @@ class Workload:
         return self.take((self.arrival_s >= start_s) & (self.arrival_s < end_s))
 
     def classed_by_length(self, output_edges: list[int], prompt_edges: list[int] | None = None) -> Workload:
-        """Classes from length bins: an edge e opens a bin at lengths above e (so `[100]` gives ≤100 and >100)."""
+        """Classes from length bins: an edge e opens a bin above e (so `[100]` gives ≤100 and >100)."""
         prompt_edges = prompt_edges or []
         for edges in (output_edges, prompt_edges):
-            if any(b <= a for a, b in zip(edges, edges[1:], strict=False)) or any(e < 1 for e in edges):
+            if any(b <= a for a, b in pairwise(edges)) or any(e < 1 for e in edges):
                 raise InputError(f"length edges {edges} must rise and be at least 1 token")
         by_output = np.searchsorted(output_edges, self.output_tokens, side="left")
         by_prompt = np.searchsorted(prompt_edges, self.prompt_tokens, side="left")
@@ -159,7 +174,7 @@ class Workload:
 def _bin_names(letter: str, edges: list[int]) -> list[str]:
     if not edges:
         return [""] if letter == "p" else [f"{letter}>0"]
-    inner = [f"{letter}{a + 1}-{b}" for a, b in zip(edges, edges[1:], strict=False)]
+    inner = [f"{letter}{a + 1}-{b}" for a, b in pairwise(edges)]
     return [f"{letter}≤{edges[0]}", *inner, f"{letter}>{edges[-1]}"]
 
 
@@ -171,5 +186,5 @@ def _array(values: Any, dtype: type, column: str) -> NDArray[Any]:
         raise InputError(f"{column} must hold whole numbers")
     if array.dtype.kind not in "iufb":
         raise InputError(f"{column} must hold numbers, not {array.dtype}")
-    out = np.ascontiguousarray(array, dtype=dtype)
+    out: NDArray[Any] = np.ascontiguousarray(array, dtype=dtype)
     return out.copy() if out is values else out

@@ -1,0 +1,89 @@
+"""Trace formats: one file each, one table of them all."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fluidgate.errors import InputError
+from fluidgate.workload._random import random_streams
+from fluidgate.workload.arrivals import ArrivalProcess
+from fluidgate.workload.core import Workload
+from fluidgate.workload.formats import azure, burstgpt, mooncake, sharegpt, vidur, vllm_bench
+from fluidgate.workload.formats._files import read_head
+from fluidgate.workload.formats.mooncake import write_mooncake
+from fluidgate.workload.formats.vidur import write_vidur
+
+__all__ = ["FORMATS", "detect_format", "read_trace", "write_mooncake", "write_vidur"]
+
+# A format is a module with `matches(head) -> bool` and `read(path, **options) -> (Workload, note)`.
+FORMATS: dict[str, ModuleType] = {
+    "azure": azure,
+    "burstgpt": burstgpt,
+    "mooncake": mooncake,
+    "sharegpt": sharegpt,
+    "vidur": vidur,
+    "vllm-bench": vllm_bench,
+}
+
+
+def read_trace(
+    path: str | Path,
+    format: str | None = None,
+    *,
+    arrivals: ArrivalProcess | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[Workload, str]:
+    """Read a trace file, gzipped or not.
+
+    Args:
+        path: the file.
+        format: a key of `FORMATS`; None to tell from the content.
+        arrivals: arrival times to use in place of the file's own, or where it has none.
+        seed: seeds `arrivals`.
+        options: the format's own, such as `failed="drop"` (burstgpt, sharegpt, vllm-bench), `jitter_seed=0`
+            (mooncake) or `count_tokens=…` (sharegpt).
+
+    Returns:
+        The workload, first arrival at 0 unless `arrivals` were given, and a note on what was kept and
+        changed.
+
+    Errors: InputError with file and line for anything that cannot be read; no row is skipped silently.
+    """
+    path = Path(path)
+    name = format or detect_format(path)
+    if name not in FORMATS:
+        raise InputError(f"trace format {name!r} is not known; use one of {', '.join(FORMATS)}")
+    _check_options(name, options)
+    workload, note = FORMATS[name].read(path, **options)
+    if arrivals is not None:
+        arrival_s = arrivals.sample(len(workload), np.random.default_rng(*random_streams(seed, 1)))
+        workload = workload.with_(arrival_s=arrival_s)
+        note += f"; arrivals drawn from {arrivals} with seed {seed}"
+    return workload, f"{note} (format {name})"
+
+
+def detect_format(path: str | Path) -> str:
+    """The format whose mark opens the file. Errors: InputError that lists the known formats."""
+    head = read_head(Path(path))
+    if not head:
+        raise InputError(f"{path}:1: the file is empty; give a trace with at least one request")
+    for name, module in FORMATS.items():
+        if module.matches(head):
+            return name
+    start = head.split("\n", 1)[0][:80]
+    raise InputError(
+        f"{path}:1: {start!r} starts no known format; name one of {', '.join(FORMATS)} or convert the file"
+    )
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    known = list(inspect.signature(FORMATS[name].read).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise InputError(f"format {name} has no option {option!r}; it knows {', '.join(known) or 'none'}")

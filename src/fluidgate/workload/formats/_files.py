@@ -1,0 +1,73 @@
+"""Bytes in, bytes out: gzip is transparent, and every failure names the file and the mend."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fluidgate.errors import InputError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def refuse(path: Path, line: int, what: str) -> NoReturn:
+    """Stop with `file:line: what; mend` (the caller's sentence holds the mend)."""
+    raise InputError(f"{path}:{line}: {what}")
+
+
+def read_text(path: Path) -> str:
+    """The whole file as UTF-8 text, unzipped if gzipped, without byte-order mark and trailing blanks.
+
+    Errors: InputError if the file is missing, unreadable, damaged, not UTF-8, or empty.
+    """
+    raw = _read_bytes(path, -1)
+    try:
+        text = raw.decode("utf-8-sig").rstrip()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        refuse(path, line, f"byte {error.object[error.start]:#04x} is not UTF-8 text; save the file as UTF-8")
+    if not text:
+        refuse(path, 1, "the file is empty; give a trace with at least one request")
+    return text
+
+
+def read_head(path: Path, size: int = 65536) -> str:
+    """The first `size` bytes as text; bytes that are not UTF-8 are replaced, for the reader to refuse."""
+    return _read_bytes(path, size).decode("utf-8-sig", errors="replace").lstrip()
+
+
+def read_json(path: Path) -> Any:
+    """The file as one JSON document. Errors: InputError at the line where the JSON breaks."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        refuse(
+            path, error.lineno, f"not valid JSON ({error.msg}); write the file again, as one JSON document"
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, gzipped when the name ends in `.gz`, with no time stamp: same text, same bytes."""
+    data = text.encode()
+    try:
+        path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def _read_bytes(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            if file.peek(2)[:2] != _GZIP_MAGIC:
+                return file.read(size)
+            with gzip.GzipFile(fileobj=file) as unzipped:
+                return unzipped.read(size)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file; check the path") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: the gzip data is damaged ({error}); fetch the file again") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error

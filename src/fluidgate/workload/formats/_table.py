@@ -1,0 +1,172 @@
+"""CSV columns, parsed whole by Arrow; the line of a bad value is looked for only when there is one."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from fluidgate.errors import InputError
+from fluidgate.workload.core import FloatArray, IntArray
+from fluidgate.workload.formats._files import read_text, refuse
+
+# The engine multiplies two lengths in 64-bit integers.
+MAX_TOKENS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of text and where they came from.
+
+    Attributes:
+        path: the file.
+        names: every column name in the file, in order.
+        columns: the columns that were asked for, as Arrow string arrays, spaces trimmed.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    columns: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def refuse(self, row: int, what: str) -> NoReturn:
+        """Stop at data row `row` (from 0; the header is line 1)."""
+        refuse(self.path, row + 2, what)
+
+    def refuse_where(self, bad: Any, column: str, why: str) -> None:
+        """Stop at the first row where `bad` holds, quoting the value in `column`."""
+        if bad.any():
+            row = int(np.argmax(bad))
+            self.refuse(row, f"{column} = {self.columns[column][row].as_py()!r} {why}")
+
+    def seconds(self, column: str) -> FloatArray:
+        """A column of finite numbers."""
+        values = self._cast(column, "double", "is not a number of seconds; correct or remove the line")
+        self.refuse_where(~np.isfinite(values), column, "is not finite; correct or remove the line")
+        return np.asarray(values, np.float64)
+
+    def tokens(self, column: str, least: int = 1) -> IntArray:
+        """A column of whole numbers of tokens in [least, 2^31)."""
+        values = self._cast(column, "double", "is not a number of tokens; correct or remove the line")
+        whole = np.isfinite(values) & (values == np.floor(values))
+        self.refuse_where(~whole, column, "is not a whole number of tokens; correct or remove the line")
+        self.refuse_where(values < least, column, f"must be at least {least}; correct or remove the line")
+        self.refuse_where(values > MAX_TOKENS, column, "is too large for a token count; correct the line")
+        return np.asarray(values, np.int64)
+
+    def nanoseconds(self, column: str) -> IntArray:
+        """A column of ISO 8601 date-times, all with a UTC offset or none, as nanoseconds since 1970."""
+        import pyarrow as pa
+
+        first = self.columns[column][0].as_py()
+        zoned = first.endswith("Z") or "+" in first or first.count("-") > 2
+        kind = pa.timestamp("ns", "UTC" if zoned else None)
+        shape = "YYYY-MM-DD HH:MM:SS.fffffff" + ("+00:00" if zoned else "")
+        values = self._cast(column, kind, f"is not a date and time like {shape}; correct or remove the line")
+        return np.asarray(values).astype("datetime64[ns]").astype(np.int64)
+
+    def labels(self, column: str) -> tuple[IntArray, tuple[str, ...]]:
+        """A column of names as (index, names), the names in order; an empty name is refused."""
+        encoded = self.columns[column].combine_chunks().dictionary_encode()
+        found = encoded.dictionary.to_pylist()
+        index = encoded.indices.to_numpy(zero_copy_only=False)
+        if "" in found:
+            self.refuse_where(index == found.index(""), column, "is empty; name it or remove the line")
+        names = tuple(sorted(found))
+        rank = np.array([names.index(name) for name in found], np.int64)
+        return rank[index], names
+
+    def _cast(self, column: str, kind: Any, why: str) -> Any:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        texts = self.columns[column]
+        try:
+            return pc.cast(texts, kind).to_numpy()
+        except pa.ArrowInvalid:
+            row = _first_failure(len(texts), lambda low, high: pc.cast(texts.slice(low, high - low), kind))
+            self.refuse(row, f"{column} = {texts[row].as_py()!r} {why}")
+
+
+def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Table:
+    """The named columns of a CSV file.
+
+    Errors: InputError at the header for a missing or doubled column, at the first line with a wrong number of
+    fields, and for a file without rows.
+    """
+    text = read_text(path)
+    header, _, body = text.partition("\n")
+    names = tuple(name.strip() for name in next(csv.reader([header])))
+    _check_header(path, names, required)
+    if not body.strip():
+        refuse(path, 1, "a header and no rows; give a trace with at least one request")
+    wanted = [*required, *(name for name in optional if name in names)]
+    return Table(path, names, _parse(path, body, names, wanted))
+
+
+def _check_header(path: Path, names: tuple[str, ...], required: tuple[str, ...]) -> None:
+    missing = [name for name in required if name not in names]
+    if missing:
+        have = ", ".join(names)[:200]
+        refuse(
+            path,
+            1,
+            f"no column {', '.join(missing)} in the header ({have}); name the columns as the format does",
+        )
+    for name in names:
+        if names.count(name) > 1:
+            refuse(path, 1, f"column {name!r} appears {names.count(name)} times; keep one")
+
+
+def _parse(path: Path, body: str, names: tuple[str, ...], wanted: list[str]) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv as pv
+
+    try:
+        table = pv.read_csv(
+            pa.BufferReader(body.encode()),
+            read_options=pv.ReadOptions(column_names=names),
+            # A blank line is a broken row: skipping it would hide damage and shift the line numbers.
+            parse_options=pv.ParseOptions(ignore_empty_lines=False),
+            convert_options=pv.ConvertOptions(
+                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        _refuse_ragged(path, body, len(names))
+        raise InputError(
+            f"{path}: not a plain CSV file ({error}); write it again, comma-separated"
+        ) from error
+    if table.num_rows != body.count("\n") + 1:
+        _refuse_ragged(path, body, len(names))
+        raise InputError(f"{path}: a quoted field holds a line break; write one request per line")
+    return {name: pc.utf8_trim_whitespace(table[name]) for name in wanted}
+
+
+def _refuse_ragged(path: Path, body: str, fields: int) -> None:
+    for row, line in enumerate(body.split("\n")):
+        found = len(next(csv.reader([line]), []))
+        if found != fields:
+            refuse(path, row + 2, f"{found} fields where the header has {fields}; correct or remove the line")
+
+
+def _first_failure(count: int, attempt: Callable[[int, int], object]) -> int:
+    """The first index that fails, by bisection: `attempt(low, high)` raises if any in [low, high) does."""
+    import pyarrow as pa
+
+    low, high = 0, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            attempt(low, middle)
+            low = middle
+        except pa.ArrowInvalid:
+            high = middle
+    return low
