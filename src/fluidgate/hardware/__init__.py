@@ -1,1 +1,39 @@
 """A model on a GPU: step time and KV capacity."""
+
+from fluidgate.hardware.core import Hardware, StepTime
+from fluidgate.hardware.estimate import estimate_step_time
+from fluidgate.hardware.files import read_hardware, write_hardware
+from fluidgate.hardware.fit import FitReport, fit_step_time
+from fluidgate.hardware.gpus import Gpu, find_gpu, gpu_names, kv_blocks
+from fluidgate.hardware.grids import LatencyGrid, StepPoints, fit_grid, hardware_from_grid, read_grids
+from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
+from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
+from fluidgate.hardware.select import hardware
+
+__all__ = [
+    "FitReport",
+    "Gpu",
+    "Hardware",
+    "LatencyGrid",
+    "ModelShape",
+    "Profile",
+    "StepPoints",
+    "StepTime",
+    "estimate_step_time",
+    "find_gpu",
+    "find_model",
+    "find_profile",
+    "fit_grid",
+    "fit_step_time",
+    "gpu_names",
+    "hardware",
+    "hardware_from_grid",
+    "kv_blocks",
+    "load_profile",
+    "model_names",
+    "profile_names",
+    "read_grids",
+    "read_hardware",
+    "read_model_config",
+    "write_hardware",
+]

@@ -35,7 +35,9 @@ class StepTime:
         for name in ("c0", "c_tok", "c_kv", "c_attn"):
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0:
-                raise InputError(f"step time: {name} = {value} must be a finite number of seconds, at least 0")
+                raise InputError(
+                    f"step time: {name} = {value} must be a finite number of seconds, at least 0"
+                )
         if self.c0 == 0 and self.c_tok == 0:
             raise InputError("step time: c0 and c_tok are both 0, so steps would take no time; set c0")
 
@@ -51,10 +53,12 @@ class Hardware:
     Attributes:
         name: model and GPU, for tables.
         step_time: duration of a step.
-        num_gpu_blocks: KV blocks, counted as vLLM counts them: one of them is the null block and holds nothing.
+        num_gpu_blocks: KV blocks, counted as vLLM counts them: one of them is the null block and holds
+            nothing.
         block_size: tokens per block.
         source: where the numbers come from.
-        relative_error: mean absolute relative error of `step_time` on the points it was fitted to; NaN if unknown.
+        relative_error: mean absolute relative error of `step_time` on the points it was fitted to; NaN if
+            unknown.
     """
 
     name: str
@@ -69,8 +73,8 @@ class Hardware:
             raise InputError(f"{self.name}: block_size = {self.block_size} must be at least 1 token")
         if self.num_gpu_blocks < 2:
             raise InputError(
-                f"{self.name}: num_gpu_blocks = {self.num_gpu_blocks} leaves no room for KV (one block is the null "
-                "block); use a larger memory fraction or a smaller model"
+                f"{self.name}: num_gpu_blocks = {self.num_gpu_blocks} leaves no room for KV (one block is "
+                "the null block); use a larger memory fraction or a smaller model"
             )
 
     @property

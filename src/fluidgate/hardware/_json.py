@@ -1,0 +1,136 @@
+"""Reading JSON that a user wrote: every error names the file and the key."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.errors import InputError
+
+
+class JsonObject:
+    """A JSON object and the place it came from; `null` counts as absent.
+
+    Args:
+        values: the decoded object.
+        where: the file, and the part of it, for error messages.
+    """
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        self.values = values
+        self.where = where
+
+    def has(self, key: str) -> bool:
+        """Whether `key` is there and not null."""
+        return self.values.get(key) is not None
+
+    def integer(self, key: str, *, at_least: int = 1, default: int | None = None) -> int:
+        """The whole number at `key`; without a default the key is required."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.error(key, f"= {value!r} must be a whole number")
+        if value < at_least:
+            raise self.error(key, f"= {value} must be at least {at_least}")
+        return value
+
+    def number(self, key: str, *, default: float | None = None) -> float:
+        """The finite number at or above 0 at `key`."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.error(key, f"= {value!r} must be a number")
+        if not math.isfinite(value) or value < 0:
+            raise self.error(key, f"= {value} must be finite and at least 0")
+        return float(value)
+
+    def text(self, key: str, *, default: str | None = None) -> str:
+        """The string at `key`."""
+        value = self._get(key, default)
+        if not isinstance(value, str):
+            raise self.error(key, f"= {value!r} must be a text in quotes")
+        return value
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """The true or false at `key`."""
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, f"= {value!r} must be true or false")
+        return value
+
+    def object(self, key: str) -> JsonObject:
+        """The object at `key`."""
+        value = self._get(key, None)
+        if not isinstance(value, dict):
+            raise self.error(key, "must be an object in braces")
+        return JsonObject(value, f"{self.where}: {key}")
+
+    def objects(self, key: str) -> list[JsonObject]:
+        """The list of objects at `key`."""
+        value = self._get(key, None)
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.error(key, "must be a list of objects")
+        return [JsonObject(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(value)]
+
+    def numbers(self, key: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float64]:
+        """The (nested) list of finite numbers at or above 0 at `key`: flat, or of the given shape."""
+        try:
+            array = np.asarray(self._get(key, None), dtype=np.float64)
+        except (TypeError, ValueError):
+            raise self.error(key, "must be a list of numbers, with rows of equal length") from None
+        if array.size == 0 or (array.ndim != 1 if shape is None else array.shape != shape):
+            raise self.error(key, f"has shape {array.shape}, not {shape or 'that of a flat, non-empty list'}")
+        if not np.all(np.isfinite(array)) or np.any(array < 0):
+            raise self.error(key, "holds a number that is negative or not finite")
+        return array
+
+    def refuse_others(self, known: Iterable[str]) -> None:
+        """Refuse keys outside `known`: a misspelt key must not pass for an absent one."""
+        others = sorted(set(self.values) - set(known))
+        if others:
+            raise self.error(others[0], f"is not a known key; the keys are {', '.join(sorted(known))}")
+
+    def error(self, key: str, why: str) -> InputError:
+        """An `InputError` that names the file and `key`."""
+        return InputError(f"{self.where}: '{key}' {why}")
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            value = default
+        if value is None:
+            raise self.error(key, "is missing; add it")
+        return value
+
+
+def read_object(path: Path | str, what: str) -> JsonObject:
+    """The JSON object in the file at `path`; `what` says in an error what was expected there."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give the path of {what}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"{path}: cannot be read as {what}: {problem}") from None
+    try:
+        values = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path))
+    except json.JSONDecodeError as problem:
+        raise InputError(f"{path}:{problem.lineno}: is not JSON ({problem.msg}); give {what}") from None
+    except RecursionError:
+        raise InputError(f"{path}: is nested too deeply to be {what}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds a JSON {type(values).__name__}, not an object; give {what}")
+    return JsonObject(values, str(path))
+
+
+def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"{path}: '{twice}' is given twice in one object; keep one")
+    return values

@@ -1,0 +1,70 @@
+"""Hardware files: a `Hardware` as JSON that a user can write, keep and share."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from fluidgate.errors import InputError
+from fluidgate.hardware._json import read_object
+from fluidgate.hardware.core import Hardware, StepTime
+from fluidgate.hardware.fit import COEFFICIENTS
+
+VERSION = 1
+_KEYS = ("version", "name", "step_time", "num_gpu_blocks", "block_size", "source", "relative_error")
+
+
+def read_hardware(path: Path | str) -> Hardware:
+    """The hardware in a JSON file as `write_hardware` writes it.
+
+    `version`, `name`, `step_time` (with `c0`; `c_tok`, `c_kv`, `c_attn` in seconds default to 0) and
+    `num_gpu_blocks` are required; `block_size` defaults to 16, `source` to empty, `relative_error` to
+    unknown.
+
+    Raises:
+        InputError: no such file, not JSON, an unknown, missing or malformed key; names the file and the key.
+    """
+    file = read_object(path, "a hardware file (JSON)")
+    file.refuse_others(_KEYS)
+    version = file.integer("version")
+    if version != VERSION:
+        raise file.error("version", f"= {version} is not known here; this release reads version {VERSION}")
+    times = file.object("step_time")
+    times.refuse_others(COEFFICIENTS)
+    try:
+        return Hardware(
+            name=file.text("name"),
+            step_time=StepTime(
+                times.number("c0"), *(times.number(name, default=0.0) for name in COEFFICIENTS[1:])
+            ),
+            num_gpu_blocks=file.integer("num_gpu_blocks", at_least=2),
+            block_size=file.integer("block_size", default=16),
+            source=file.text("source", default=""),
+            relative_error=file.number("relative_error") if file.has("relative_error") else math.nan,
+        )
+    except InputError as problem:
+        where = str(path)
+        raise problem if where in str(problem) else InputError(f"{where}: {problem}") from None
+
+
+def write_hardware(hardware: Hardware, path: Path | str) -> None:
+    """Write `hardware` to a JSON file that `read_hardware` reads back exactly.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    times = hardware.step_time
+    values = {
+        "version": VERSION,
+        "name": hardware.name,
+        "step_time": {name: float(getattr(times, name)) for name in COEFFICIENTS},
+        "num_gpu_blocks": int(hardware.num_gpu_blocks),
+        "block_size": int(hardware.block_size),
+        "source": hardware.source,
+        "relative_error": None if math.isnan(hardware.relative_error) else float(hardware.relative_error),
+    }
+    try:
+        Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as problem:
+        raise InputError(f"{path}: the hardware file cannot be written: {problem.strerror}") from None

@@ -1,0 +1,116 @@
+"""Fitting `StepTime` to measured steps: non-negative least squares on the relative error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fluidgate.errors import InputError
+from fluidgate.hardware.core import StepTime
+
+COEFFICIENTS = ("c0", "c_tok", "c_kv", "c_attn")
+MIN_POINTS = len(COEFFICIENTS) + 1
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How well a step time describes the points it was fitted to; errors are |fitted/measured − 1|.
+
+    Attributes:
+        points: number of steps.
+        mean_error: mean over all points.
+        max_error: largest of all points.
+        error_by_kind: mean per kind of step.
+        unidentifiable: coefficients that these points do not determine (never varied, or only together with
+            others); the fitted value of such a coefficient means nothing by itself.
+    """
+
+    points: int
+    mean_error: float
+    max_error: float
+    error_by_kind: Mapping[str, float]
+    unidentifiable: tuple[str, ...]
+
+
+def fit_step_time(
+    tokens: ArrayLike,
+    kv_tokens: ArrayLike,
+    attention_pairs: ArrayLike,
+    duration_s: ArrayLike,
+    kind: Sequence[str] | None = None,
+) -> tuple[StepTime, FitReport]:
+    """The non-negative `StepTime` with the least sum of squared relative errors over n measured steps.
+
+    Args:
+        tokens: tokens computed in each step, shape (n,).
+        kv_tokens: context lengths at the end of the step summed over its requests, shape (n,).
+        attention_pairs: (query, key) pairs of the prefill chunks, shape (n,).
+        duration_s: measured seconds, shape (n,), above 0.
+        kind: what each step is (`decode`, `mixed` …), shape (n,); errors are reported per kind.
+
+    Raises:
+        InputError: fewer than 5 steps, columns of unequal length, or a value that is not finite or out of
+            range.
+    """
+    from scipy.optimize import nnls
+
+    columns = {"tokens": tokens, "kv_tokens": kv_tokens, "attention_pairs": attention_pairs}
+    measured = _column("duration_s", duration_s, None)
+    n = len(measured)
+    if np.any(measured <= 0):
+        i = int(np.argmax(measured <= 0))
+        raise InputError(f"fit: step {i}: duration_s = {measured[i]} must be above 0")
+    if n < MIN_POINTS:
+        raise InputError(f"fit: {n} steps are too few for four coefficients; measure at least {MIN_POINTS}")
+    kinds = np.asarray(["step"] * n if kind is None else list(kind), dtype=str)
+    if len(kinds) != n:
+        raise InputError(f"fit: kind has {len(kinds)} values for {n} steps; give one per step")
+
+    regressors = np.column_stack(
+        [np.ones(n), *(_column(name, values, n) for name, values in columns.items())]
+    )
+    relative = regressors / measured[:, None]
+    # The columns differ by nine orders of magnitude; unit columns keep NNLS and the rank test well
+    # conditioned.
+    size = np.linalg.norm(relative, axis=0)
+    scale = np.where(size > 0, size, 1.0)
+    fitted = nnls(relative / scale, np.ones(n))[0] / scale
+    if np.all(relative[:, :2] @ fitted[:2] < 1e-9):
+        raise InputError("fit: the steps show no time per step or per token; add steps with few KV tokens")
+    error = np.abs(relative @ fitted - 1)
+    report = FitReport(
+        points=n,
+        mean_error=float(error.mean()),
+        max_error=float(error.max()),
+        error_by_kind={str(k): float(error[kinds == k].mean()) for k in dict.fromkeys(kinds)},
+        unidentifiable=_unidentifiable(relative / scale),
+    )
+    return StepTime(*(float(value) for value in fitted)), report
+
+
+def _unidentifiable(matrix: NDArray[np.float64]) -> tuple[str, ...]:
+    """Coefficients that can change without changing any fitted value: those with a part in the null space."""
+    _, singular, directions = np.linalg.svd(matrix, full_matrices=False)
+    null_space = directions[singular < 1e-9 * singular[0]]
+    return tuple(
+        name for name, part in zip(COEFFICIENTS, null_space.T, strict=True) if np.any(np.abs(part) > 1e-6)
+    )
+
+
+def _column(name: str, values: ArrayLike, n: int | None) -> NDArray[np.float64]:
+    try:
+        column = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"fit: {name} must hold numbers") from None
+    if column.ndim != 1:
+        raise InputError(f"fit: {name} must be one-dimensional, not of shape {column.shape}")
+    if n is not None and len(column) != n:
+        raise InputError(f"fit: {name} has {len(column)} values for {n} durations; give one per step")
+    bad = ~np.isfinite(column) | (column < 0)
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise InputError(f"fit: step {i}: {name} = {column[i]} must be finite and at least 0")
+    return column

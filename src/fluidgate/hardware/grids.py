@@ -1,0 +1,220 @@
+"""Latency grids queried from aiconfigurator-core: reading them, and fitting `StepTime` to them.
+
+A grid holds step latencies of one model, GPU and engine, by the calls of aiconfigurator's `EngineHandle`;
+what each means in the terms of `StepTime` (checked against aiconfigurator-core 0.12):
+
+- decode, `decode_step_latency(bs, ctx, 2)`: bs requests end the step with ctx + 1 tokens each.
+- prefill, `predict_prefill_latency(1, isl)`: one whole prompt.
+- mixed, `mixed_step_latency(ctx_tokens, gen_reqs, gen_ctx, 256)`: gen_reqs decodes half-way through 256
+output
+  tokens, so with gen_ctx + 128 tokens each, and ctx_tokens of prefill from prompts of gen_ctx tokens: whole
+  prompts when ctx_tokens ≥ gen_ctx, else one chunk, the mean over the chunks of a prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.errors import InputError
+from fluidgate.hardware._json import JsonObject, read_object
+from fluidgate.hardware.core import Hardware
+from fluidgate.hardware.fit import FitReport, fit_step_time
+from fluidgate.hardware.gpus import canonical_gpu_name
+from fluidgate.hardware.model_config import canonical_model_name
+
+FloatArray = NDArray[np.float64]
+
+# Servers bound a step by max_num_batched_tokens, at most 8,192 by vLLM's defaults: longer prefills come in
+# chunks.
+MAX_PREFILL_TOKENS = 8192
+MIXED_DECODE_OFFSET = 128
+POOR_FIT = 0.15
+
+
+class StepPoints(NamedTuple):
+    """Measured steps in the terms of `StepTime`; every array has shape (n,)."""
+
+    kind: NDArray[np.str_]
+    tokens: FloatArray
+    kv_tokens: FloatArray
+    attention_pairs: FloatArray
+    duration_s: FloatArray
+
+
+@dataclass(frozen=True)
+class LatencyGrid:
+    """Step latencies of one model, GPU and engine.
+
+    Attributes:
+        model, system, backend: as aiconfigurator names them.
+        tp: tensor-parallel GPUs.
+        kv_capacity_tokens: KV tokens that fit at 0.9 of the memory; None where the grid does not say.
+        source: where the grid was queried.
+        points: every point of the grid, the ones a server never sees included.
+    """
+
+    model: str
+    system: str
+    backend: str
+    tp: int
+    kv_capacity_tokens: int | None
+    source: str
+    points: StepPoints
+
+    def serving_points(self, kv_capacity_tokens: int) -> StepPoints:
+        """The points a server can meet: KV within capacity, prefill within 8,192 tokens."""
+        p = self.points
+        prefill_tokens = np.where(p.kind == "prefill", p.tokens, 0)
+        keep = (p.kv_tokens <= kv_capacity_tokens) & (prefill_tokens <= MAX_PREFILL_TOKENS)
+        return StepPoints(
+            p.kind[keep], p.tokens[keep], p.kv_tokens[keep], p.attention_pairs[keep], p.duration_s[keep]
+        )
+
+
+def read_grids(path: Path | str) -> list[LatencyGrid]:
+    """All grids in a file.
+
+    Raises:
+        InputError: not a grid file; names the file, the grid and the key.
+    """
+    file = read_object(path, "a file of latency grids")
+    source = file.text("source")
+    return [_grid(entry, source) for entry in file.objects("grids")]
+
+
+def hardware_from_grid(
+    path: Path | str,
+    model: str,
+    system: str,
+    *,
+    backend: str = "vllm",
+    tp: int | None = None,
+    block_size: int = 16,
+    kv_capacity_tokens: int | None = None,
+) -> Hardware:
+    """The affine fit to one grid of a file, with its error; `source` carries a warning where the fit is poor.
+
+    Args:
+        path: file of latency grids.
+        model, system, backend: which grid; spelling of case, organisation and hyphens does not matter.
+        tp: tensor-parallel GPUs; needed only where the file has several.
+        block_size: tokens per KV block.
+        kv_capacity_tokens: KV tokens that fit; needed only where the grid does not say.
+
+    Raises:
+        InputError: no such grid, several, no capacity, or a malformed file.
+    """
+    grid = _select(read_grids(path), str(path), model, system, backend, tp)
+    hardware, _ = fit_grid(grid, block_size=block_size, kv_capacity_tokens=kv_capacity_tokens)
+    return hardware
+
+
+def fit_grid(
+    grid: LatencyGrid, *, block_size: int = 16, kv_capacity_tokens: int | None = None
+) -> tuple[Hardware, FitReport]:
+    """The affine fit to the grid's serving points, and its report."""
+    capacity = kv_capacity_tokens if kv_capacity_tokens is not None else grid.kv_capacity_tokens
+    if capacity is None:
+        raise InputError(
+            f"the grid of {_label(grid)} does not say how many KV tokens fit; give kv_capacity_tokens"
+        )
+    if block_size < 1:
+        raise InputError(f"block_size = {block_size} must be at least 1 token")
+    points = grid.serving_points(capacity)
+    step_time, report = fit_step_time(*points[1:], kind=list(points.kind))
+    source = f"non-negative least squares on {report.points} points of {grid.source}"
+    if report.mean_error > POOR_FIT:
+        source += f"; WARNING: not affine, the fit is off by {report.mean_error:.0%} on average"
+    hardware = Hardware(
+        name=_label(grid),
+        step_time=step_time,
+        num_gpu_blocks=capacity // block_size,
+        block_size=block_size,
+        source=source,
+        relative_error=report.mean_error,
+    )
+    return hardware, report
+
+
+def _label(grid: LatencyGrid) -> str:
+    gpus = f"{grid.tp} × " if grid.tp > 1 else ""
+    return f"{canonical_model_name(grid.model)} on {gpus}{canonical_gpu_name(grid.system)} ({grid.backend})"
+
+
+def _select(
+    grids: list[LatencyGrid], path: str, model: str, system: str, backend: str, tp: int | None
+) -> LatencyGrid:
+    matches = [
+        grid
+        for grid in grids
+        if canonical_model_name(grid.model) == canonical_model_name(model)
+        and canonical_gpu_name(grid.system) == canonical_gpu_name(system)
+        and grid.backend == backend.lower()
+        and tp in (None, grid.tp)
+    ]
+    if len(matches) == 1:
+        return matches[0]
+    wanted = f"{model} on {system} ({backend}{f', tp {tp}' if tp else ''})"
+    have = ", ".join(_label(grid) for grid in (matches or grids))
+    if matches:
+        raise InputError(f"{path}: {len(matches)} grids are {wanted}: {have}; name tp too")
+    raise InputError(f"{path}: no grid is {wanted}; it has {have}")
+
+
+def _grid(entry: JsonObject, source: str) -> LatencyGrid:
+    if entry.text("unit") != "ms":
+        raise entry.error("unit", f"= {entry.text('unit')!r}: only ms is known")
+    parts = [_decode_points(entry.object("decode")), _prefill_points(entry.object("prefill_bs1"))]
+    parts.append(_mixed_points(entry.object("mixed")))
+    points = StepPoints(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    if np.any(points.duration_s <= 0):
+        raise InputError(f"{entry.where}: holds a latency of 0 ms; a step takes time")
+    return LatencyGrid(
+        model=entry.text("model"),
+        system=entry.text("system"),
+        backend=entry.text("backend").lower(),
+        tp=entry.object("parallel").integer("tp_size", default=1),
+        kv_capacity_tokens=entry.integer("kv_capacity_tokens") if entry.has("kv_capacity_tokens") else None,
+        source=source,
+        points=points,
+    )
+
+
+def _decode_points(decode: JsonObject) -> StepPoints:
+    bs, ctx = decode.numbers("bs"), decode.numbers("ctx")
+    latency_ms = decode.numbers("ms", (len(bs), len(ctx)))
+    requests, context = (axis.ravel() for axis in np.meshgrid(bs, ctx, indexing="ij"))
+    return _points("decode", requests, requests * (context + 1), np.zeros_like(requests), latency_ms)
+
+
+def _prefill_points(prefill: JsonObject) -> StepPoints:
+    isl = prefill.numbers("isl")
+    return _points("prefill", isl, isl, isl * (isl + 1) / 2, prefill.numbers("ms", (len(isl),)))
+
+
+def _mixed_points(mixed: JsonObject) -> StepPoints:
+    axes = mixed.numbers("ctx_tokens"), mixed.numbers("gen_reqs"), mixed.numbers("gen_ctx")
+    if any(np.any(axis < 1) for axis in (axes[0], axes[2])):
+        raise mixed.error("ctx_tokens", "and gen_ctx must be at least 1 token")
+    latency_ms = mixed.numbers("ms", (len(axes[0]), len(axes[1]), len(axes[2])))
+    chunk, decodes, context = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
+    prompts = np.where(chunk >= context, np.ceil(chunk / context), 1 / np.ceil(context / chunk))
+    pairs = prompts * context * (context + 1) / 2
+    prefill_kv = np.where(chunk >= context, prompts * context, (context + chunk) / 2)
+    kv = prefill_kv + decodes * (context + MIXED_DECODE_OFFSET)
+    # Without decodes the grid repeats the prefill row.
+    keep = decodes > 0
+    columns = (chunk + decodes, kv, pairs, latency_ms.ravel())
+    return _points("mixed", *(column[keep] for column in columns))
+
+
+def _points(
+    kind: str, tokens: FloatArray, kv_tokens: FloatArray, attention_pairs: FloatArray, latency_ms: FloatArray
+) -> StepPoints:
+    duration_s = latency_ms.ravel() / 1000
+    return StepPoints(np.full(len(duration_s), kind), tokens, kv_tokens, attention_pairs, duration_s)

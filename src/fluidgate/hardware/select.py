@@ -1,0 +1,149 @@
+"""`hardware()`: the one call that turns a model and a GPU into a `Hardware`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from fluidgate.errors import InputError
+from fluidgate.hardware.core import Hardware
+from fluidgate.hardware.estimate import estimate_step_time
+from fluidgate.hardware.gpus import (
+    DEFAULT_MEMORY_UTILIZATION,
+    GIB,
+    Gpu,
+    check_memory_utilization,
+    find_gpu,
+    kv_blocks,
+)
+from fluidgate.hardware.model_config import (
+    ModelShape,
+    canonical_model_name,
+    find_model,
+    model_names,
+    read_model_config,
+)
+from fluidgate.hardware.profiles import DEFAULT_VARIANT, Profile, find_profile, load_profile, refuse_moe
+
+
+def hardware(
+    model: str,
+    gpu: str,
+    *,
+    tp: int = 1,
+    gpu_memory_utilization: float = DEFAULT_MEMORY_UTILIZATION,
+    num_gpu_blocks: int | None = None,
+    block_size: int = 16,
+    variant: str | None = None,
+    config: Path | str | None = None,
+) -> Hardware:
+    """The step time and KV capacity of a model on a GPU, from a profile or, without one, an estimate.
+
+    `source` of the result says which. Another memory fraction than the profile's moves its capacity by that
+    much memory. `num_gpu_blocks`, as the server logs it, overrides any capacity.
+
+    Args:
+        model: name of the model; with `config`, any name.
+        gpu: name of the GPU.
+        tp: tensor-parallel GPUs.
+        gpu_memory_utilization: fraction of GPU memory the engine may use, in (0, 1].
+        num_gpu_blocks: KV blocks, instead of computing them.
+        block_size: tokens per KV block.
+        variant: profile variant (`load_profile`); None takes the one for `tp`.
+        config: the model's `config.json`, or its directory.
+
+    Raises:
+        InputError: unknown model or GPU, a mixture of experts, no such variant, a value out of range, no room
+            for KV.
+    """
+    known_gpu = find_gpu(gpu)
+    shape = _shape(model, config)
+    refuse_moe(shape)
+    check_memory_utilization(gpu_memory_utilization)
+    if block_size < 1:
+        raise InputError(f"block_size = {block_size} must be at least 1 token")
+    shape.kv_bytes_per_token_per_gpu(tp)  # refuses a tp that does not divide the model
+    profile = _profile(shape, known_gpu, tp, variant)
+    if profile is None:
+        found = _estimated(shape, known_gpu, tp, gpu_memory_utilization, num_gpu_blocks, block_size)
+    else:
+        found = _profiled(profile, shape, known_gpu, gpu_memory_utilization, num_gpu_blocks, block_size)
+    return found
+
+
+def _shape(model: str, config: Path | str | None) -> ModelShape:
+    if config is None:
+        return find_model(model)
+    return replace(read_model_config(config), name=canonical_model_name(model))
+
+
+def _profile(shape: ModelShape, gpu: Gpu, tp: int, variant: str | None) -> Profile | None:
+    # A config that differs from the model of that name describes another model: its profile would be wrong.
+    if shape.name not in model_names() or shape != find_model(shape.name):
+        if variant is not None:
+            raise InputError(
+                f"variant '{variant}': {shape.name} as its config.json describes it has no profile"
+            )
+        return None
+    wanted = variant or (DEFAULT_VARIANT if tp == 1 else f"tp{tp}")
+    profile = find_profile(shape.name, gpu.name, wanted)
+    if profile is None and variant is not None:
+        load_profile(shape.name, gpu.name, variant)  # raises the sentence that lists the variants
+    if profile is not None and tp not in (1, profile.tp):
+        raise InputError(
+            f"profile {profile.name} is for tp = {profile.tp}, not {tp}; leave variant or tp out"
+        )
+    return profile
+
+
+def _profiled(
+    profile: Profile,
+    shape: ModelShape,
+    gpu: Gpu,
+    gpu_memory_utilization: float,
+    num_gpu_blocks: int | None,
+    block_size: int,
+) -> Hardware:
+    base = profile.hardware
+    if num_gpu_blocks is not None:
+        return base.with_(num_gpu_blocks=num_gpu_blocks, block_size=block_size, source=_given(base.source))
+    stated = profile.gpu_memory_utilization
+    if stated is None and gpu_memory_utilization != DEFAULT_MEMORY_UTILIZATION:
+        raise InputError(
+            f"profile {profile.name}: its capacity is a given figure, not a fraction of the memory; leave "
+            "gpu_memory_utilization out, or give num_gpu_blocks"
+        )
+    more_bytes = (gpu_memory_utilization - stated) * gpu.memory_gib * GIB if stated is not None else 0.0
+    more_tokens = more_bytes / shape.kv_bytes_per_token_per_gpu(profile.tp)
+    blocks = math.floor((base.num_gpu_blocks * base.block_size + more_tokens) / block_size)
+    return base.with_(num_gpu_blocks=blocks, block_size=block_size)
+
+
+def _estimated(
+    shape: ModelShape,
+    gpu: Gpu,
+    tp: int,
+    gpu_memory_utilization: float,
+    num_gpu_blocks: int | None,
+    block_size: int,
+) -> Hardware:
+    source = f"ESTIMATE, not measured: roofline from the data sheet of {gpu.name} ({gpu.source})"
+    blocks = num_gpu_blocks
+    if blocks is None:
+        blocks = kv_blocks(
+            shape, gpu, block_size=block_size, gpu_memory_utilization=gpu_memory_utilization, tp=tp
+        )
+    else:
+        source = _given(source)
+    return Hardware(
+        name=f"{shape.name} on {f'{tp} × ' if tp > 1 else ''}{gpu.name} (estimate)",
+        step_time=estimate_step_time(shape, gpu, tp),
+        num_gpu_blocks=blocks,
+        block_size=block_size,
+        source=source,
+    )
+
+
+def _given(source: str) -> str:
+    return f"{source}; num_gpu_blocks as given"

@@ -1,0 +1,125 @@
+"""Built-in profiles: the paper's check values, and every stated error measured again on its grid."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fluidgate.errors import InputError
+from fluidgate.hardware import (
+    Hardware,
+    LatencyGrid,
+    Profile,
+    StepPoints,
+    find_profile,
+    load_profile,
+    profile_names,
+    read_grids,
+)
+from fluidgate.hardware.gpus import canonical_gpu_name
+from fluidgate.hardware.model_config import canonical_model_name
+
+LLAMA_2_GRID = Path(__file__).resolve().parents[2] / "tools" / "llama_2_7b_a100_grid.json"
+LMSYS_A = 28_172
+
+
+def equilibrium_kv_tokens(hardware: Hardware, rate: float) -> float:
+    """M* = d0·λa / (1 − d1·λa), the paper's fluid equilibrium on LMSYS lengths."""
+    d0, d1 = hardware.step_time.c0, hardware.step_time.c_kv
+    return d0 * rate * LMSYS_A / (1 - d1 * rate * LMSYS_A)
+
+
+@pytest.mark.parametrize(("rate", "kv_tokens"), [(50, 34_377), (60, 55_758), (70, 100_327), (80, 250_509)])
+def test_paper_variant_meets_the_published_equilibria(rate: float, kv_tokens: float) -> None:
+    paper = load_profile("llama-2-7b", "a100-80gb", "paper")
+    assert equilibrium_kv_tokens(paper, rate) == pytest.approx(kv_tokens, rel=1e-3)
+
+
+def test_paper_variant_saturates_at_the_published_rate() -> None:
+    paper = load_profile("llama-2-7b", "a100-80gb", "paper")
+    assert paper.kv_capacity_tokens == pytest.approx(137_000, rel=1e-3)
+    assert equilibrium_kv_tokens(paper, 74.0) < paper.kv_capacity_tokens < equilibrium_kv_tokens(paper, 74.2)
+    assert (paper.step_time.c_tok, paper.step_time.c_attn) == (0, 0)
+    assert paper.step_time.c0 == pytest.approx(10.6e-3, rel=1e-3)
+    assert paper.step_time.c_kv == pytest.approx(0.40e-6, rel=0.01)
+
+
+def test_every_profile_loads_by_its_own_name() -> None:
+    assert len(set(profile_names())) == len(profile_names()) == 16
+    for name in profile_names():
+        model, gpu, variant = name.split("/")
+        hardware = load_profile(model, gpu, variant)
+        assert hardware.source
+        assert hardware.kv_capacity_tokens > 10_000
+
+
+def test_usual_spellings_and_the_default_variant() -> None:
+    default = load_profile("llama-2-7b", "a100-80gb")
+    assert load_profile("meta-llama/Llama-2-7b-hf", "A100_SXM", "four-term") == default
+    assert default.step_time.c_tok > 0
+
+
+def test_profiles_that_are_not_there() -> None:
+    with pytest.raises(InputError, match="has no profile variant 'four-term'; it has tp4: name one of these"):
+        load_profile("llama-3.1-70b", "a100")
+    with pytest.raises(InputError, match="there is no profile of qwen3-8b on l4; use hardware"):
+        load_profile("qwen3-8b", "l4")
+    with pytest.raises(InputError, match="unknown model 'gpt-9'"):
+        load_profile("gpt-9", "l4")
+    with pytest.raises(InputError, match="unknown GPU 'tpu'"):
+        load_profile("qwen3-8b", "tpu")
+
+
+def test_a_mixture_of_experts_is_refused() -> None:
+    with pytest.raises(
+        InputError, match="qwen3-30b-a3b is a mixture of experts: its step time is not affine"
+    ):
+        load_profile("Qwen/Qwen3-30B-A3B", "h100")
+
+
+def profile_of(grid: LatencyGrid) -> Profile | None:
+    variants = [grid.backend] if grid.backend != "vllm" else []
+    variants += [f"tp{grid.tp}"] if grid.tp > 1 else []
+    variant = "-".join(variants) or "four-term"
+    return find_profile(canonical_model_name(grid.model), canonical_gpu_name(grid.system), variant)
+
+
+def check_stated_errors(profile: Profile, points: StepPoints) -> None:
+    times = profile.hardware.step_time
+    fitted_s = (
+        times.c0
+        + times.c_tok * points.tokens
+        + times.c_kv * points.kv_tokens
+        + times.c_attn * points.attention_pairs
+    )
+    error = np.abs(fitted_s - points.duration_s) / points.duration_s
+    assert profile.hardware.relative_error == pytest.approx(error.mean(), abs=1e-4)
+    assert error.mean() < 0.10
+    for kind in ("decode", "prefill", "mixed"):
+        assert profile.error_by_kind[kind] == pytest.approx(error[points.kind == kind].mean(), abs=1e-4)
+
+
+def test_stated_error_of_llama_2() -> None:
+    (grid,) = read_grids(LLAMA_2_GRID)
+    profile = profile_of(grid)
+    assert profile is not None
+    assert grid.kv_capacity_tokens is not None
+    assert profile.hardware.num_gpu_blocks == grid.kv_capacity_tokens // 16
+    check_stated_errors(profile, grid.serving_points(grid.kv_capacity_tokens))
+
+
+def test_stated_errors_of_all_dense_grids(shared_dir: Path) -> None:
+    grids = read_grids(shared_dir / "hardware" / "latency_grids.json")
+    checked = []
+    for grid in grids:
+        profile = profile_of(grid)
+        if canonical_model_name(grid.model) == "qwen3-30b-a3b":
+            assert profile is None
+            continue
+        assert profile is not None, grid.model
+        # Where an engine's grid states no capacity, the profile takes that of vLLM on the same pair.
+        capacity = grid.kv_capacity_tokens or 432_992
+        assert profile.hardware.num_gpu_blocks == capacity // 16
+        check_stated_errors(profile, grid.serving_points(capacity))
+        checked.append(profile.name)
+    assert len(checked) == 14
