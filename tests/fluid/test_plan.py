@@ -1,0 +1,167 @@
+"""The plan as a whole: what it says, what it refuses, how fast it is."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from fluidgate.errors import InputError
+from fluidgate.fluid import FluidPlan, RequestMix, plan
+from fluidgate.hardware.core import Hardware, StepTime
+from fluidgate.workload.core import Workload
+
+STEP = StepTime(0.012, 4e-5, 3.5e-7)
+A100 = Hardware("7B on A100", STEP, num_gpu_blocks=6876)
+THREE = RequestMix([6.0, 4.0, 8.0], [20] * 3, [100, 200, 300])
+CHAT = RequestMix(np.ones(60), np.full(60, 900), np.geomspace(30, 2000, 60).astype(int))
+
+
+def said(p: FluidPlan, words: str) -> bool:
+    return any(words in sentence for sentence in p.verdict)
+
+
+def test_below_the_onset_the_policy_is_irrelevant() -> None:
+    p = plan(THREE, A100, rate=10.0, max_num_seqs=None, max_num_batched_tokens=None)
+    assert p.stability.load < p.stability.onset_load
+    assert p.equilibrium is not None
+    assert said(p, "Sustainable: 10 req/s")
+    assert said(p, "KV memory binds")
+    assert said(p, "policy is irrelevant")
+    assert p.threshold_rate == pytest.approx(10.0)
+
+
+def test_overload_is_named_and_thresholds_stay_below_the_boundary() -> None:
+    base = plan(THREE, A100, rate=10.0, max_num_seqs=None)
+    boundary = base.stability.boundary_rate
+    p = plan(THREE, A100, rate=1.25 * boundary, max_num_seqs=None)
+    assert p.equilibrium is None
+    assert p.stability.load == pytest.approx(1.25)
+    assert said(p, "Overload")
+    assert said(p, "25%")
+    assert said(p, "never follow the rate")
+    assert p.threshold_rate == pytest.approx(0.98 * boundary)
+    assert p.wait.rate.sum() == pytest.approx(0.98 * boundary)
+    assert p.wait.memory_tokens < A100.kv_capacity_tokens
+    assert p.nested.rate <= p.threshold_rate
+    assert p.nested.memory_tokens <= A100.kv_capacity_tokens * (1 + 1e-12)
+    assert said(plan(THREE, A100, rate=1.02 * boundary, max_num_seqs=None), "KV tokens where 110,000 fit")
+    assert said(plan(THREE, A100, rate=9 * boundary), "more than all the time")
+
+
+def test_near_the_boundary_memory_matters() -> None:
+    base = plan(THREE, A100, rate=1.0, max_num_seqs=None)
+    p = plan(THREE, A100, rate=0.99 * base.stability.boundary_rate, max_num_seqs=None)
+    assert p.equilibrium is not None
+    assert said(p, "Memory control matters here")
+
+
+def test_seats_that_bind_make_the_gate_pointless() -> None:
+    p = plan(THREE, A100, rate=10.0, max_num_seqs=64)
+    assert p.stability.binding == "seats"
+    assert said(p, "max_num_seqs = 64")
+    assert said(p, "nothing to decide")
+    assert p.concurrency_cap == pytest.approx(64)
+    assert dict(p.summary_rows())["memory matters from"] == "never"
+
+
+def test_compute_that_binds_is_said() -> None:
+    p = plan(
+        THREE, A100.with_(num_gpu_blocks=10**9), rate=1.0, max_num_seqs=None, max_num_batched_tokens=None
+    )
+    assert p.stability.binding == "compute"
+    assert said(p, "Compute binds")
+
+
+def test_integer_wait_and_loose_guarantees_are_said() -> None:
+    p = plan(CHAT, A100, rate=3.0)
+    assert not p.wait.integer_feasible
+    assert said(p, "whole-number thresholds is infeasible")
+    assert said(p, "too loose for this load")
+    small = plan(CHAT, A100.with_(num_gpu_blocks=200), rate=0.01)
+    assert said(small, "Nested WAIT")
+    assert small.guaranteed_rate >= 0
+
+
+def test_coherent_lengths_are_paced() -> None:
+    assert said(plan(THREE, A100), "pace admissions")
+    assert not said(plan(CHAT, A100, rate=1.0), "pace")
+
+
+def test_parameters_for_policies() -> None:
+    p = plan(THREE, A100, max_num_seqs=None, max_num_batched_tokens=None)
+    assert p.rate_limit == pytest.approx(110_000 / THREE.mean(THREE.memory_token_iterations(16)))
+    assert p.concurrency_cap == pytest.approx(p.rate_limit * THREE.mean(THREE.iterations))
+    assert 0.01 <= p.watermark <= 0.3
+    assert p.wait.output_edges.tolist() == [100, 200]
+    budget = plan(THREE, A100, max_num_seqs=None, max_num_batched_tokens=100)
+    assert budget.rate_limit == pytest.approx(100 / THREE.mean(THREE.tokens))
+
+
+def test_prompt_bound_of_the_guarantee() -> None:
+    mix = RequestMix([1.0, 1.0], [20, 900], [50, 50])
+    mean, worst = plan(mix, A100), plan(mix, A100, prompt_bound="max")
+    assert mean.guaranteed_rate == worst.guaranteed_rate
+    assert worst.safety_buffer.required_tokens > mean.safety_buffer.required_tokens
+
+
+@pytest.mark.parametrize("rate", [0.001, 3.0, 500.0])
+def test_it_is_json_and_deterministic(rate: float) -> None:
+    p = plan(CHAT, A100, rate=rate, max_num_seqs=None, max_num_batched_tokens=None)
+    text = json.dumps(p.to_dict(), allow_nan=False)
+    again = plan(CHAT, A100, rate=rate, max_num_seqs=None, max_num_batched_tokens=None)
+    assert text == json.dumps(again.to_dict(), allow_nan=False)
+    back = json.loads(text)
+    assert back["stability"]["seat_limit"] is None
+    assert back["hardware"]["relative_error"] is None
+    assert back["rate_limit"] == p.rate_limit
+    assert back["nested"]["thresholds"] == p.nested.thresholds.tolist()
+    assert back["verdict"] == list(p.verdict)
+    rows = p.summary_rows()
+    assert rows == again.summary_rows()
+    assert len({label for label, _ in rows}) == len(rows)
+    assert all(isinstance(value, str) and value for _, value in rows)
+    assert not any("nan" in value or "inf" in value for _, value in rows)
+
+
+def test_a_workload_is_its_own_law() -> None:
+    w = Workload(np.arange(100.0), np.tile([10, 20], 50), np.tile([30, 40], 50))
+    p = plan(w, A100)
+    assert p.mix.rate == pytest.approx(1.0)
+    assert (p.mix.types, p.mix.max_prompt_tokens, p.mix.max_output_tokens) == (2, 20, 40)
+    assert (p.mix.mean_prompt_tokens, p.mix.mean_output_tokens) == (15, 35)
+    assert plan(w, A100, rate=7.0).mix.rate == pytest.approx(7.0)
+
+
+def test_nineteen_thousand_types_plan_in_a_blink() -> None:
+    rng = np.random.default_rng(0)
+    n = 19_366
+    prompts = np.clip(rng.lognormal(6.4, 1, n), 1, 8000).astype(int)
+    outputs = np.clip(rng.lognormal(5, 1, n), 1, 2000).astype(int)
+    w = Workload(np.arange(n) / 3, prompts, outputs)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        p = plan(w, A100)
+        seconds.append(time.perf_counter() - start)
+    assert p.mix.types > 19_000
+    assert min(seconds) < 0.3
+
+
+def test_what_cannot_be_planned_is_refused() -> None:
+    with pytest.raises(InputError, match=r"200,000 prompt and 5 output tokens.*never fit"):
+        plan(RequestMix([1.0], [200_000], [5]), A100)
+    with pytest.raises(InputError, match="c0 above 0"):
+        plan(THREE, A100.with_(step_time=StepTime(0.0, 1e-5)))
+    with pytest.raises(InputError, match="all requests arrive at once"):
+        plan(Workload([0.0, 0.0], [5, 5], [5, 5]), A100)
+    for bad in (
+        {"rate": 0.0},
+        {"rate": float("nan")},
+        {"max_num_seqs": 0},
+        {"max_num_batched_tokens": 0},
+        {"horizon_s": -1.0},
+        {"delta": 2.0},
+    ):
+        with pytest.raises(InputError):
+            plan(THREE, A100, **bad)
