@@ -98,7 +98,7 @@ def capacity(grid: LatencyGrid, grids: list[LatencyGrid]) -> tuple[int, str]:
 
 
 def print_row(name: str, report: FitReport, grid: LatencyGrid, hardware: Hardware, tokens: int) -> None:
-    """One line: the errors of the fit, then the mean error of the estimate and estimate ÷ fit per coefficient."""
+    """One line: the errors of the fit, the mean error of the estimate, estimate ÷ fit per coefficient."""
     estimate = estimate_step_time(find_model(grid.model), find_gpu(grid.system), grid.tp)
     points = grid.serving_points(tokens)
     estimated_s = estimate.duration_s(points.tokens, points.kv_tokens, points.attention_pairs)
@@ -106,16 +106,14 @@ def print_row(name: str, report: FitReport, grid: LatencyGrid, hardware: Hardwar
     ratios = [getattr(estimate, name) / getattr(hardware.step_time, name) for name in COEFFICIENTS]
     kinds = " ".join(f"{report.error_by_kind[kind]:8.1%}" for kind in ("decode", "prefill", "mixed"))
     print(
-        f"{name:36s} {report.points:4d} {report.mean_error:6.1%} {report.max_error:6.0%} {kinds} {estimate_error:9.1%}"
-        + " ".join(f"{ratio:6.2f}" for ratio in ratios)
+        f"{name:36s} {report.points:4d} {report.mean_error:6.1%} {report.max_error:6.0%} {kinds}"
+        f" {estimate_error:9.1%}   " + " ".join(f"{ratio:6.2f}" for ratio in ratios)
     )
 
 
 def main() -> None:
     grids = [grid for path in sys.argv[1:] or GRIDS for grid in read_grids(path)]
-    print(
-        f"{'':38s}    n   mean    max   decode  prefill    mixed   estimate ÷ fit: {' '.join(COEFFICIENTS)}"
-    )
+    print(f"{'':36s}    n   mean    max   decode  prefill    mixed  estimate   its coefficients ÷ the fit's")
     profiles = [paper_profile()]
     for grid in grids:
         if find_model(grid.model).is_moe:

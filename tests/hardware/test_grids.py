@@ -119,7 +119,7 @@ def test_two_parallelisms_need_a_name(tmp_path: Path) -> None:
     file = json.loads(path.read_text())
     file["grids"].append(file["grids"][0] | {"parallel": {"tp_size": 2}})
     path.write_text(json.dumps(file))
-    with pytest.raises(InputError, match="2 grids are .*; name tp too"):
+    with pytest.raises(InputError, match=r"2 grids are .*; name tp too"):
         hardware_from_grid(path, "llama-3.1-8b", "a100")
     assert "2 × a100-80gb" in hardware_from_grid(path, "llama-3.1-8b", "a100", tp=2).name
 

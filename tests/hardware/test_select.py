@@ -78,7 +78,7 @@ def test_a_config_names_a_new_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(MY_MODEL))
     found = hardware("my-model", "a100", config=tmp_path)
     assert found.name == "my-model on a100-80gb (estimate)"
-    # 16 layers: q, k, v, o of 2048 × (32 + 8) heads · 64 · 2, MLP of 3 · 2048 · 8192, two norms; two tables, a norm.
+    # 16 layers of q, k, v, o (2 · 2048 · 40 · 64), MLP (3 · 2048 · 8192) and norms; two tables, a norm.
     parameters = 16 * (2 * 2048 * 40 * 64 + 3 * 2048 * 8192 + 2 * 2048) + 2 * 32000 * 2048 + 2048
     left_bytes = 0.9 * 80 * 2**30 - 2 * parameters - 2 * 2**30
     assert found.num_gpu_blocks == left_bytes // (16 * 16 * 8 * 64 * 4)
@@ -97,7 +97,7 @@ def test_a_config_that_differs_from_the_named_model_gets_no_profile(tmp_path: Pa
     assert hardware("llama-3.1-8b", "a100", config=tmp_path) == load_profile("llama-3.1-8b", "a100")
     (tmp_path / "config.json").write_text(json.dumps(same | {"num_hidden_layers": 16}))
     assert "ESTIMATE" in hardware("llama-3.1-8b", "a100", config=tmp_path).source
-    with pytest.raises(InputError, match="as its config.json describes it has no profile"):
+    with pytest.raises(InputError, match=r"as its config\.json describes it has no profile"):
         hardware("llama-3.1-8b", "a100", config=tmp_path, variant="paper")
 
 

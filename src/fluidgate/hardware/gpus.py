@@ -114,8 +114,7 @@ def kv_blocks(
     The reserve is what the engine holds besides weights and KV: activations of the largest step, CUDA
     context, graphs, communication buffers. The default of 2 GiB lies between the 1.6 GiB that a measured vLLM
     run implies (Llama-3.1-8B on an RTX 4090: 2,588 blocks, if at 0.9) and the 4.2 GiB that
-    aiconfigurator-core sets aside. An
-    engine logs its own number of blocks: prefer that.
+    aiconfigurator-core sets aside. An engine logs its own number of blocks: prefer that.
 
     Args:
         model: dimensions of the model.

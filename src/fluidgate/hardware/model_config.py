@@ -161,6 +161,11 @@ _RECURRENT_KEYS = (
     "ssm_",
     "state_size",
 )
+_FOREIGN = {
+    "text_config": "marks a multimodal model; give the text_config as a file of its own",
+    "quantization_config": "marks quantised weights, whose size these dimensions do not give",
+    "kv_lora_rank": "marks latent attention (MLA), whose KV cache these formulas do not describe",
+}
 _DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -214,8 +219,7 @@ def _head_dim(config: JsonObject, heads: int) -> int:
 
 
 def _tied_by_default(config: JsonObject) -> bool:
-    # Configs omit a value equal to the class default, which differs by family (transformers' *Config
-    # classes).
+    # Configs omit a value equal to the default of their class in transformers, which differs by family.
     return config.text("model_type", default="") in ("gemma", "smollm3")
 
 
@@ -229,18 +233,9 @@ def _check_dtype(config: JsonObject) -> None:
 
 def _refuse_foreign(config: JsonObject) -> None:
     """Refuse architectures whose KV cache is not 2·layers·kv_heads·head_dim per token."""
-    if config.has("text_config"):
-        raise config.error(
-            "text_config", "marks a multimodal model; give the text_config as a file of its own"
-        )
-    if config.has("quantization_config"):
-        raise config.error(
-            "quantization_config", "marks quantised weights, whose size these dimensions do not give"
-        )
-    if config.has("kv_lora_rank"):
-        raise config.error(
-            "kv_lora_rank", "marks latent attention (MLA), whose KV cache these formulas do not describe"
-        )
+    for key, why in _FOREIGN.items():
+        if config.has(key):
+            raise config.error(key, why)
     if config.flag("is_encoder_decoder", default=False):
         raise config.error("is_encoder_decoder", "= true: only decoder-only models are described here")
     for key in config.values:
