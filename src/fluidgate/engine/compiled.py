@@ -1,0 +1,159 @@
+"""From a policy to callables for the step loop: compiled once for all policies, or interpreted."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.core.registry import CPUDispatcher
+from numpy.typing import NDArray
+
+from fluidgate.engine import loop
+from fluidgate.engine.config import EngineConfig
+from fluidgate.engine.state import LOG_NOTHING, new_log, new_state
+from fluidgate.errors import InputError
+from fluidgate.hardware import Hardware, StepTime
+from fluidgate.kernel import cache_dir, interpreted, kernel
+from fluidgate.policies import Policy
+from fluidgate.policies.protocol import Event, Request
+from fluidgate.workload import Workload
+
+DECISIONS = ("classify", "rank", "admit", "advance", "observe")
+HOOKS = (loop.HAS_CLASSIFY, loop.HAS_RANK, loop.HAS_ADMIT, loop.HAS_ADVANCE, loop.HAS_OBSERVE)
+
+
+def _no_classify(params, request):  # type: ignore[no-untyped-def]
+    return 0
+
+
+def _no_rank(params, request):  # type: ignore[no-untyped-def]
+    return 0.0
+
+
+def _no_decision(params, memory, view, out):  # type: ignore[no-untyped-def]
+    return np.inf
+
+
+def _no_observe(params, memory, event):  # type: ignore[no-untyped-def]
+    return None
+
+
+PLACEHOLDERS = (_no_classify, _no_rank, _no_decision, _no_decision, _no_observe)
+
+
+@dataclass(frozen=True)
+class Program:
+    """The step loop and a policy's decision functions, ready to call."""
+
+    run_loop: Callable[..., int]
+    decisions: tuple[Callable[..., Any], ...]
+    hooks: int
+
+
+def load_program(policy: Policy, *, compile: bool = True) -> Program:
+    """The loop with `policy`; `compile=False` runs the same source in the interpreter, with the same results.
+
+    Raises:
+        InputError: numba cannot compile one of the policy's functions; the message names it and numba's reason.
+    """
+    own = [getattr(type(policy), name) for name in DECISIONS]
+    hooks = sum(bit for bit, function in zip(HOOKS, own, strict=True) if function is not None)
+    functions = [function or none for function, none in zip(own, PLACEHOLDERS, strict=True)]
+    if not compile or numba.config.DISABLE_JIT:
+        return Program(interpreted(loop.run_loop), tuple(interpreted(f) for f in functions), hooks)
+    signatures = _signatures()
+    compiled = (
+        _compile_decision(function, name, policy, signature)
+        for function, name, signature in zip(functions, DECISIONS, signatures.decisions, strict=True)
+    )
+    return Program(_compiled_loop(), tuple(compiled), hooks)
+
+
+@dataclass(frozen=True)
+class _Signatures:
+    decisions: tuple[Any, ...]
+    run_loop: Any
+
+
+@cache
+def _signatures() -> _Signatures:
+    """Numba types of the decision functions and of the loop, read off a smallest possible run."""
+    hardware = Hardware("types", StepTime(c0=1.0), num_gpu_blocks=2)
+    workload = Workload(np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64))
+    state, kv = new_state(
+        workload, hardware, EngineConfig(), num_classes=1, show_output=True, log_level=LOG_NOTHING
+    )
+    view = numba.typeof(interpreted(loop.make_view)(state, kv))
+    view = types.NamedTuple(tuple(_native(t) for t in view.types), view.instance_class)
+    number, integer, nothing = types.float64, types.int64, types.none
+    floats, ints = types.float64[::1], types.int64[::1]
+    request = types.NamedTuple((integer, number, integer, integer, integer), Request)
+    event = types.NamedTuple((integer, number, integer, number, integer, integer, integer, integer), Event)
+    decide = number(floats, floats, view, ints)
+    decisions = (
+        integer(floats, request),
+        number(floats, request),
+        decide,
+        decide,
+        nothing(floats, floats, event),
+    )
+    run_loop = integer(
+        numba.typeof(state),
+        numba.typeof(kv),
+        numba.typeof(new_log(1, 1)),
+        *(types.FunctionType(signature) for signature in decisions),
+        integer,
+        floats,
+        floats,
+        integer,
+    )
+    return _Signatures(decisions, run_loop)
+
+
+def _native(numba_type: Any) -> Any:
+    """The type a value has inside compiled code, where scalars are not numpy objects."""
+    return types.int64 if isinstance(numba_type, types.Integer) else numba_type
+
+
+@cache
+def _compiled_loop() -> Callable[..., int]:
+    if not any(cache_dir().rglob("loop.run_loop*.nbc")):
+        print("fluidgate: compiling the engine, once for this version (about 20 s) …", file=sys.stderr, flush=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", numba.core.errors.NumbaExperimentalFeatureWarning)
+        loop.run_loop.compile(_signatures().run_loop)
+    loop.run_loop.disable_compile()  # arguments are converted to the one signature, never compiled for anew
+    return loop.run_loop
+
+
+@cache
+def _dispatcher(function: Callable[..., Any], cached: bool) -> CPUDispatcher:
+    if isinstance(function, CPUDispatcher):
+        return function
+    return kernel(function) if cached else numba.njit(error_model="numpy")(function)
+
+
+def _compile_decision(function: Callable[..., Any], name: str, policy: Policy, signature: Any) -> Any:
+    dispatcher = _dispatcher(function, cached=function.__module__.startswith("fluidgate."))
+    try:
+        dispatcher.compile(signature)
+    except numba.core.errors.NumbaError as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), "unknown reason")
+        raise InputError(
+            f"policy {policy.name}: numba cannot compile its {name}: {reason.strip()}. "
+            "Use numbers, arrays and loops only, or run it with compile=False"
+        ) from error
+    return dispatcher
+
+
+def new_params(policy: Policy) -> NDArray[np.float64]:
+    """The policy's parameters as the loop takes them: at least one value, contiguous."""
+    packed = policy.pack()
+    return packed if len(packed) else np.zeros(1)

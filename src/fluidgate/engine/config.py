@@ -1,0 +1,86 @@
+"""`EngineConfig`: how batches are formed, in vLLM's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from fluidgate.errors import InputError
+
+Mode = Literal["vllm", "sarathi", "prefill-first"]
+PreemptionMode = Literal["recompute", "restart"]
+
+DEFAULT_MAX_NUM_BATCHED_TOKENS = {"vllm": 2048, "sarathi": 512, "prefill-first": None}
+DEFAULT_WATERMARK = {"vllm": 0.0, "sarathi": 0.01, "prefill-first": 0.01}
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Limits and batch formation of the engine; names and defaults follow vLLM.
+
+    Attributes:
+        mode: `vllm` (V1: running first, chunked prefill, one token budget), `sarathi` (decodes first, then chunks
+            up to a fixed budget), `prefill-first` (vLLM V0: whole prompts, and no decode beside a prefill).
+        max_num_seqs: most residents.
+        max_num_active_seqs: most residents that admission may reach; None: `max_num_seqs`.
+        max_num_batched_tokens: token budget of an iteration. None: 2048 for vllm, 512 for sarathi; prefill-first
+            takes what the longest request needs, at least 2048.
+        watermark: share of all blocks that admission keeps free while others are resident. None: 0 for vllm,
+            0.01 for the others.
+        enable_prefix_caching: reuse blocks of equal content, a preempted request's own among them.
+        scheduler_reserve_full_isl: admit only where the whole prompt fits, not just its first chunk.
+        long_prefill_token_threshold: most prompt tokens of one request in an iteration; 0: no limit.
+        preemption: a victim recomputes prompt and generated tokens (`recompute`, as vLLM does) or starts from
+            nothing (`restart`, the paper's model).
+    """
+
+    mode: Mode = "vllm"
+    max_num_seqs: int = 256
+    max_num_active_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    watermark: float | None = None
+    enable_prefix_caching: bool = True
+    scheduler_reserve_full_isl: bool = True
+    long_prefill_token_threshold: int = 0
+    preemption: PreemptionMode = "recompute"
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise InputError(f"engine mode {self.mode!r} is not one of {', '.join(get_args(Mode))}")
+        if self.preemption not in get_args(PreemptionMode):
+            raise InputError(f"preemption {self.preemption!r} is not one of {', '.join(get_args(PreemptionMode))}")
+        for name in ("max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} = {value} must be at least 1")
+        if self.max_num_active_seqs is not None and self.max_num_active_seqs > self.max_num_seqs:
+            raise InputError(
+                f"max_num_active_seqs = {self.max_num_active_seqs} is above max_num_seqs = {self.max_num_seqs}; "
+                "raise max_num_seqs"
+            )
+        if self.watermark is not None and not 0 <= self.watermark < 1:
+            raise InputError(f"watermark = {self.watermark} must be a share of the blocks, at least 0 and below 1")
+        if self.long_prefill_token_threshold < 0:
+            raise InputError("long_prefill_token_threshold must be at least 0 (0: no limit)")
+        if self.long_prefill_token_threshold and self.mode != "vllm":
+            raise InputError(f"mode {self.mode} has no long_prefill_token_threshold; leave it at 0")
+
+    @property
+    def seats(self) -> int:
+        """Most residents that admission may reach."""
+        return self.max_num_active_seqs or self.max_num_seqs
+
+    @property
+    def watermark_share(self) -> float:
+        """The watermark in force: the given one, or the mode's default."""
+        return DEFAULT_WATERMARK[self.mode] if self.watermark is None else self.watermark
+
+    def token_budget(self, longest_request_tokens: int) -> int:
+        """The token budget in force; `longest_request_tokens` is the largest prompt + output."""
+        if self.max_num_batched_tokens is not None:
+            return self.max_num_batched_tokens
+        return DEFAULT_MAX_NUM_BATCHED_TOKENS[self.mode] or max(2048, longest_request_tokens)
+
+    def with_(self, **changes: Any) -> EngineConfig:
+        """A copy with the given fields replaced, validated again."""
+        return replace(self, **changes)

@@ -1,0 +1,340 @@
+"""The step loop: arrivals, decisions, a batch, its duration, its tokens; over and over, in virtual time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fluidgate.engine.queue import add_hold_time, join, next_arrival_s
+from fluidgate.engine.state import (
+    BLOCK_SECONDS,
+    BLOCK_SIZE,
+    BUSY,
+    FINISHED_REQUESTS,
+    GAP_FIRST_EXPONENT,
+    GAP_SUBBINS_LOG2,
+    GAP_SUM,
+    ITERATION,
+    LAST_STEP_END,
+    LOG_DECISIONS,
+    LOG_FREE_BLOCKS,
+    LOG_LEVEL,
+    LOG_NOTHING,
+    LOG_PREEMPTED,
+    LOG_ROWS,
+    LOG_RUNNING,
+    LOG_SCHEDULED,
+    LOG_STEPS,
+    LOG_TOKENS,
+    LOG_VICTIMS,
+    LOG_WAITING,
+    MAX_NUM_SEQS,
+    MODE,
+    NEARLY_FULL,
+    NEXT_ARRIVAL,
+    NOW,
+    NUM_CLASSES,
+    PEAK_BLOCKS,
+    RUNNING,
+    SCHEDULED,
+    TOKEN_BUDGET,
+    TOTAL_BLOCKS,
+    VICTIMS,
+    WAITING,
+)
+from fluidgate.engine.step import end_residency, schedule_prefill_first, schedule_sarathi, schedule_vllm
+from fluidgate.kernel import inlined_kernel, kernel
+from fluidgate.policies.protocol import (
+    ADMITTED,
+    ARRIVED,
+    FINISHED,
+    FIRST_TOKEN,
+    PREEMPTED,
+    Event,
+    Request,
+    View,
+)
+
+DONE, MORE, LOG_FULL, STUCK = range(4)
+"""Why the loop came back: all finished; iterations used up; the log needs room; nothing can ever happen again."""
+
+HAS_CLASSIFY, HAS_RANK, HAS_ADMIT, HAS_ADVANCE, HAS_OBSERVE = 1, 2, 4, 8, 16
+
+NO_LIMIT = 1 << 40
+
+
+@kernel
+def make_view(state, cache):  # type: ignore[no-untyped-def]
+    """What a policy sees (`policies.protocol.View`)."""
+    return View(
+        state.clock[NOW],
+        state.count[ITERATION],
+        cache.free[0],
+        state.setting[TOTAL_BLOCKS],
+        state.setting[BLOCK_SIZE],
+        state.setting[TOKEN_BUDGET],
+        state.setting[MAX_NUM_SEQS],
+        state.running[: state.count[RUNNING]],
+        state.head,
+        state.waiting,
+        state.next_waiting,
+        state.arrival_s,
+        state.prompt_tokens,
+        state.generated,
+        state.computed,
+        state.shown_output,
+        state.class_id,
+    )
+
+
+@kernel
+def make_event(state, kind, row):  # type: ignore[no-untyped-def]
+    """What `observe` is told (`policies.protocol.Event`)."""
+    return Event(
+        kind,
+        state.clock[NOW],
+        row,
+        state.arrival_s[row],
+        state.prompt_tokens[row],
+        state.generated[row],
+        state.class_id[row],
+        state.group[row],
+    )
+
+
+@inlined_kernel
+def receive_arrivals(state, policy, hooks, params, memory):  # type: ignore[no-untyped-def]
+    """Queue every request that has arrived by now."""
+    classify, rank, _, _, observe = policy
+    while next_arrival_s(state) <= state.clock[NOW]:
+        row = state.count[NEXT_ARRIVAL]
+        state.count[NEXT_ARRIVAL] = row + 1
+        if hooks & (HAS_CLASSIFY | HAS_RANK):
+            request = Request(
+                row, state.arrival_s[row], state.prompt_tokens[row], state.shown_output[row], state.class_id[row]
+            )
+            if hooks & HAS_CLASSIFY:
+                state.group[row] = classify(params, request)
+            if hooks & HAS_RANK:
+                state.rank[row] = rank(params, request)
+        join(state, row, False)
+        if hooks & HAS_OBSERVE:
+            observe(params, memory, make_event(state, ARRIVED, row))
+
+
+@inlined_kernel
+def decide(state, cache, policy, hooks, params, memory):  # type: ignore[no-untyped-def]
+    """Ask the policy; fills `state.quota` and `state.mask` and returns when to ask again (s)."""
+    _, _, admit, advance, _ = policy
+    wake_s = float("inf")
+    for group in range(state.setting[NUM_CLASSES]):
+        state.quota[group] = NO_LIMIT
+    for i in range(state.count[RUNNING]):
+        state.mask[i] = 1
+    if hooks & HAS_ADVANCE and state.count[RUNNING] > 0:
+        wake_s = min(wake_s, advance(params, memory, make_view(state, cache), state.mask))
+    if hooks & HAS_ADMIT and state.count[WAITING] > 0:
+        wake_s = min(wake_s, admit(params, memory, make_view(state, cache), state.quota))
+    return wake_s
+
+
+@inlined_kernel
+def form_batch(state, cache):  # type: ignore[no-untyped-def]
+    """Fill `state.batch_*` and `state.victims` for this iteration."""
+    state.count[SCHEDULED] = 0
+    state.count[VICTIMS] = 0
+    if state.setting[MODE] == 0:
+        schedule_vllm(state, cache)
+    elif state.setting[MODE] == 1:
+        schedule_sarathi(state, cache)
+    else:
+        schedule_prefill_first(state, cache)
+
+
+@inlined_kernel
+def compute_batch(state):  # type: ignore[no-untyped-def]
+    """Advance the batch's computed tokens; returns (seconds the iteration takes, tokens computed in it)."""
+    tokens = 0
+    kv_tokens = 0
+    pairs = 0
+    for k in range(state.count[SCHEDULED]):
+        row = state.batch_rows[k]
+        new = state.batch_tokens[k]
+        before = state.computed[row]
+        after = before + new
+        state.computed[row] = after
+        tokens += new
+        kv_tokens += after
+        if new > 1 or after != state.prompt_tokens[row] + state.generated[row]:
+            pairs += new * before + new * (new + 1) // 2
+    c = state.step_time
+    return c[0] + c[1] * tokens + c[2] * kv_tokens + c[3] * pairs, tokens
+
+
+@inlined_kernel
+def book_gap(state, gap_s, times):  # type: ignore[no-untyped-def]
+    """Count `times` gaps between tokens in a histogram of constant relative width (2**-10)."""
+    state.clock[GAP_SUM] += gap_s * times
+    state.gap_scratch[0] = gap_s
+    # the bits of a positive float, read as an integer, are its logarithm in steps of 2**-52 of an octave
+    bits = state.gap_scratch.view(np.int64)[0] >> (52 - GAP_SUBBINS_LOG2)
+    index = bits - ((GAP_FIRST_EXPONENT + 1023) << GAP_SUBBINS_LOG2)
+    state.gap_histogram[min(max(index, 0), len(state.gap_histogram) - 1)] += times
+
+
+@inlined_kernel
+def emit_tokens(state, cache, policy, hooks, params, memory):  # type: ignore[no-untyped-def]
+    """Give a token to every request whose tokens are all computed; free the finished ones."""
+    observe = policy[4]
+    now = state.clock[NOW]
+    last_end = state.clock[LAST_STEP_END]
+    steady = 0  # streams whose last token came at the end of the last iteration: they share one gap
+    finished = 0
+    for k in range(state.count[SCHEDULED]):
+        row = state.batch_rows[k]
+        computed = state.computed[row]
+        generated = state.generated[row]
+        if computed != state.prompt_tokens[row] + generated:
+            continue
+        generated += 1
+        state.generated[row] = generated
+        if computed > state.high_water[row]:  # else the stream has had this token before a restart
+            last = state.last_token_s[row]
+            state.last_token_s[row] = now
+            if last != last:  # nan: the first token
+                state.first_token_s[row] = now
+                if hooks & HAS_OBSERVE:
+                    observe(params, memory, make_event(state, FIRST_TOKEN, row))
+            else:
+                gap = now - last
+                state.longest_gap_s[row] = max(state.longest_gap_s[row], gap)
+                if last == last_end:
+                    steady += 1
+                else:
+                    book_gap(state, gap, 1)
+        if generated == state.output_tokens[row]:
+            finished += 1
+            end_residency(state, cache, row)
+            if hooks & HAS_OBSERVE:
+                observe(params, memory, make_event(state, FINISHED, row))
+    if steady > 0:
+        book_gap(state, now - last_end, steady)
+    if finished > 0:
+        state.count[FINISHED_REQUESTS] += finished
+        drop_finished(state)
+
+
+@inlined_kernel
+def drop_finished(state):  # type: ignore[no-untyped-def]
+    """Take the requests without a slot out of the running order."""
+    kept = 0
+    for i in range(state.count[RUNNING]):
+        row = state.running[i]
+        if state.slot[row] >= 0:
+            state.running[kept] = row
+            kept += 1
+    state.count[RUNNING] = kept
+
+
+@inlined_kernel
+def book_memory(state, cache, seconds):  # type: ignore[no-untyped-def]
+    """KV use during an iteration."""
+    used = state.setting[TOTAL_BLOCKS] - cache.free[0]
+    state.count[PEAK_BLOCKS] = max(state.count[PEAK_BLOCKS], used)
+    state.clock[BUSY] += seconds
+    state.clock[BLOCK_SECONDS] += used * seconds
+    if 10 * used > 9 * state.setting[TOTAL_BLOCKS]:
+        state.clock[NEARLY_FULL] += seconds
+
+
+@kernel
+def write_log(state, cache, log, start_s, tokens):  # type: ignore[no-untyped-def]
+    """Record an iteration and, at the level of decisions, its batch and its victims."""
+    step = state.count[LOG_STEPS]
+    number = log.number[step]
+    number[LOG_SCHEDULED] = state.count[SCHEDULED]
+    number[LOG_TOKENS] = tokens
+    number[LOG_RUNNING] = state.count[RUNNING]
+    number[LOG_WAITING] = state.count[WAITING]
+    number[LOG_FREE_BLOCKS] = cache.free[0]
+    number[LOG_PREEMPTED] = state.count[VICTIMS]
+    log.time[step, 0] = start_s
+    log.time[step, 1] = state.clock[NOW]
+    state.count[LOG_STEPS] = step + 1
+    if state.setting[LOG_LEVEL] == LOG_DECISIONS:
+        at = state.count[LOG_ROWS]
+        for k in range(state.count[SCHEDULED]):
+            log.batch[at + k, 0] = state.batch_rows[k]
+            log.batch[at + k, 1] = state.batch_tokens[k]
+        state.count[LOG_ROWS] = at + state.count[SCHEDULED]
+        at = state.count[LOG_VICTIMS]
+        for k in range(state.count[VICTIMS]):
+            log.victims[at + k] = state.victims[k]
+        state.count[LOG_VICTIMS] = at + state.count[VICTIMS]
+
+
+@inlined_kernel
+def log_has_room(state, log):  # type: ignore[no-untyped-def]
+    """Whether one more iteration of any size fits into the log."""
+    if state.setting[LOG_LEVEL] == LOG_NOTHING:
+        return True
+    most = len(state.running)
+    return (
+        state.count[LOG_STEPS] < len(log.number)
+        and state.count[LOG_ROWS] + most <= len(log.batch)
+        and state.count[LOG_VICTIMS] + most <= len(log.victims)
+    )
+
+
+@kernel
+def wait_until(state, time_s):  # type: ignore[no-untyped-def]
+    """Let time pass with nothing running; False if it would not pass or never end."""
+    if time_s == float("inf") or time_s <= state.clock[NOW]:
+        return False
+    add_hold_time(state, time_s - state.clock[NOW])
+    state.clock[NOW] = time_s
+    return True
+
+
+@kernel
+def run_loop(  # type: ignore[no-untyped-def]
+    state, cache, log, classify, rank, admit, advance, observe, hooks, params, memory, max_iterations
+):
+    """Simulate until everything has finished, or for `max_iterations`; returns one of the codes above.
+
+    `hooks` says which of the five decision functions the policy has; the others are placeholders.
+    """
+    policy = (classify, rank, admit, advance, observe)
+    for _ in range(max_iterations):
+        if not log_has_room(state, log):
+            return LOG_FULL
+        receive_arrivals(state, policy, hooks, params, memory)
+        if state.count[RUNNING] == 0 and state.count[WAITING] == 0:
+            if not wait_until(state, next_arrival_s(state)):
+                return DONE
+            continue
+        wake_s = decide(state, cache, policy, hooks, params, memory)
+        residents = state.count[RUNNING]
+        form_batch(state, cache)
+        if hooks & HAS_OBSERVE:
+            for k in range(state.count[VICTIMS]):
+                observe(params, memory, make_event(state, PREEMPTED, state.victims[k]))
+            for i in range(residents - state.count[VICTIMS], state.count[RUNNING]):
+                observe(params, memory, make_event(state, ADMITTED, state.running[i]))
+        if state.count[SCHEDULED] == 0 and state.count[VICTIMS] == 0:
+            if not wait_until(state, min(next_arrival_s(state), wake_s)):
+                return STUCK
+            continue
+        start_s = state.clock[NOW]
+        seconds, tokens = compute_batch(state)
+        if state.count[SCHEDULED] == 0:
+            seconds = 0.0  # the only resident evicted itself; it comes back at once
+        state.clock[NOW] = start_s + seconds
+        state.count[ITERATION] += 1
+        add_hold_time(state, seconds)
+        book_memory(state, cache, seconds)
+        if state.setting[LOG_LEVEL] != LOG_NOTHING:
+            write_log(state, cache, log, start_s, tokens)
+        emit_tokens(state, cache, policy, hooks, params, memory)
+        state.clock[LAST_STEP_END] = state.clock[NOW]
+    return MORE
+

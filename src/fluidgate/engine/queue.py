@@ -1,0 +1,88 @@
+"""Waiting queues: one per policy class, ordered by (rank, sequence). Joining in order and leaving cost O(1)."""
+
+from __future__ import annotations
+
+from fluidgate.engine.state import BACK, FRONT, NEXT_ARRIVAL, NONE, NUM_CLASSES, WAITING
+from fluidgate.kernel import inlined_kernel, kernel
+
+
+@inlined_kernel
+def goes_before(state, row, other):  # type: ignore[no-untyped-def]
+    """Whether `row` is ahead of `other` in the queueing order."""
+    if state.rank[row] != state.rank[other]:
+        return state.rank[row] < state.rank[other]
+    return state.sequence[row] < state.sequence[other]
+
+
+@kernel
+def join(state, row, to_front):  # type: ignore[no-untyped-def]
+    """Put a request into its queue; among equal ranks at the front (a preempted one) or at the back."""
+    if to_front:
+        state.count[FRONT] -= 1
+        state.sequence[row] = state.count[FRONT]
+    else:
+        state.count[BACK] += 1
+        state.sequence[row] = state.count[BACK]
+    group = state.group[row]
+    after = state.head[group]
+    if after != NONE and not goes_before(state, row, after):
+        before = state.tail[group]
+        while goes_before(state, row, before):
+            before = state.prev_waiting[before]
+        after = state.next_waiting[before]
+        state.next_waiting[before] = row
+    else:
+        before = NONE
+        state.head[group] = row
+    state.prev_waiting[row] = before
+    state.next_waiting[row] = after
+    if after == NONE:
+        state.tail[group] = row
+    else:
+        state.prev_waiting[after] = row
+    state.waiting[group] += 1
+    state.count[WAITING] += 1
+    state.hold_mark[row] = state.hold_clock[group]
+
+
+@kernel
+def leave(state, row):  # type: ignore[no-untyped-def]
+    """Take a request, which is the head of its queue, out of it."""
+    group = state.group[row]
+    after = state.next_waiting[row]
+    state.head[group] = after
+    if after == NONE:
+        state.tail[group] = NONE
+    else:
+        state.prev_waiting[after] = NONE
+    state.waiting[group] -= 1
+    state.count[WAITING] -= 1
+    state.held_s[row] += state.hold_clock[group] - state.hold_mark[row]
+
+
+@inlined_kernel
+def first_allowed(state):  # type: ignore[no-untyped-def]
+    """The first waiting request among the classes with quota left, NONE if there is none."""
+    best = NONE
+    for group in range(state.setting[NUM_CLASSES]):
+        row = state.head[group]
+        if row != NONE and state.quota[group] > 0 and (best == NONE or goes_before(state, row, best)):
+            best = row
+    return best
+
+
+@inlined_kernel
+def next_arrival_s(state):  # type: ignore[no-untyped-def]
+    """Time of the next arrival, infinity after the last."""
+    row = state.count[NEXT_ARRIVAL]
+    return state.arrival_s[row] if row < len(state.arrival_s) else float("inf")
+
+
+@inlined_kernel
+def add_hold_time(state, seconds):  # type: ignore[no-untyped-def]
+    """Charge `seconds` to every class whose waiting requests the policy, and nothing else, keeps out."""
+    if seconds > 0.0:
+        for group in range(state.setting[NUM_CLASSES]):
+            if state.head[group] != NONE and state.quota[group] <= 0:
+                state.hold_clock[group] += seconds
+

@@ -1,0 +1,108 @@
+"""`RunRecords`: everything one run produced, per request and in total."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.engine.config import EngineConfig
+from fluidgate.hardware import Hardware
+from fluidgate.workload import Workload
+
+
+@dataclass(frozen=True, eq=False)
+class StepRecords:
+    """What happened in each iteration; all arrays have one value per iteration unless said otherwise.
+
+    Attributes:
+        start_s, end_s: when it ran, seconds.
+        scheduled, tokens: requests in the batch and tokens computed.
+        running, waiting: residents and queued requests after the batch was formed.
+        free_blocks: free KV blocks after the batch was formed.
+        preempted: requests that lost their KV.
+        batch: row and tokens of every scheduled request, all iterations end to end, shape (Σ scheduled, 2);
+            empty unless decisions were recorded.
+        victims: rows of preempted requests in order, shape (Σ preempted,); empty unless decisions were recorded.
+    """
+
+    start_s: NDArray[np.float64]
+    end_s: NDArray[np.float64]
+    scheduled: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    running: NDArray[np.int64]
+    waiting: NDArray[np.int64]
+    free_blocks: NDArray[np.int64]
+    preempted: NDArray[np.int64]
+    batch: NDArray[np.int64]
+    victims: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.start_s)
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecords:
+    """One run of a policy on a workload. Per-request arrays have shape (n,), in order of arrival.
+
+    Attributes:
+        workload, hardware, config, policy: what ran (`policy` is its name).
+        first_scheduled_s: when the request first entered the batch; NaN if never.
+        first_token_s, last_token_s: when its first and its latest token came; NaN if none did.
+        finished: whether all its tokens came.
+        generated_tokens: tokens it has at the end.
+        longest_gap_s: longest silence between two of its tokens, seconds; 0 with fewer than two tokens.
+        held_s: time in which the policy, and nothing else, kept it out, seconds.
+        preemptions: how often it lost its KV.
+        recomputed_tokens: tokens computed again after that.
+        cached_tokens: prompt tokens found in the prefix cache when it first entered.
+        end_s, busy_s: when the run ended, and time spent in iterations, seconds.
+        iterations, computed_tokens: totals of the run.
+        peak_blocks, mean_blocks: KV blocks in use, at most and on average over busy time.
+        nearly_full_s: busy time with more than 90% of the blocks in use, seconds.
+        gap_sum_s, gap_counts, gap_edges_s: all gaps between tokens: their sum, and a histogram whose bins are
+            0.1% wide (`gap_edges_s` has one more value than `gap_counts`).
+        stalled: the policy held for ever and declares that it may (`Policy.may_idle`); requests are left over.
+        steps: per-iteration records, None unless asked for.
+    """
+
+    workload: Workload
+    hardware: Hardware
+    config: EngineConfig
+    policy: str
+    first_scheduled_s: NDArray[np.float64]
+    first_token_s: NDArray[np.float64]
+    last_token_s: NDArray[np.float64]
+    finished: NDArray[np.bool_]
+    generated_tokens: NDArray[np.int64]
+    longest_gap_s: NDArray[np.float64]
+    held_s: NDArray[np.float64]
+    preemptions: NDArray[np.int64]
+    recomputed_tokens: NDArray[np.int64]
+    cached_tokens: NDArray[np.int64]
+    end_s: float
+    busy_s: float
+    iterations: int
+    computed_tokens: int
+    peak_blocks: int
+    mean_blocks: float
+    nearly_full_s: float
+    gap_sum_s: float
+    gap_counts: NDArray[np.int64]
+    gap_edges_s: NDArray[np.float64]
+    stalled: bool
+    steps: StepRecords | None
+
+    def __len__(self) -> int:
+        return len(self.finished)
+
+    @property
+    def arrival_s(self) -> NDArray[np.float64]:
+        """Arrival times, seconds."""
+        return self.workload.arrival_s
+
+    @property
+    def total_blocks(self) -> int:
+        """KV blocks that hold tokens (all but the null block)."""
+        return self.hardware.num_gpu_blocks - 1

@@ -1,0 +1,163 @@
+"""`simulate`: run a workload through the engine under a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from fluidgate.engine import loop
+from fluidgate.engine import state as layout
+from fluidgate.engine.compiled import load_program, new_params
+from fluidgate.engine.config import EngineConfig
+from fluidgate.engine.kv_cache import Cache
+from fluidgate.engine.records import RunRecords, StepRecords
+from fluidgate.engine.state import Log, State, new_log, new_state
+from fluidgate.engine.step import end_residency
+from fluidgate.errors import Stalled
+from fluidgate.hardware import Hardware
+from fluidgate.kernel import interpreted
+from fluidgate.policies import Policy
+from fluidgate.workload import Workload
+
+Record = Literal["requests", "steps", "decisions"]
+_LOG_LEVEL = {"requests": layout.LOG_NOTHING, "steps": layout.LOG_STEP, "decisions": layout.LOG_DECISIONS}
+
+ITERATIONS_PER_CALL = 200_000
+"""How often a long run comes back from compiled code, to report progress and to notice Ctrl-C."""
+
+
+def run(
+    workload: Workload,
+    hardware: Hardware,
+    policy: Policy,
+    config: EngineConfig | None = None,
+    *,
+    record: Record = "requests",
+    compile: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> RunRecords:
+    """Simulate `workload` on `hardware` under `policy`; equal inputs give equal bits.
+
+    Args:
+        record: `requests` keeps per-request records and totals, `steps` adds one row per iteration, `decisions`
+            also every batch and every victim.
+        compile: False runs the same source in the interpreter: slow, for debugging, with the same results.
+        progress: called now and then with (requests finished, requests in all).
+
+    Raises:
+        InputError: a request that can never fit, or settings that cannot work.
+        Stalled: the policy holds for ever.
+    """
+    config = (config or EngineConfig()).with_(**policy.engine_settings)
+    state, cache = new_state(
+        workload,
+        hardware,
+        config,
+        num_classes=policy.num_classes,
+        show_output=policy.needs_output_length,
+        log_level=_LOG_LEVEL[record],
+    )
+    log = new_log(1, 1) if record == "requests" else new_log(4096, 4096 + 64 * len(state.running))
+    program = load_program(policy, compile=compile)
+    params, memory = new_params(policy), policy.new_memory()
+    while True:
+        status = program.run_loop(
+            state, cache, log, *program.decisions, program.hooks, params, memory, ITERATIONS_PER_CALL
+        )
+        if progress is not None:
+            progress(int(state.count[layout.FINISHED_REQUESTS]), len(workload))
+        if status == loop.LOG_FULL:
+            log = _grown(log)
+        elif status != loop.MORE:
+            break
+    if status == loop.STUCK:
+        _end_stuck_run(state, cache, policy)
+    return _records(workload, hardware, config, policy, state, log, record, stalled=status == loop.STUCK)
+
+
+def _grown(log: Log) -> Log:
+    return Log(*(np.concatenate((part, np.zeros_like(part))) for part in log))
+
+
+def _end_stuck_run(state: State, cache: Cache, policy: Policy) -> None:
+    running, waiting = int(state.count[layout.RUNNING]), int(state.count[layout.WAITING])
+    if not policy.may_idle:
+        raise Stalled(
+            f"policy {policy.name} holds for ever: at {state.clock[layout.NOW]:.3f} s {waiting} requests wait and "
+            f"{running} are resident, no more arrive, and it named no time to ask again. Return a time from admit or "
+            "advance, or admit something when nobody is resident"
+        )
+    free = interpreted(end_residency)  # books what the left-over residents computed
+    for row in state.running[:running]:
+        free(state, cache, row)
+
+
+def _records(
+    workload: Workload,
+    hardware: Hardware,
+    config: EngineConfig,
+    policy: Policy,
+    state: State,
+    log: Log,
+    record: Record,
+    *,
+    stalled: bool,
+) -> RunRecords:
+    busy_s = float(state.clock[layout.BUSY])
+    counts, edges_s = _gaps(state)
+    return RunRecords(
+        workload=workload,
+        hardware=hardware,
+        config=config,
+        policy=policy.name,
+        first_scheduled_s=state.first_scheduled_s,
+        first_token_s=state.first_token_s,
+        last_token_s=state.last_token_s,
+        finished=state.generated == state.output_tokens,
+        generated_tokens=state.generated,
+        longest_gap_s=state.longest_gap_s,
+        held_s=state.held_s,
+        preemptions=state.preemptions,
+        recomputed_tokens=state.recomputed_tokens,
+        cached_tokens=state.cached_tokens,
+        end_s=float(state.clock[layout.NOW]),
+        busy_s=busy_s,
+        iterations=int(state.count[layout.ITERATION]),
+        computed_tokens=int(state.count[layout.COMPUTED_TOKENS]),
+        peak_blocks=int(state.count[layout.PEAK_BLOCKS]),
+        mean_blocks=float(state.clock[layout.BLOCK_SECONDS]) / busy_s if busy_s > 0 else 0.0,
+        nearly_full_s=float(state.clock[layout.NEARLY_FULL]),
+        gap_sum_s=float(state.clock[layout.GAP_SUM]),
+        gap_counts=counts,
+        gap_edges_s=edges_s,
+        stalled=stalled,
+        steps=None if record == "requests" else _step_records(state, log),
+    )
+
+
+def _gaps(state: State) -> tuple[layout.Ints, layout.Floats]:
+    """The occupied part of the gap histogram, with the bins' edges."""
+    used = np.flatnonzero(state.gap_histogram)
+    first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+    bits = np.arange(first, last + 2, dtype=np.int64) + ((layout.GAP_FIRST_EXPONENT + 1023) << layout.GAP_SUBBINS_LOG2)
+    edges_s = (bits << (52 - layout.GAP_SUBBINS_LOG2)).view(np.float64)
+    return state.gap_histogram[first : last + 1].copy(), edges_s
+
+
+def _step_records(state: State, log: Log) -> StepRecords:
+    steps = int(state.count[layout.LOG_STEPS])
+    number, time = log.number[:steps], log.time[:steps]
+    return StepRecords(
+        start_s=time[:, 0].copy(),
+        end_s=time[:, 1].copy(),
+        scheduled=number[:, layout.LOG_SCHEDULED].copy(),
+        tokens=number[:, layout.LOG_TOKENS].copy(),
+        running=number[:, layout.LOG_RUNNING].copy(),
+        waiting=number[:, layout.LOG_WAITING].copy(),
+        free_blocks=number[:, layout.LOG_FREE_BLOCKS].copy(),
+        preempted=number[:, layout.LOG_PREEMPTED].copy(),
+        batch=log.batch[: int(state.count[layout.LOG_ROWS])].copy(),
+        victims=log.victims[: int(state.count[layout.LOG_VICTIMS])].copy(),
+    )

@@ -1,0 +1,296 @@
+"""The engine's state: preallocated arrays, indexed by request row, by seat or by block. No objects in the loop."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.engine.config import EngineConfig
+from fluidgate.engine.kv_cache import Cache, new_cache
+from fluidgate.errors import InputError
+from fluidgate.hardware import Hardware
+from fluidgate.workload import Workload
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+NONE = -1
+
+# Counters of a run: indices into `State.count`.
+(
+    NEXT_ARRIVAL,  # row of the next request to arrive
+    RUNNING,  # residents
+    WAITING,
+    FREE_SLOTS,
+    BACK,  # sequence numbers of the two ends of the waiting queues
+    FRONT,
+    ITERATION,
+    SCHEDULED,  # requests in this iteration's batch
+    VICTIMS,  # requests preempted in this iteration
+    FINISHED_REQUESTS,
+    PREEMPTIONS,
+    COMPUTED_TOKENS,
+    PEAK_BLOCKS,
+    LOG_STEPS,
+    LOG_ROWS,
+    LOG_VICTIMS,
+    COUNTERS,
+) = range(17)
+
+# Clocks and time integrals: indices into `State.clock`, all in seconds.
+(
+    NOW,
+    LAST_STEP_END,
+    BUSY,
+    BLOCK_SECONDS,  # integral of the blocks in use, over busy time
+    NEARLY_FULL,  # busy time with more than 90% of the blocks in use
+    GAP_SUM,
+    CLOCKS,
+) = range(7)
+
+# What a run is told and never changes: indices into `State.setting`.
+(
+    BLOCK_SIZE,
+    TOTAL_BLOCKS,  # usable ones: the null block is not counted
+    WATERMARK_BLOCKS,
+    SEATS,
+    MAX_NUM_SEQS,
+    TOKEN_BUDGET,
+    RESERVE_FULL_PROMPT,
+    PREFIX_CACHING,
+    LONG_PREFILL,
+    RESTART,
+    MODE,
+    PREFIX_BLOCK_TOKENS,
+    SHARED_KEYS,
+    KEY_STRIDE,
+    NUM_CLASSES,
+    LOG_LEVEL,
+    SETTINGS,
+) = range(17)
+
+MODE_NUMBER = {"vllm": 0, "sarathi": 1, "prefill-first": 2}
+
+GAP_SUBBINS_LOG2 = 10
+GAP_FIRST_EXPONENT = -24  # gaps below 2**-24 s (60 ns) fall into the first bin
+GAP_OCTAVES = 48
+
+
+class State(NamedTuple):
+    """Everything the step loop reads and writes."""
+
+    # the workload, by row
+    arrival_s: Floats
+    prompt_tokens: Ints
+    output_tokens: Ints
+    shown_output: Ints
+    class_id: Ints
+    prefix_ids: Ints
+    prefix_offsets: Ints
+    # progress, by row
+    group: Ints
+    generated: Ints
+    computed: Ints
+    blocks: Ints
+    slot: Ints
+    residency_start: Ints  # tokens found in the prefix cache when the current residency began
+    high_water: Ints  # most tokens ever computed
+    # waiting queues: per group a doubly linked list ordered by (rank, sequence)
+    next_waiting: Ints
+    prev_waiting: Ints
+    rank: Floats
+    sequence: Ints
+    head: Ints
+    tail: Ints
+    waiting: Ints
+    hold_clock: Floats  # per group: total time in which the policy kept its head out
+    hold_mark: Floats  # by row: the hold clock when the request joined the queue
+    # seats
+    running: Ints
+    free_slots: Ints
+    batch_rows: Ints
+    batch_tokens: Ints
+    victims: Ints
+    quota: Ints
+    mask: Ints
+    hits: Ints
+    # records, by row
+    first_scheduled_s: Floats
+    first_token_s: Floats
+    last_token_s: Floats
+    longest_gap_s: Floats
+    held_s: Floats
+    preemptions: Ints
+    recomputed_tokens: Ints
+    cached_tokens: Ints
+    # records of the run
+    count: Ints
+    clock: Floats
+    setting: Ints
+    step_time: Floats  # c0, c_tok, c_kv, c_attn
+    gap_histogram: Ints
+    gap_scratch: Floats
+
+
+class Log(NamedTuple):
+    """Per-step records: one row per iteration, and the batch and the victims of all iterations end to end."""
+
+    number: NDArray[np.int64]  # (steps, LOG_COLUMNS)
+    time: NDArray[np.float64]  # (steps, 2): start and end
+    batch: NDArray[np.int64]  # (entries, 2): row, tokens
+    victims: NDArray[np.int64]  # (entries,)
+
+
+# Columns of `Log.number`.
+LOG_SCHEDULED, LOG_TOKENS, LOG_RUNNING, LOG_WAITING, LOG_FREE_BLOCKS, LOG_PREEMPTED, LOG_COLUMNS = range(7)
+
+LOG_NOTHING, LOG_STEP, LOG_DECISIONS = range(3)
+
+
+def new_log(steps: int, entries: int) -> Log:
+    """An empty log with room for `steps` iterations and `entries` scheduled requests."""
+    return Log(
+        np.zeros((steps, LOG_COLUMNS), np.int64),
+        np.zeros((steps, 2)),
+        np.zeros((entries, 2), np.int64),
+        np.zeros(entries, np.int64),
+    )
+
+
+def new_state(
+    workload: Workload,
+    hardware: Hardware,
+    config: EngineConfig,
+    *,
+    num_classes: int,
+    show_output: bool,
+    log_level: int,
+) -> tuple[State, Cache]:
+    """State and KV cache at time 0.
+
+    Raises:
+        InputError: a request that can never fit, or prefix blocks that the engine's block size does not divide.
+    """
+    n, block_size = len(workload), hardware.block_size
+    total_blocks = hardware.num_gpu_blocks - 1
+    longest = workload.prompt_tokens + workload.output_tokens
+    _refuse_what_never_fits(workload, hardware)
+    budget = config.token_budget(int(longest.max()))
+    _refuse_unschedulable(workload, config, budget)
+    shared_keys, prefix_ids = _dense_prefix_ids(workload, block_size)
+
+    most_blocks = int(-(-longest.max() // block_size))
+    slots = int(min(config.max_num_seqs, total_blocks, n))
+    setting = np.zeros(SETTINGS, np.int64)
+    setting[BLOCK_SIZE] = block_size
+    setting[TOTAL_BLOCKS] = total_blocks
+    setting[WATERMARK_BLOCKS] = int(config.watermark_share * hardware.num_gpu_blocks)
+    setting[SEATS] = min(config.seats, slots)
+    setting[MAX_NUM_SEQS] = config.max_num_seqs
+    setting[TOKEN_BUDGET] = budget
+    setting[RESERVE_FULL_PROMPT] = config.scheduler_reserve_full_isl
+    setting[PREFIX_CACHING] = config.enable_prefix_caching
+    setting[LONG_PREFILL] = config.long_prefill_token_threshold
+    setting[RESTART] = config.preemption == "restart"
+    setting[MODE] = MODE_NUMBER[config.mode]
+    setting[PREFIX_BLOCK_TOKENS] = workload.prefix_block_tokens if len(prefix_ids) else 0
+    setting[SHARED_KEYS] = shared_keys
+    setting[KEY_STRIDE] = most_blocks | 1  # odd, so that requests do not share hash buckets
+    setting[NUM_CLASSES] = num_classes
+    setting[LOG_LEVEL] = log_level
+    count = np.zeros(COUNTERS, np.int64)
+    count[FREE_SLOTS] = slots
+    c = hardware.step_time
+
+    def ints(size: int = n, fill: int = 0) -> Ints:
+        return np.full(size, fill, np.int64)
+
+    def floats(size: int = n, fill: float = 0.0) -> Floats:
+        return np.full(size, fill, np.float64)
+
+    state = State(
+        arrival_s=workload.arrival_s,
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
+        shown_output=workload.output_tokens if show_output else ints(fill=NONE),
+        class_id=workload.class_id,
+        prefix_ids=prefix_ids,
+        prefix_offsets=workload.prefix_offsets,
+        group=ints(),
+        generated=ints(),
+        computed=ints(),
+        blocks=ints(),
+        slot=ints(fill=NONE),
+        residency_start=ints(),
+        high_water=ints(),
+        next_waiting=ints(fill=NONE),
+        prev_waiting=ints(fill=NONE),
+        rank=floats(),
+        sequence=ints(),
+        head=ints(num_classes, NONE),
+        tail=ints(num_classes, NONE),
+        waiting=ints(num_classes),
+        hold_clock=floats(num_classes),
+        hold_mark=floats(),
+        running=ints(slots, NONE),
+        free_slots=np.arange(slots - 1, -1, -1, dtype=np.int64),
+        batch_rows=ints(slots),
+        batch_tokens=ints(slots),
+        victims=ints(slots),
+        quota=ints(num_classes),
+        mask=ints(slots),
+        hits=ints(most_blocks),
+        first_scheduled_s=floats(fill=np.nan),
+        first_token_s=floats(fill=np.nan),
+        last_token_s=floats(fill=np.nan),
+        longest_gap_s=floats(),
+        held_s=floats(),
+        preemptions=ints(),
+        recomputed_tokens=ints(),
+        cached_tokens=ints(),
+        count=count,
+        clock=floats(CLOCKS),
+        setting=setting,
+        step_time=np.array([c.c0, c.c_tok, c.c_kv, c.c_attn]),
+        gap_histogram=ints(GAP_OCTAVES << GAP_SUBBINS_LOG2),
+        gap_scratch=floats(1),
+    )
+    return state, new_cache(hardware.num_gpu_blocks, slots, most_blocks)
+
+
+def _refuse_what_never_fits(workload: Workload, hardware: Hardware) -> None:
+    peak_tokens = workload.prompt_tokens + workload.output_tokens - 1  # the last token's KV is never written
+    too_large = peak_tokens > hardware.kv_capacity_tokens
+    if too_large.any():
+        i = int(np.argmax(too_large))
+        raise InputError(
+            f"{workload.name}: request {i} needs {peak_tokens[i]:,} KV tokens (prompt {workload.prompt_tokens[i]:,} + "
+            f"output {workload.output_tokens[i]:,}) and {hardware.name} holds {hardware.kv_capacity_tokens:,}; "
+            f"{int(too_large.sum()):,} of {len(workload):,} requests are too large. "
+            "Use more KV blocks, or leave those requests out of the trace"
+        )
+
+
+def _refuse_unschedulable(workload: Workload, config: EngineConfig, budget: int) -> None:
+    if config.mode == "prefill-first":
+        whole = workload.prompt_tokens + workload.output_tokens - 1  # a resumed request prefills all it had
+        if whole.max() > budget:
+            raise InputError(
+                f"mode prefill-first runs whole prompts, and request {int(whole.argmax())} may need {whole.max():,} "
+                f"tokens in one iteration: set max_num_batched_tokens to at least that (it is {budget:,})"
+            )
+
+
+def _dense_prefix_ids(workload: Workload, block_size: int) -> tuple[int, Ints]:
+    """(number of block keys that shared content takes, prefix ids renumbered from 0)."""
+    if len(workload.prefix_ids) == 0:
+        return 0, np.zeros(1, np.int64)
+    if workload.prefix_block_tokens % block_size:
+        raise InputError(
+            f"{workload.name}: prefix blocks of {workload.prefix_block_tokens} tokens are not a multiple of the KV "
+            f"block size {block_size}; choose a block size that divides them"
+        )
+    unique, dense = np.unique(workload.prefix_ids, return_inverse=True)
+    return len(unique) * (workload.prefix_block_tokens // block_size), dense.astype(np.int64)

@@ -1,0 +1,277 @@
+"""Batch formation: which requests run in an iteration, with how many tokens, and who loses its KV for it.
+
+Source for mode `vllm`: vLLM 0.32, `v1/core/sched/scheduler.py` (Scheduler.schedule) and
+`v1/core/kv_cache_manager.py` (allocate_slots). `sarathi` follows Sarathi-Serve (Agrawal et al., OSDI'24),
+`prefill-first` vLLM V0 (`core/scheduler.py` before 0.8, without chunked prefill).
+"""
+
+from __future__ import annotations
+
+from fluidgate.engine.kv_cache import ABSENT, lookup, publish, release, take_hit, take_new
+from fluidgate.engine.queue import first_allowed, join, leave
+from fluidgate.engine.state import (
+    BLOCK_SIZE,
+    COMPUTED_TOKENS,
+    FREE_SLOTS,
+    KEY_STRIDE,
+    LONG_PREFILL,
+    NOW,
+    PREEMPTIONS,
+    PREFIX_BLOCK_TOKENS,
+    PREFIX_CACHING,
+    RESERVE_FULL_PROMPT,
+    RESTART,
+    RUNNING,
+    SCHEDULED,
+    SEATS,
+    SHARED_KEYS,
+    TOKEN_BUDGET,
+    VICTIMS,
+    WAITING,
+    WATERMARK_BLOCKS,
+)
+from fluidgate.kernel import inlined_kernel, kernel
+
+
+@kernel
+def has_shared_prefix(state, row):  # type: ignore[no-untyped-def]
+    """Whether the trace names content that other requests may share."""
+    return state.setting[PREFIX_BLOCK_TOKENS] > 0 and state.prefix_offsets[row + 1] > state.prefix_offsets[row]
+
+
+@kernel
+def block_key(state, row, i):  # type: ignore[no-untyped-def]
+    """What the i-th block of a request holds: a key of shared content, or one of the request's own."""
+    size, unit = state.setting[BLOCK_SIZE], state.setting[PREFIX_BLOCK_TOKENS]
+    if unit > 0 and (i + 1) * size <= state.prompt_tokens[row]:
+        part = state.prefix_offsets[row] + (i * size) // unit
+        if part < state.prefix_offsets[row + 1]:
+            return state.prefix_ids[part] * (unit // size) + (i * size % unit) // size + 1
+    return state.setting[SHARED_KEYS] + row * state.setting[KEY_STRIDE] + i + 1
+
+
+@kernel
+def publish_full_blocks(state, cache, row, start, end, own):  # type: ignore[no-untyped-def]
+    """Let lookups find blocks [start, end): shared content at once, a request's own once it is preempted."""
+    slot = state.slot[row]
+    for i in range(start, end):
+        block = cache.table[slot, i]
+        key = block_key(state, row, i)
+        if cache.prev_same[block] == ABSENT and (own or key <= state.setting[SHARED_KEYS]):
+            publish(cache, block, key)
+
+
+@kernel
+def end_residency(state, cache, row):  # type: ignore[no-untyped-def]
+    """Free a resident's blocks and slot and book what it computed, again or for the first time."""
+    computed = state.computed[row]
+    start = state.residency_start[row]
+    state.count[COMPUTED_TOKENS] += computed - start
+    state.recomputed_tokens[row] += max(0, min(computed, state.high_water[row]) - start)
+    state.high_water[row] = max(computed, state.high_water[row])
+    full = computed // state.setting[BLOCK_SIZE] if state.setting[PREFIX_CACHING] else 0
+    release(cache, state.slot[row], state.blocks[row], full)
+    state.free_slots[state.count[FREE_SLOTS]] = state.slot[row]
+    state.count[FREE_SLOTS] += 1
+    state.slot[row] = -1
+    state.blocks[row] = 0
+
+
+@kernel
+def preempt_last(state, cache):  # type: ignore[no-untyped-def]
+    """Evict the resident admitted last and put it at the front of its queue; returns its row."""
+    state.count[RUNNING] -= 1
+    row = state.running[state.count[RUNNING]]
+    if state.setting[PREFIX_CACHING]:
+        publish_full_blocks(state, cache, row, 0, state.computed[row] // state.setting[BLOCK_SIZE], True)
+    end_residency(state, cache, row)
+    state.computed[row] = 0
+    if state.setting[RESTART]:
+        state.generated[row] = 0
+    state.preemptions[row] += 1
+    state.count[PREEMPTIONS] += 1
+    state.victims[state.count[VICTIMS]] = row
+    state.count[VICTIMS] += 1
+    join(state, row, True)
+    return row
+
+
+@inlined_kernel
+def put_in_batch(state, row, tokens):  # type: ignore[no-untyped-def]
+    """Schedule `tokens` of a request for this iteration."""
+    k = state.count[SCHEDULED]
+    state.batch_rows[k] = row
+    state.batch_tokens[k] = tokens
+    state.count[SCHEDULED] = k + 1
+
+
+@inlined_kernel
+def continue_resident(state, cache, row, tokens):  # type: ignore[no-untyped-def]
+    """Give a resident the blocks for `tokens` more, preempting from the back; False if it was evicted itself."""
+    size = state.setting[BLOCK_SIZE]
+    computed = state.computed[row]
+    need = (computed + tokens + size - 1) // size - state.blocks[row]
+    if need > 0:
+        while need > cache.free[0]:
+            if preempt_last(state, cache) == row:
+                return False
+        take_new(cache, state.slot[row], state.blocks[row], need)
+        state.blocks[row] += need
+    in_prompt = computed < state.prompt_tokens[row]
+    if in_prompt and state.setting[PREFIX_CACHING] and has_shared_prefix(state, row):
+        publish_full_blocks(state, cache, row, computed // size, (computed + tokens) // size, False)
+    put_in_batch(state, row, tokens)
+    return True
+
+
+@kernel
+def find_hits(state, cache, row, tokens):  # type: ignore[no-untyped-def]
+    """Cached blocks at the start of a request: how many, and how many of them other residents hold.
+
+    The last token is always computed anew, for its logits (KVCacheManager.get_computed_blocks).
+    """
+    hits = 0
+    held = 0
+    if state.setting[PREFIX_CACHING] and (state.preemptions[row] > 0 or has_shared_prefix(state, row)):
+        for i in range((tokens - 1) // state.setting[BLOCK_SIZE]):
+            block = lookup(cache, block_key(state, row, i))
+            if block == 0:
+                break
+            state.hits[i] = block
+            hits += 1
+            held += cache.references[block] > 0
+    return hits, held
+
+
+@kernel
+def admit_one(state, cache, row, budget, threshold, whole_prompt):  # type: ignore[no-untyped-def]
+    """Try to admit the request at the head of the queue; returns its tokens in this iteration, 0 if it must wait.
+
+    `whole_prompt`: its blocks are all taken now, and in mode prefill-first its tokens computed now.
+    """
+    size = state.setting[BLOCK_SIZE]
+    tokens = state.prompt_tokens[row] + state.generated[row]
+    all_blocks = (tokens + size - 1) // size
+    available = cache.free[0] - (state.setting[WATERMARK_BLOCKS] if state.count[RUNNING] > 0 else 0)
+    reserve = whole_prompt or state.setting[RESERVE_FULL_PROMPT] != 0
+    if reserve and all_blocks > available and not has_shared_prefix(state, row):
+        return 0  # hits on the request's own old blocks free nothing: skip looking for them
+    hits, held = find_hits(state, cache, row, tokens)
+    if reserve and all_blocks - held > available:
+        return 0
+    new = tokens - hits * size
+    if 0 < threshold < new:
+        new = threshold
+    new = min(new, budget)
+    blocks = all_blocks if whole_prompt else (hits * size + new + size - 1) // size
+    if blocks - held > available:
+        return 0
+    seat_request(state, cache, row, hits, blocks, new)
+    return new
+
+
+@kernel
+def seat_request(state, cache, row, hits, blocks, new):  # type: ignore[no-untyped-def]
+    """Make a waiting request resident: `hits` shared blocks, fresh ones up to `blocks`, `new` tokens scheduled."""
+    size = state.setting[BLOCK_SIZE]
+    leave(state, row)
+    state.count[FREE_SLOTS] -= 1
+    slot = state.free_slots[state.count[FREE_SLOTS]]
+    state.slot[row] = slot
+    for i in range(hits):
+        take_hit(cache, slot, i, state.hits[i])
+    take_new(cache, slot, hits, blocks - hits)
+    state.blocks[row] = blocks
+    state.computed[row] = hits * size
+    state.residency_start[row] = hits * size
+    if state.preemptions[row] == 0:
+        state.cached_tokens[row] = hits * size
+        state.first_scheduled_s[row] = state.clock[NOW]
+    if state.setting[PREFIX_CACHING] and has_shared_prefix(state, row):
+        publish_full_blocks(state, cache, row, hits, (hits * size + new) // size, False)
+    state.running[state.count[RUNNING]] = row
+    state.count[RUNNING] += 1
+    put_in_batch(state, row, new)
+
+
+@kernel
+def admit_waiting(state, cache, budget, threshold, whole_prompt):  # type: ignore[no-untyped-def]
+    """Admit in queueing order until budget, seats, quota or blocks run out; the first that does not fit ends it."""
+    while budget > 0 and state.count[RUNNING] < state.setting[SEATS]:
+        row = first_allowed(state)
+        if row < 0:
+            break
+        new = admit_one(state, cache, row, budget, threshold, whole_prompt)
+        if new == 0:
+            break
+        state.quota[state.group[row]] -= 1
+        budget -= new
+
+
+@inlined_kernel
+def schedule_vllm(state, cache):  # type: ignore[no-untyped-def]
+    """vLLM V1: residents in order under one token budget, then admissions unless somebody was preempted."""
+    budget = state.setting[TOKEN_BUDGET]
+    threshold = state.setting[LONG_PREFILL]
+    if state.count[RUNNING] + state.count[WAITING] <= 1:
+        threshold = 0  # nobody to starve
+    i = 0
+    while i < state.count[RUNNING] and budget > 0:
+        if state.mask[i] != 0:
+            row = state.running[i]
+            new = state.prompt_tokens[row] + state.generated[row] - state.computed[row]
+            if 0 < threshold < new:
+                new = threshold
+            new = min(new, budget)
+            if not continue_resident(state, cache, row, new):
+                break
+            budget -= new
+        i += 1
+    if state.count[VICTIMS] == 0:
+        admit_waiting(state, cache, budget, threshold, False)
+
+
+@kernel
+def schedule_sarathi(state, cache):  # type: ignore[no-untyped-def]
+    """Sarathi: every decode, then started prefills, then admissions, all under one chunk of tokens.
+
+    Decodes are not limited by the chunk; a prompt's blocks are all taken at admission. A last chunk of one token
+    runs with the decodes.
+    """
+    budget = state.setting[TOKEN_BUDGET]
+    for prefills in range(2):
+        i = 0
+        while i < state.count[RUNNING]:
+            row = state.running[i]
+            new = state.prompt_tokens[row] + state.generated[row] - state.computed[row]
+            if state.mask[i] != 0 and (new > 1) == (prefills == 1):
+                if prefills == 1:
+                    new = min(new, budget)
+                if new > 0:
+                    if not continue_resident(state, cache, row, new):
+                        break
+                    budget -= new
+            i += 1
+    if state.count[VICTIMS] == 0:
+        admit_waiting(state, cache, budget, 0, True)
+
+
+@kernel
+def schedule_prefill_first(state, cache):  # type: ignore[no-untyped-def]
+    """vLLM V0: whole prompts first; an iteration decodes only when no prompt can start."""
+    budget = state.setting[TOKEN_BUDGET]
+    while state.count[RUNNING] < state.setting[SEATS]:
+        row = first_allowed(state)
+        if row < 0 or state.prompt_tokens[row] + state.generated[row] > budget:
+            break
+        new = admit_one(state, cache, row, budget, 0, True)
+        if new == 0:
+            break
+        state.quota[state.group[row]] -= 1
+        budget -= new
+    if state.count[SCHEDULED] == 0:
+        i = 0
+        while i < state.count[RUNNING]:
+            if state.mask[i] != 0 and not continue_resident(state, cache, state.running[i], 1):
+                break
+            i += 1

@@ -1,0 +1,72 @@
+"""Compiled functions: one decorator, one disk cache keyed by the sources, one way to run them uncompiled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import types
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba.core.registry import CPUDispatcher
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_KERNEL_SOURCES = ("kernel.py", "engine/*.py", "policies/*.py")
+
+
+@cache
+def cache_dir() -> Path:
+    """Where machine code is kept: one folder per state of the sources.
+
+    Numba's own cache looks only at the file of the function itself, so a change in a callee from another file
+    would leave stale machine code running. A folder named by the hash of all kernel sources cannot be stale.
+    """
+    package = Path(__file__).parent
+    digest = hashlib.sha256(f"numba {numba.__version__}".encode())
+    for pattern in _KERNEL_SOURCES:
+        for path in sorted(package.glob(pattern)):
+            digest.update(path.read_bytes())
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("FLUIDGATE_CACHE_DIR") or Path(root, "fluidgate")) / digest.hexdigest()[:16]
+
+
+def kernel(function: F) -> F:
+    """Compile `function` with numba on first use and keep the machine code in `cache_dir()`."""
+    return _compiled_on_use(function, inline=False)
+
+
+def inlined_kernel(function: F) -> F:
+    """A kernel that becomes part of its callers: passing it the engine's state would cost more than its work."""
+    return _compiled_on_use(function, inline=True)
+
+
+def _compiled_on_use(function: F, *, inline: bool) -> F:
+    # Kernels allocate nothing, so they need no reference counts, which would cost several times their work.
+    options = {"error_model": "numpy", "_nrt": False, "forceinline": inline}
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(cache_dir())  # read once, when the dispatcher is made
+    try:
+        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+    except RuntimeError:  # no writable place for the cache: compile in memory
+        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def interpreted(function: Callable[..., Any], _done: dict[int, Any] | None = None) -> Callable[..., Any]:
+    """`function` and every kernel it calls, as plain Python: the same source, without compilation."""
+    done = {} if _done is None else _done
+    if id(function) in done:
+        return done[id(function)]  # type: ignore[no-any-return]
+    plain = function.py_func if isinstance(function, CPUDispatcher) else function
+    scope = dict(plain.__globals__)
+    copy = types.FunctionType(plain.__code__, scope, plain.__name__, plain.__defaults__, plain.__closure__)
+    done[id(function)] = copy
+    for name in plain.__code__.co_names:
+        if isinstance(scope.get(name), CPUDispatcher):
+            scope[name] = interpreted(scope[name], done)
+    return copy

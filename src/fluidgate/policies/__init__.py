@@ -1,0 +1,26 @@
+"""Who may enter, and when: the policy protocol, the registry, and one file per policy."""
+
+from fluidgate.policies.concurrency_cap import ConcurrencyCap
+from fluidgate.policies.greedy import Greedy
+from fluidgate.policies.nested_wait import NestedWait
+from fluidgate.policies.protocol import Event, Policy, Request, View
+from fluidgate.policies.rate_limited import RateLimited
+from fluidgate.policies.registry import make_policy, policy, policy_names
+from fluidgate.policies.wait import Wait
+from fluidgate.policies.watermark import Watermark
+
+__all__ = [
+    "ConcurrencyCap",
+    "Event",
+    "Greedy",
+    "NestedWait",
+    "Policy",
+    "RateLimited",
+    "Request",
+    "View",
+    "Wait",
+    "Watermark",
+    "make_policy",
+    "policy",
+    "policy_names",
+]

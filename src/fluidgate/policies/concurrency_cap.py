@@ -1,0 +1,35 @@
+"""`concurrency-cap`: at most a fixed number of residents (vLLM's `--max-num-active-seqs`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from fluidgate.policies.protocol import Policy
+from fluidgate.policies.registry import policy
+
+if TYPE_CHECKING:
+    from fluidgate.fluid import FluidPlan
+
+
+def _admit(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
+    out_quota[0] = max(0, int(params[0]) - len(view.residents))
+    return np.inf
+
+
+@policy("concurrency-cap")
+class ConcurrencyCap(Policy):
+    """Admit while fewer than `cap` requests are resident."""
+
+    cap: float
+
+    def __post_init__(self) -> None:
+        self.require(self.cap >= 1, f"cap = {self.cap} must be at least 1 request")
+
+    admit = staticmethod(_admit)
+
+    @classmethod
+    def from_plan(cls, plan: FluidPlan, **overrides: Any) -> Self:
+        """The fluid equilibrium at the stability boundary, n* (`FluidPlan.concurrency_cap`)."""
+        return cls(**({"cap": plan.concurrency_cap} | overrides))

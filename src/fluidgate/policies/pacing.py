@@ -1,0 +1,46 @@
+"""Parts that paced policies share: credits that accrue per iteration, and pausing instead of evicting."""
+
+from __future__ import annotations
+
+from fluidgate.kernel import kernel
+
+
+@kernel
+def accrue(credit, per_iteration, iterations):  # type: ignore[no-untyped-def]
+    """Admissions allowed so far: a fraction is carried over, a long pause does not become a burst."""
+    return min(credit + per_iteration * iterations, per_iteration + max(per_iteration, 1.0))
+
+
+@kernel
+def blocks_for_next_step(view, row):  # type: ignore[no-untyped-def]
+    """KV blocks that a resident needs beyond its own if it runs in this iteration."""
+    computed = view.computed_tokens[row]
+    new = min(view.prompt_tokens[row] + view.generated_tokens[row] - computed, view.token_budget)
+    size = view.block_size
+    return (computed + new + size - 1) // size - (computed + size - 1) // size
+
+
+@kernel
+def blocks_short(view, mask):  # type: ignore[no-untyped-def]
+    """Blocks that the residents not yet paused need beyond the free ones; at most 0 if they all fit."""
+    short = -view.free_blocks
+    for i in range(len(view.residents)):
+        if mask[i] != 0:
+            short += blocks_for_next_step(view, view.residents[i])
+    return short
+
+
+@kernel
+def pause_for_memory(view, mask):  # type: ignore[no-untyped-def]
+    """Pause residents, last admitted first, until the others fit; the first one always runs.
+
+    The first one runs to its end and frees its blocks, and whoever is then first runs: every pause is bounded.
+    """
+    short = blocks_short(view, mask)
+    i = len(view.residents) - 1
+    while short > 0 and i > 0:
+        need = blocks_for_next_step(view, view.residents[i])
+        if mask[i] != 0 and need > 0:
+            mask[i] = 0
+            short -= need
+        i -= 1

@@ -1,0 +1,140 @@
+"""The policy protocol: what a policy sees and what it may decide.
+
+A policy is a frozen dataclass of parameters plus up to five decision functions. The functions are plain Python
+that numba can compile, take only arrays and the tuples below, and keep no state of their own: what a run learns
+lives in `memory`, an array made anew for every run.
+
+    classify(params, request) -> int                  which of the policy's classes a request belongs to (default 0)
+    rank(params, request) -> float                    order in its waiting queue (default: arrival)
+    admit(params, memory, view, out_quota) -> float   how many waiting requests of each class may enter now
+    advance(params, memory, view, out_mask) -> float  which residents run now (default: all); others keep their KV
+    observe(params, memory, event) -> None            learn from arrivals, admissions, tokens, completions, preemptions
+
+`admit` and `advance` return the time (s) at which to ask again if nothing else happens, `inf` for none.
+`out_quota` arrives filled with a number larger than any queue and `out_mask` with ones, so a function writes only
+what it restricts. The engine's own limits (blocks, seats, token budget) always hold as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.errors import InputError
+
+if TYPE_CHECKING:
+    from fluidgate.fluid import FluidPlan
+
+ARRIVED, ADMITTED, FIRST_TOKEN, FINISHED, PREEMPTED = range(5)
+"""Kinds of `Event`. A preempted request that comes back is admitted again."""
+
+
+class Request(NamedTuple):
+    """One request, as `classify` and `rank` see it."""
+
+    row: int
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int  # -1 unless the policy declares `needs_output_length`
+    class_id: int  # the workload's own label
+
+
+class Event(NamedTuple):
+    """Something that happened to a request, as `observe` sees it."""
+
+    kind: int
+    now_s: float
+    row: int
+    arrival_s: float
+    prompt_tokens: int
+    generated_tokens: int
+    class_id: int
+    policy_class: int  # what `classify` said
+
+
+class View(NamedTuple):
+    """The engine before an iteration. Read-only. Request columns are indexed by row.
+
+    `residents` lists the rows that hold KV, in the engine's order (last admitted last). `waiting_head[c]` is the
+    first waiting row of the policy's class c (-1: none), `next_waiting[row]` the one behind it, and
+    `waiting_count[c]` how many there are. `output_tokens` is -1 unless the policy declares `needs_output_length`.
+    """
+
+    now_s: float
+    iteration: int
+    free_blocks: int
+    total_blocks: int
+    block_size: int
+    token_budget: int
+    max_num_seqs: int
+    residents: NDArray[np.int64]
+    waiting_head: NDArray[np.int64]
+    waiting_count: NDArray[np.int64]
+    next_waiting: NDArray[np.int64]
+    arrival_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int64]
+    generated_tokens: NDArray[np.int64]
+    computed_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    class_id: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Base of all policies: parameters are the dataclass fields, decisions the functions below.
+
+    Attributes:
+        needs_output_length: the policy sees output lengths; without it the engine hides them.
+        may_idle: the policy may leave the engine idle with work for ever (the paper's algorithms to the letter);
+            a run then ends where nothing can happen any more instead of raising `Stalled`.
+    """
+
+    name: ClassVar[str] = "policy"
+    needs_output_length: ClassVar[bool] = False
+
+    classify: ClassVar[Callable[..., int] | None] = None
+    rank: ClassVar[Callable[..., float] | None] = None
+    admit: ClassVar[Callable[..., float] | None] = None
+    advance: ClassVar[Callable[..., float] | None] = None
+    observe: ClassVar[Callable[..., None] | None] = None
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes `classify` tells apart."""
+        return 1
+
+    @property
+    def may_idle(self) -> bool:
+        """Whether the policy may hold for ever (strict paper mode only)."""
+        return False
+
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """Engine settings that are part of the policy, for example its watermark."""
+        return {}
+
+    @classmethod
+    def from_plan(cls, plan: FluidPlan, **overrides: Any) -> Self:
+        """The policy with its parameters set by the fluid plan; `overrides` are the user's own values."""
+        return cls(**overrides)
+
+    def pack(self) -> NDArray[np.float64]:
+        """All parameters in one float array, in field order; a tuple is preceded by its length."""
+        packed: list[float] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            packed += [len(value), *value] if isinstance(value, tuple) else [value]
+        return np.array(packed, dtype=np.float64)
+
+    def new_memory(self) -> NDArray[np.float64]:
+        """A fresh array of what the policy learns during one run."""
+        return np.zeros(1)
+
+    def require(self, condition: bool, what: str) -> None:
+        """Refuse a parameter with the policy's name and the mend."""
+        if not condition:
+            raise InputError(f"policy {self.name}: {what}")

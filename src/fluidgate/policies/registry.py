@@ -1,0 +1,70 @@
+"""Names of policies: `@policy("mine")` adds one, `make_policy` builds one from a name or a spec such as
+`concurrency-cap:cap=25`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fluidgate.errors import InputError
+from fluidgate.policies.protocol import Policy
+
+if TYPE_CHECKING:
+    from fluidgate.fluid import FluidPlan
+
+P = TypeVar("P", bound=type[Policy])
+
+_REGISTRY: dict[str, type[Policy]] = {}
+
+
+def policy(name: str) -> Callable[[P], P]:
+    """Class decorator: make a frozen dataclass of a `Policy` subclass and register it under `name`."""
+
+    def register(cls: P) -> P:
+        made = dataclass(frozen=True)(cls)
+        made.name = name
+        _REGISTRY[name] = made
+        return made
+
+    return register
+
+
+def policy_names() -> list[str]:
+    """The registered names, sorted."""
+    return sorted(_REGISTRY)
+
+
+def make_policy(spec: str | Policy, plan: FluidPlan) -> Policy:
+    """A policy from `name` or `name:key=value,key=value`; parameters that are not named come from the plan.
+
+    Raises:
+        InputError: an unknown name or parameter, or a value that is not a number.
+    """
+    if isinstance(spec, Policy):
+        return spec
+    name, _, rest = spec.partition(":")
+    cls = _REGISTRY.get(name)
+    if cls is None:
+        close = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"unknown policy {name!r}{hint} (known: {', '.join(policy_names())})")
+    return cls.from_plan(plan, **_overrides(cls, rest))
+
+
+def _overrides(cls: type[Policy], rest: str) -> dict[str, Any]:
+    known = {field.name for field in fields(cls)}
+    values: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, text = item.partition("=")
+        if not equals or key not in known:
+            allowed = ", ".join(sorted(known)) or "none"
+            raise InputError(f"policy {cls.name}: {item!r} is not key=value with a known key (known: {allowed})")
+        try:
+            values[key] = {"true": True, "false": False}.get(text.lower(), None)
+            if values[key] is None:
+                values[key] = float(text)
+        except ValueError:
+            raise InputError(f"policy {cls.name}: {key}={text!r} is not a number, true or false") from None
+    return values

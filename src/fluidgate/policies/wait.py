@@ -1,0 +1,166 @@
+"""`wait`: WAIT, for known output lengths (Ao, Luo, Simchi-Levi, Wang, arXiv 2504.11320, Algorithm 1).
+
+Requests are sorted into types by output length; type j has a threshold n_j. `strict` is the algorithm to the
+letter: an iteration runs the types with at least n_j waiting, at most n_j requests at every stage, and pauses all
+others, so it idles at light load and never drains. The deployable mode keeps the thresholds and drops the idling:
+n_j, a real number, is the pace at which type j enters; an entry group that is not yet complete is held for at most
+`hold_s`; decodes run unless their next blocks do not fit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.kernel import kernel
+from fluidgate.policies.pacing import accrue, pause_for_memory
+from fluidgate.policies.protocol import ADMITTED, Policy
+from fluidgate.policies.registry import policy
+
+if TYPE_CHECKING:
+    from fluidgate.fluid import FluidPlan
+
+MEMORY_SLACK = 0.98
+"""Share of the largest period that the deployable pace uses; the rest absorbs the spread of lengths in a type."""
+
+# params: [hold_s, strict, J, n_1..n_J, J - 1, edges...]; memory: [iteration, credit of type 1..J]
+_HOLD_S, _STRICT, _TYPES, _THRESHOLDS = range(4)
+
+
+@kernel
+def _type_of(params, output_tokens):  # type: ignore[no-untyped-def]
+    first_edge = _THRESHOLDS + int(params[_TYPES]) + 1
+    kind = 0
+    while first_edge + kind < len(params) and output_tokens > params[first_edge + kind]:
+        kind += 1
+    return kind
+
+
+@kernel
+def _runs_strictly(params, view, i):  # type: ignore[no-untyped-def]
+    """Whether resident i is among the first n_j of its type and stage, and its type is eligible."""
+    row = view.residents[i]
+    kind = _type_of(params, view.output_tokens[row])
+    threshold = params[_THRESHOLDS + kind]
+    if view.waiting_count[kind] < threshold:
+        return False
+    ahead = 0
+    for k in range(i):
+        other = view.residents[k]
+        same_stage = view.generated_tokens[other] == view.generated_tokens[row]
+        ahead += same_stage and _type_of(params, view.output_tokens[other]) == kind
+    return ahead < threshold
+
+
+@kernel
+def _admit_paced(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
+    wake_s = np.inf
+    elapsed = view.iteration - memory[0]
+    memory[0] = view.iteration
+    first = -1
+    for kind in range(int(params[_TYPES])):
+        pace = params[_THRESHOLDS + kind]
+        memory[1 + kind] = accrue(memory[1 + kind], pace, elapsed)
+        out_quota[kind] = int(memory[1 + kind])
+        head = view.waiting_head[kind]
+        if head < 0:
+            continue
+        if first < 0 or view.arrival_s[head] < view.arrival_s[view.waiting_head[first]]:
+            first = kind
+        release_s = view.arrival_s[head] + params[_HOLD_S]
+        if view.waiting_count[kind] < int(pace) and view.now_s < release_s:
+            out_quota[kind] = 0
+            wake_s = min(wake_s, release_s)
+    if len(view.residents) == 0 and first >= 0:  # never hold an idle engine
+        out_quota[first] = max(out_quota[first], 1)
+    return wake_s
+
+
+def _classify(params, request):  # type: ignore[no-untyped-def]
+    return _type_of(params, request.output_tokens)
+
+
+def _admit(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
+    if params[_STRICT] == 0.0:
+        return _admit_paced(params, memory, view, out_quota)
+    for kind in range(int(params[_TYPES])):
+        threshold = int(params[_THRESHOLDS + kind])
+        out_quota[kind] = threshold if view.waiting_count[kind] >= threshold else 0
+    return np.inf
+
+
+def _advance(params, memory, view, out_mask):  # type: ignore[no-untyped-def]
+    if params[_STRICT] == 0.0:
+        pause_for_memory(view, out_mask)
+    else:
+        for i in range(len(view.residents)):
+            out_mask[i] = _runs_strictly(params, view, i)
+    return np.inf
+
+
+def _observe(params, memory, event):  # type: ignore[no-untyped-def]
+    if event.kind == ADMITTED:
+        credit = 1 + event.policy_class
+        memory[credit] = max(0.0, memory[credit] - 1.0)
+
+
+@policy("wait")
+class Wait(Policy):
+    """Type j enters at its threshold's pace.
+
+    Attributes:
+        hold_s: longest hold of an incomplete entry group (deployable mode), seconds.
+        strict: the paper's algorithm to the letter; thresholds are then whole numbers.
+        thresholds: n_j per type, requests.
+        output_edges: type j has outputs in (edge j-1, edge j], tokens.
+    """
+
+    hold_s: float
+    strict: bool
+    thresholds: tuple[float, ...]
+    output_edges: tuple[float, ...]
+
+    needs_output_length = True
+
+    def __post_init__(self) -> None:
+        self.require(len(self.thresholds) == len(self.output_edges) + 1, "needs one threshold per type")
+        self.require(min(self.thresholds) > 0, f"thresholds {self.thresholds} must be above 0")
+        self.require(self.hold_s >= 0, f"hold_s = {self.hold_s} must be at least 0 s")
+        whole = all(n == int(n) for n in self.thresholds)
+        self.require(whole or not self.strict, f"strict mode needs whole thresholds, not {self.thresholds}")
+
+    classify = staticmethod(_classify)
+    admit = staticmethod(_admit)
+    advance = staticmethod(_advance)
+    observe = staticmethod(_observe)
+
+    @property
+    def num_classes(self) -> int:
+        """One class per type."""
+        return len(self.thresholds)
+
+    @property
+    def may_idle(self) -> bool:
+        """Only to the letter."""
+        return self.strict
+
+    def new_memory(self) -> NDArray[np.float64]:
+        """The iteration credits were last reckoned at, and the credit of each type."""
+        return np.concatenate(([0.0], np.ones(self.num_classes)))
+
+    @classmethod
+    def from_plan(cls, plan: FluidPlan, **overrides: Any) -> Self:
+        """The plan's least whole thresholds (strict), or the pace λ_j τ with τ near the memory's end of its range."""
+        wait = plan.wait
+        period_s = max(wait.period_s, MEMORY_SLACK * wait.period_range_s[1])
+        strict = bool(overrides.get("strict", False))
+        thresholds = wait.integer if strict else wait.rate * period_s
+        planned = {
+            "hold_s": wait.iteration_time_s,
+            "strict": strict,
+            "thresholds": tuple(float(n) for n in thresholds),
+            "output_edges": tuple(float(e) for e in wait.output_edges),
+        }
+        return cls(**(planned | overrides))
