@@ -77,6 +77,13 @@ def test_quantiles_of_the_output_law() -> None:
     assert law.quantiles(np.array([0.25, 0.26, 0.75, 0.76])).tolist() == [10, 20, 30]
 
 
+@pytest.mark.parametrize("count", [3, 12, 49, 60])
+def test_quantiles_at_exact_shares_survive_rounding(count: int) -> None:
+    lengths = np.arange(1, count + 1)
+    law = RequestMix(np.full(count, 0.1), np.ones(count), lengths).by_output
+    assert [law.quantiles(np.array([k / count])).tolist() for k in lengths] == [[k] for k in lengths]
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [

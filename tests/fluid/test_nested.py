@@ -62,6 +62,15 @@ def test_memory_and_buffer_as_the_paper_writes_them() -> None:
     assert buffer.required_tokens == pytest.approx(memory + buffer.boundary_tokens.sum())
 
 
+def test_boundary_queues_are_kept_in_whole_blocks() -> None:
+    """Each of the n_2 + ln(2(1 + T/d0)/δ)/θ_2 requests held at stage 39 loses half a 16-token block."""
+    mix = RequestMix([2.0, 1.0], [30, 30], [40, 100])
+    buffer = safety_buffer(shape_of(mix, [40, 100], block_size=16), 3.0, PAPER, A100, Guarantee())
+    n = nested_thresholds(shape_of(mix, [40, 100], block_size=16), 3.0, PAPER, A100).thresholds
+    held = n[1] + log(2 * (1 + 1000 / PAPER.c0) / 0.01) / buffer.decay[0]
+    assert buffer.boundary_tokens == pytest.approx([(30 + 39 + 7.5) * held])
+
+
 def test_all_four_terms_of_the_iteration_time() -> None:
     step = StepTime(0.01, 3e-5, 4e-7, 2e-9)
     mix = RequestMix([2.0, 1.0], [30, 50], [40, 100])

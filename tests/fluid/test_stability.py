@@ -1,6 +1,7 @@
 """The boundary against the printed table of theory §2, its limits, and the onset load by definition."""
 
 from math import cos, inf, pi, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,3 +269,14 @@ def test_what_can_never_fit_is_refused_by_its_lengths() -> None:
 def test_bad_limits_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(InputError, match="must be"):
         Limits(**bad)
+
+
+@pytest.mark.parametrize(("trace", "printed"), [("conv", 0.67), ("code", 0.54)])
+def test_coherence_of_the_azure_traces(shared_dir: Path, trace: str, printed: float) -> None:
+    """The values measured in theory §2.6."""
+    file = shared_dir / "traces" / f"AzureLLMInferenceTrace_{trace}.csv"
+    outputs, counts = np.unique(
+        np.loadtxt(file, int, delimiter=",", skiprows=1, usecols=2), return_counts=True
+    )
+    mix = RequestMix(counts[outputs > 0], np.ones(np.count_nonzero(outputs)), outputs[outputs > 0])
+    assert stability(mix, StepTime(0.01), Limits(1e9)).coherence == pytest.approx(printed, abs=0.02)

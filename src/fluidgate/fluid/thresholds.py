@@ -122,14 +122,14 @@ def _least_integers(rate: FloatArray, work_s: FloatArray, c0: float, equilibrium
     Every solution lasts at least ΔT* per iteration, so iterating from there rises to the least one; it ends
     because Σ λ_j w_j < 1.
     """
-    n = _ceil_at_least_one(rate * equilibrium_s)
+    n = _ceil(rate * equilibrium_s)
     while True:
-        following = np.maximum(n, _ceil_at_least_one(rate * (c0 + float(n @ work_s))))
+        following = np.maximum(n, _ceil(rate * (c0 + float(n @ work_s))))
         if np.array_equal(following, n):
             return n.astype(np.int64)
         n = following
 
 
-def _ceil_at_least_one(values: FloatArray) -> FloatArray:
-    # A product that is whole but for rounding must not cost a request more.
-    return np.maximum(1.0, np.ceil(values * (1.0 - 1e-12)))
+def _ceil(values: FloatArray) -> FloatArray:
+    # At least 1, for rates are above 0; a product that is whole but for rounding must not cost a request.
+    return np.ceil(values * (1.0 - 1e-12))
