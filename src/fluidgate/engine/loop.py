@@ -102,9 +102,8 @@ def make_event(state, kind, row):  # type: ignore[no-untyped-def]
 
 
 @inlined_kernel
-def receive_arrivals(state, policy, hooks, params, memory):  # type: ignore[no-untyped-def]
+def receive_arrivals(state, classify, rank, observe, hooks, params, memory):  # type: ignore[no-untyped-def]
     """Queue every request that has arrived by now."""
-    classify, rank, _, _, observe = policy
     while next_arrival_s(state) <= state.clock[NOW]:
         row = state.count[NEXT_ARRIVAL]
         state.count[NEXT_ARRIVAL] = row + 1
@@ -122,9 +121,8 @@ def receive_arrivals(state, policy, hooks, params, memory):  # type: ignore[no-u
 
 
 @inlined_kernel
-def decide(state, cache, policy, hooks, params, memory):  # type: ignore[no-untyped-def]
+def decide(state, cache, admit, advance, hooks, params, memory):  # type: ignore[no-untyped-def]
     """Ask the policy; fills `state.quota` and `state.mask` and returns when to ask again (s)."""
-    _, _, admit, advance, _ = policy
     wake_s = float("inf")
     for group in range(state.setting[NUM_CLASSES]):
         state.quota[group] = NO_LIMIT
@@ -182,9 +180,8 @@ def book_gap(state, gap_s, times):  # type: ignore[no-untyped-def]
 
 
 @inlined_kernel
-def emit_tokens(state, cache, policy, hooks, params, memory):  # type: ignore[no-untyped-def]
+def emit_tokens(state, cache, observe, hooks, params, memory):  # type: ignore[no-untyped-def]
     """Give a token to every request whose tokens are all computed; free the finished ones."""
-    observe = policy[4]
     now = state.clock[NOW]
     last_end = state.clock[LAST_STEP_END]
     steady = 0  # streams whose last token came at the end of the last iteration: they share one gap
@@ -303,16 +300,15 @@ def run_loop(  # type: ignore[no-untyped-def]
 
     `hooks` says which of the five decision functions the policy has; the others are placeholders.
     """
-    policy = (classify, rank, admit, advance, observe)
     for _ in range(max_iterations):
         if not log_has_room(state, log):
             return LOG_FULL
-        receive_arrivals(state, policy, hooks, params, memory)
+        receive_arrivals(state, classify, rank, observe, hooks, params, memory)
         if state.count[RUNNING] == 0 and state.count[WAITING] == 0:
             if not wait_until(state, next_arrival_s(state)):
                 return DONE
             continue
-        wake_s = decide(state, cache, policy, hooks, params, memory)
+        wake_s = decide(state, cache, admit, advance, hooks, params, memory)
         residents = state.count[RUNNING]
         form_batch(state, cache)
         if hooks & HAS_OBSERVE:
@@ -334,7 +330,7 @@ def run_loop(  # type: ignore[no-untyped-def]
         book_memory(state, cache, seconds)
         if state.setting[LOG_LEVEL] != LOG_NOTHING:
             write_log(state, cache, log, start_s, tokens)
-        emit_tokens(state, cache, policy, hooks, params, memory)
+        emit_tokens(state, cache, observe, hooks, params, memory)
         state.clock[LAST_STEP_END] = state.clock[NOW]
     return MORE
 
