@@ -19,15 +19,15 @@ def refuse(path: Path, line: int, what: str) -> NoReturn:
 
 
 def read_text(path: Path) -> str:
-    """The whole file as UTF-8 text, unzipped if gzipped, without byte-order mark and trailing blanks.
+    """The whole file as UTF-8 text: unzipped, lines ended by a line feed, no byte-order mark, no blank end.
 
     Errors: InputError if the file is missing, unreadable, damaged, not UTF-8, or empty.
     """
     raw = _read_bytes(path, -1)
     try:
-        text = raw.decode("utf-8-sig").rstrip()
+        text = raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").rstrip()
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         refuse(path, line, f"byte {error.object[error.start]:#04x} is not UTF-8 text; save the file as UTF-8")
     if not text:
         refuse(path, 1, "the file is empty; give a trace with at least one request")
@@ -44,9 +44,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
+        # Before its base class, ValueError, which json raises for an integer of thousands of digits.
         refuse(
             path, error.lineno, f"not valid JSON ({error.msg}); write the file again, as one JSON document"
         )
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: a number too long or lists too deep ({error}); write the file again"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

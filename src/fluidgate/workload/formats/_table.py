@@ -102,7 +102,7 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
     """
     text = read_text(path)
     header, _, body = text.partition("\n")
-    names = tuple(name.strip() for name in next(csv.reader([header])))
+    names = tuple(name.strip() for name in _fields(header))
     _check_header(path, names, required)
     if not body.strip():
         refuse(path, 1, "a header and no rows; give a trace with at least one request")
@@ -152,9 +152,16 @@ def _parse(path: Path, body: str, names: tuple[str, ...], wanted: list[str]) -> 
 
 def _refuse_ragged(path: Path, body: str, fields: int) -> None:
     for row, line in enumerate(body.split("\n")):
-        found = len(next(csv.reader([line]), []))
+        found = len(_fields(line))
         if found != fields:
             refuse(path, row + 2, f"{found} fields where the header has {fields}; correct or remove the line")
+
+
+def _fields(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []
 
 
 def _first_failure(count: int, attempt: Callable[[int, int], object]) -> int:

@@ -92,7 +92,7 @@ def _parse(path: Path) -> Rows:
     try:
         # One call for the whole file is several times faster than one per line.
         rows = json.loads(f"[{','.join(lines)}]")
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         _refuse_line(path, lines)
     if len(rows) != len(lines) or not all(type(row) is dict for row in rows):
         _refuse_line(path, lines)
@@ -103,7 +103,7 @@ def _refuse_line(path: Path, lines: list[str]) -> NoReturn:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             refuse(
                 path,
                 number,

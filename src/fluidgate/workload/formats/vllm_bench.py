@@ -45,6 +45,8 @@ def read(path: Path, *, failed: str = "stop") -> tuple[Workload, str]:
     prompt, output, start_s = (_numbers(path, result, key) for key in _MENDS)
     count = len(prompt)
     errors = result.get("errors") or [""] * count
+    if not isinstance(errors, list):
+        raise InputError(f"{path}: errors is not a list; the file is damaged, run the benchmark again")
     for key, values in (("output_lens", output), ("start_times", start_s), ("errors", errors)):
         if len(values) != count:
             what = f"{key} has {len(values)} entries and input_lens {count}"
