@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidgate.kernel import kernel
-from fluidgate.policies.pacing import accrue, blocks_for_next_step, blocks_short, pause_for_memory
+from fluidgate.policies.pacing import MEMORY_SLACK, accrue, blocks_for_next_step, blocks_short, pause_for_memory
 from fluidgate.policies.protocol import ADMITTED, Policy
 from fluidgate.policies.registry import policy
 
@@ -159,10 +159,15 @@ class NestedWait(Policy):
 
     @classmethod
     def from_plan(cls, plan: FluidPlan, **overrides: Any) -> Self:
-        """The plan's thresholds; strict mode rounds them up to whole requests."""
+        """The plan's thresholds in whole requests (strict), or the memory's own pace and each segment's share of it.
+
+        The paper's ratios n_k/n_{k-1} exceed the survival p_k, for its guarantee; on widely spread lengths the
+        memory they waste halves the rate. The deployable thresholds are the fluid limit, n_k/n_{k-1} = p_k.
+        """
         nested = plan.nested
         strict = bool(overrides.get("strict", False))
-        thresholds = np.ceil(nested.thresholds) if strict else nested.thresholds
+        pace = MEMORY_SLACK * plan.rate_limit * nested.segments.share
+        thresholds = np.ceil(nested.thresholds) if strict else pace
         planned = {
             "hold_s": nested.iteration_time_s,
             "strict": strict,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from fluidgate.kernel import kernel
 
+MEMORY_SLACK = 0.98
+"""Share of the largest pace that memory allows; the rest absorbs the spread of lengths within a class."""
+
 
 @kernel
 def accrue(credit, per_iteration, iterations):  # type: ignore[no-untyped-def]

@@ -15,15 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidgate.kernel import kernel
-from fluidgate.policies.pacing import accrue, pause_for_memory
+from fluidgate.policies.pacing import MEMORY_SLACK, accrue, pause_for_memory
 from fluidgate.policies.protocol import ADMITTED, Policy
 from fluidgate.policies.registry import policy
 
 if TYPE_CHECKING:
     from fluidgate.fluid import FluidPlan
-
-MEMORY_SLACK = 0.98
-"""Share of the largest period that the deployable pace uses; the rest absorbs the spread of lengths in a type."""
 
 # params: [hold_s, strict, J, n_1..n_J, J - 1, edges...]; memory: [iteration, credit of type 1..J]
 _HOLD_S, _STRICT, _TYPES, _THRESHOLDS = range(4)
