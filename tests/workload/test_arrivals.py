@@ -74,6 +74,13 @@ def test_mmpp_rate_is_the_time_average():
     assert MMPP2(1.0, 5.0, 30.0, 10.0).rate == pytest.approx((1 * 30 + 5 * 10) / 40)
 
 
+def test_mmpp_starts_in_its_stationary_law():
+    """A quarter of the time is high, where the first arrival comes at once."""
+    process = MMPP2(0.0, 1000.0, 30.0, 10.0)
+    prompt = [process.sample(1, np.random.default_rng(seed))[0] < 0.05 for seed in range(1_000)]
+    assert np.mean(prompt) == pytest.approx(0.25, abs=5 * np.sqrt(0.25 * 0.75 / 1_000))
+
+
 def test_an_off_state_leaves_gaps_as_long_as_its_stay():
     process = MMPP2(0.0, 100.0, 10.0, 10.0)
     gaps = np.diff(process.sample(100_000, np.random.default_rng(4)))

@@ -106,12 +106,12 @@ def test_classes_by_output_length():
 
 
 def test_classes_by_both_lengths():
-    classed = make().classed_by_length([100], [15])
+    classed = make().classed_by_length([100], [20])
     assert [classed.class_names[k] for k in classed.class_id] == [
-        "p≤15 d≤100",
-        "p>15 d≤100",
-        "p>15 d>100",
-        "p>15 d>100",
+        "p≤20 d≤100",
+        "p≤20 d≤100",
+        "p>20 d>100",
+        "p>20 d>100",
     ]
 
 

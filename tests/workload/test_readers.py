@@ -133,13 +133,15 @@ def test_burstgpt_release_3_with_empty_sessions(save):
 
 
 def test_burstgpt_failures_are_dropped_only_when_asked_and_counted(save):
-    path = save(BURSTGPT + "120,Other,300,0,300,API log\n121,GPT-4,0,0,0,API log\n")
-    with pytest.raises(InputError, match=r"trace.txt:5: Response tokens = 0.*2 such.*failed='drop'"):
+    path = save(BURSTGPT.replace("45,", "44,Other,300,0,300,API log\n45,") + "121,GPT-4,0,0,0,API log\n")
+    with pytest.raises(InputError, match=r"trace.txt:3: Response tokens = 0.*2 such.*failed='drop'"):
         read_trace(path)
     workload, note = read_trace(path, failed="drop")
     assert len(workload) == 3
     assert "3 requests kept of 5 rows; 2 failed requests dropped" in note
+    assert workload.prompt_tokens.tolist() == [472, 1087, 417]
     assert workload.class_names == ("ChatGPT", "GPT-4")
+    assert workload.class_id.tolist() == [0, 1, 0]
 
 
 def test_mooncake_prefix_blocks_follow_their_request(save):
