@@ -41,16 +41,17 @@ def test_a_profile_is_used_where_there_is_one() -> None:
 
 @given(st.floats(0.35, 1.0))
 def test_another_memory_fraction_moves_a_profile_by_that_memory(fraction: float) -> None:
-    base = load_profile("llama-2-7b", "a100-80gb")
-    moved = hardware("llama-2-7b", "a100-80gb", gpu_memory_utilization=fraction)
-    more_blocks = (fraction - 0.9) * 80 * 2**30 / (16 * 524_288)
+    base = load_profile("llama-3.1-8b", "a100-80gb")
+    moved = hardware("llama-3.1-8b", "a100-80gb", gpu_memory_utilization=fraction)
+    more_blocks = (fraction - 0.9) * 80 * 2**30 / (16 * 131_072)
     assert moved.num_gpu_blocks == pytest.approx(base.num_gpu_blocks + more_blocks, abs=1)
     assert moved.step_time == base.step_time
 
 
 def test_the_papers_capacity_is_no_fraction() -> None:
-    with pytest.raises(InputError, match="a given figure, not a fraction of the memory"):
-        hardware("llama-2-7b", "a100", variant="paper", gpu_memory_utilization=0.8)
+    # 0.8 of 80 GiB less 12.55 GiB of weights and 2 GiB of reserve, at 0.5 MiB a token
+    computed = hardware("llama-2-7b", "a100", variant="paper", gpu_memory_utilization=0.8)
+    assert computed.kv_capacity_tokens == pytest.approx((64 - 12.55 - 2) * 2048, rel=1e-3)
     given_blocks = hardware("llama-2-7b", "a100", variant="paper", num_gpu_blocks=500)
     assert given_blocks.num_gpu_blocks == 500
 
@@ -115,7 +116,7 @@ def test_a_config_that_differs_from_the_named_model_gets_no_profile(tmp_path: Pa
         ("llama-3.1-70b", "l4", {}, "does not fit on 1 × l4"),
         ("llama-2-7b", "a100", {"gpu_memory_utilization": 0.0}, "gpu_memory_utilization = 0.0"),
         ("llama-2-7b", "a100", {"gpu_memory_utilization": float("nan")}, "gpu_memory_utilization = nan"),
-        ("llama-2-7b", "a100", {"gpu_memory_utilization": 0.1}, "leaves no room for KV"),
+        ("llama-2-7b", "a100", {"gpu_memory_utilization": 0.1}, "does not fit on 1 × a100-80gb"),
         ("llama-2-7b", "a100", {"num_gpu_blocks": 0}, "num_gpu_blocks = 0 leaves no room"),
         ("llama-2-7b", "a100", {"block_size": 0}, "block_size = 0 must be at least 1"),
     ],

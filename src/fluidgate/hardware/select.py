@@ -110,11 +110,12 @@ def _profiled(
         return base.with_(num_gpu_blocks=num_gpu_blocks, block_size=block_size, source=_given(base.source))
     stated = profile.gpu_memory_utilization
     if stated is None and gpu_memory_utilization != DEFAULT_MEMORY_UTILIZATION:
-        raise InputError(
-            f"profile {profile.name}: its capacity is a given figure, not a fraction of the memory; leave "
-            "gpu_memory_utilization out, or give num_gpu_blocks"
+        # The profile's capacity is a given figure, not a fraction of the memory: another fraction starts anew.
+        blocks = kv_blocks(
+            shape, gpu, block_size=block_size, gpu_memory_utilization=gpu_memory_utilization, tp=profile.tp
         )
-    more_bytes = (gpu_memory_utilization - stated) * gpu.memory_gib * GIB if stated is not None else 0.0
+        return base.with_(num_gpu_blocks=blocks, block_size=block_size)
+    more_bytes = 0.0 if stated is None else (gpu_memory_utilization - stated) * gpu.memory_gib * GIB
     more_tokens = more_bytes / shape.kv_bytes_per_token_per_gpu(profile.tp)
     blocks = math.floor((base.num_gpu_blocks * base.block_size + more_tokens) / block_size)
     return base.with_(num_gpu_blocks=blocks, block_size=block_size)
