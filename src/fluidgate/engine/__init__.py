@@ -2,6 +2,6 @@
 
 from fluidgate.engine.config import EngineConfig, Mode
 from fluidgate.engine.records import RunRecords, StepRecords
-from fluidgate.engine.run import run
+from fluidgate.engine.run import Record, run
 
-__all__ = ["EngineConfig", "Mode", "RunRecords", "StepRecords", "run"]
+__all__ = ["EngineConfig", "Mode", "Record", "RunRecords", "StepRecords", "run"]

@@ -62,7 +62,7 @@ def _overrides(cls: type[Policy], rest: str) -> dict[str, Any]:
             allowed = ", ".join(sorted(known)) or "none"
             raise InputError(f"policy {cls.name}: {item!r} is not key=value with a known key (known: {allowed})")
         try:
-            values[key] = {"true": True, "false": False}.get(text.lower(), None)
+            values[key] = {"true": True, "false": False}.get(text.lower())
             if values[key] is None:
                 values[key] = float(text)
         except ValueError:

@@ -17,6 +17,7 @@ from fluidgate.workload.lengths import (
     survival,
 )
 from fluidgate.workload.presets import PRESETS, Synthetic, generate
+from fluidgate.workload.resample import resample
 from fluidgate.workload.summary import dispersion, info
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "info",
     "max_entropy",
     "read_trace",
+    "resample",
     "survival",
     "write_mooncake",
     "write_vidur",

@@ -138,15 +138,19 @@ class Workload:
         rows = np.sort(np.arange(len(self))[index])
         if len(rows) == 0:
             raise InputError(f"{self.name}: the slice holds no request; widen it")
+        return self.reordered(rows, self.arrival_s[rows] - self.arrival_s[rows[0]])
+
+    def reordered(self, rows: IntArray, arrival_s: FloatArray) -> Workload:
+        """The requests `rows` (any order, repeats allowed) arriving at `arrival_s`."""
         counts = np.diff(self.prefix_offsets)[rows]
         offsets = np.concatenate(([0], np.cumsum(counts)))
-        ids = [self.prefix_ids[self.prefix_offsets[r] : self.prefix_offsets[r + 1]] for r in rows]
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
         return self.with_(
-            arrival_s=self.arrival_s[rows] - self.arrival_s[rows[0]],
+            arrival_s=arrival_s,
             prompt_tokens=self.prompt_tokens[rows],
             output_tokens=self.output_tokens[rows],
             class_id=self.class_id[rows],
-            prefix_ids=np.concatenate(ids) if len(self.prefix_ids) else self.prefix_ids,
+            prefix_ids=self.prefix_ids[np.repeat(self.prefix_offsets[rows], counts) + within],
             prefix_offsets=offsets,
         )
 

@@ -1,0 +1,73 @@
+"""fluidgate decides which LLM requests may enter the GPU, and when, so that the KV cache never overflows."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fluidgate.engine import EngineConfig as EngineConfig
+    from fluidgate.engine import RunRecords as RunRecords
+    from fluidgate.errors import FluidgateError as FluidgateError
+    from fluidgate.errors import InputError as InputError
+    from fluidgate.errors import Stalled as Stalled
+    from fluidgate.experiments import Comparison as Comparison
+    from fluidgate.experiments import compare as compare
+    from fluidgate.experiments import simulate as simulate
+    from fluidgate.fluid import FluidPlan as FluidPlan
+    from fluidgate.fluid import RequestMix as RequestMix
+    from fluidgate.fluid import plan as plan
+    from fluidgate.hardware import Hardware as Hardware
+    from fluidgate.hardware import StepTime as StepTime
+    from fluidgate.hardware.select import hardware as get_hardware
+    from fluidgate.metrics import Slo as Slo
+    from fluidgate.metrics import Summary as Summary
+    from fluidgate.metrics import summarize as summarize
+    from fluidgate.policies import Policy as Policy
+    from fluidgate.policies import policy as policy
+    from fluidgate.report import write_report as write_report
+    from fluidgate.workload import Workload as Workload
+    from fluidgate.workload import generate as generate
+    from fluidgate.workload import read_trace as read_trace
+
+__version__ = "0.1.0"
+
+# Imported on first use: `import fluidgate` alone loads none of numba, scipy and matplotlib.
+_HOME = {
+    "EngineConfig": "engine",
+    "RunRecords": "engine",
+    "FluidgateError": "errors",
+    "InputError": "errors",
+    "Stalled": "errors",
+    "Comparison": "experiments",
+    "compare": "experiments",
+    "simulate": "experiments",
+    "FluidPlan": "fluid",
+    "RequestMix": "fluid",
+    "plan": "fluid",
+    "Hardware": "hardware",
+    "StepTime": "hardware",
+    "Slo": "metrics",
+    "Summary": "metrics",
+    "summarize": "metrics",
+    "Policy": "policies",
+    "policy": "policies",
+    "write_report": "report",
+    "Workload": "workload",
+    "generate": "workload",
+    "read_trace": "workload",
+}
+
+__all__ = sorted([*_HOME, "__version__", "get_hardware"])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "get_hardware":  # `fluidgate.hardware` is the room itself
+        return importlib.import_module("fluidgate.hardware.select").hardware
+    if name in _HOME:
+        return getattr(importlib.import_module(f"fluidgate.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'fluidgate' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

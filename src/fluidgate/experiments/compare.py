@@ -1,0 +1,207 @@
+"""`compare`: policies side by side on the same requests, near and past the stability boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fluidgate.engine import EngineConfig
+from fluidgate.errors import InputError
+from fluidgate.experiments.simulate import plan_for, simulate
+from fluidgate.fluid import FluidPlan
+from fluidgate.hardware import Hardware
+from fluidgate.metrics import METRICS, Interval, Slo, Summary, aggregate, paired_difference, summarize
+from fluidgate.policies import make_policy
+from fluidgate.workload import Synthetic, Workload, generate, resample
+
+DEFAULT_POLICIES = ("greedy", "watermark", "concurrency-cap", "rate-limited", "wait", "nested-wait")
+
+
+@dataclass(frozen=True, eq=False)
+class Scenario:
+    """One load: the repeats' workloads all arrive at about this rate.
+
+    Attributes:
+        load: arrival rate ÷ stability boundary.
+        plan: the fluid plan, made from the first repeat.
+    """
+
+    load: float
+    plan: FluidPlan
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One policy at one load.
+
+    Attributes:
+        scenario: the load.
+        policy: the spec it was made from.
+        parameters: its parameters, as set by the plan or by hand.
+        summaries: one per repeat.
+    """
+
+    scenario: Scenario
+    policy: str
+    parameters: dict[str, Any]
+    summaries: tuple[Summary, ...]
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Mean and 95% confidence interval of every metric over the repeats."""
+        return aggregate(self.summaries)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Cells in order of load, then policy; all policies of a load saw the same requests in every repeat."""
+
+    workload_name: str
+    workload_digest: str
+    requests: int
+    hardware: Hardware
+    config: EngineConfig
+    slo: Slo | None
+    seed: int
+    repeats: int
+    baseline: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """The loads, in order."""
+        return tuple(dict.fromkeys(cell.scenario for cell in self.cells))
+
+    def at(self, scenario: Scenario) -> tuple[Cell, ...]:
+        """The policies at one load."""
+        return tuple(cell for cell in self.cells if cell.scenario is scenario)
+
+    def difference(self, cell: Cell, metric: str) -> Interval:
+        """Paired difference of a metric from the baseline policy at the same load, with its 95% interval."""
+        base = next(c for c in self.at(cell.scenario) if c.policy == self.baseline)
+        own, other = ([getattr(s, metric) for s in c.summaries] for c in (cell, base))
+        return paired_difference(own, other)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values: settings, and per cell every metric's interval, difference and repeats."""
+        from fluidgate import __version__
+
+        return {
+            "fluidgate": __version__,
+            "workload": {"name": self.workload_name, "digest": self.workload_digest, "requests": self.requests},
+            "hardware": asdict(self.hardware) | {"relative_error": _finite(self.hardware.relative_error)},
+            "config": asdict(self.config),
+            "seed": self.seed,
+            "repeats": self.repeats,
+            "baseline": self.baseline,
+            "scenarios": [
+                {"load": s.load, "plan": s.plan.to_dict(), "cells": [self._cell_dict(c) for c in self.at(s)]}
+                for s in self.scenarios
+            ],
+        }
+
+    def _cell_dict(self, cell: Cell) -> dict[str, Any]:
+        intervals = cell.intervals
+        return {
+            "policy": cell.policy,
+            "parameters": cell.parameters,
+            "metrics": {
+                key: _interval_dict(intervals[key]) | {"difference": _interval_dict(self.difference(cell, key))}
+                for key in METRICS
+            },
+            "repeats": [summary.to_dict() for summary in cell.summaries],
+        }
+
+
+def compare(
+    source: Workload | Synthetic | str,
+    hardware: Hardware,
+    policies: Sequence[str] = DEFAULT_POLICIES,
+    *,
+    loads: Sequence[float] | None = None,
+    requests: int = 4000,
+    config: EngineConfig | None = None,
+    slo: Slo | None = None,
+    repeats: int = 3,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Compare policies on the same requests.
+
+    Args:
+        source: a workload, whose further repeats are block-bootstrapped from it; or a synthetic workload or preset
+            name, of which every repeat draws `requests` requests anew.
+        policies: names or specs; the first is the baseline of the differences.
+        loads: arrival rates as multiples of the stability boundary; None takes the workload as it arrives.
+        repeats: paired repeats; 95% intervals need at least two.
+        progress: called after each run with (runs done, runs in all).
+
+    Raises:
+        InputError: nothing to compare, an unknown policy, a request that can never fit.
+    """
+    if not policies or repeats < 1:
+        raise InputError("compare needs at least one policy and one repeat")
+    if len(set(policies)) < len(policies):
+        raise InputError(f"a policy is named twice in {', '.join(policies)}")
+    config = config or EngineConfig()
+    draws = [_draw(source, requests, seed, k) for k in range(repeats)]
+    as_given = plan_for(draws[0], hardware, config)
+    targets = [as_given.stability.load] if loads is None else loads
+    total = len(targets) * len(policies) * repeats
+    cells: list[Cell] = []
+    for target in targets:
+        scenario_draws, scenario = _at_load(draws, as_given, target, loads is None, hardware, config)
+        for spec in policies:
+            policy = make_policy(spec, scenario.plan)
+            summaries: list[Summary] = []
+            for workload in scenario_draws:
+                summaries.append(summarize(simulate(workload, hardware, policy, config=config), slo))
+                if progress is not None:
+                    progress(len(cells) * repeats + len(summaries), total)
+            cells.append(Cell(scenario, spec, asdict(policy), tuple(summaries)))
+    return Comparison(
+        workload_name=draws[0].name,
+        workload_digest=draws[0].digest,
+        requests=len(draws[0]),
+        hardware=hardware,
+        config=config,
+        slo=slo,
+        seed=seed,
+        repeats=repeats,
+        baseline=policies[0],
+        cells=tuple(cells),
+    )
+
+
+def _draw(source: Workload | Synthetic | str, requests: int, seed: int, repeat: int) -> Workload:
+    if not isinstance(source, Workload):
+        return generate(source, n=requests, seed=seed + repeat)
+    return source if repeat == 0 else resample(source, seed + repeat)
+
+
+def _at_load(
+    draws: list[Workload],
+    as_given: FluidPlan,
+    target: float,
+    keep: bool,
+    hardware: Hardware,
+    config: EngineConfig,
+) -> tuple[list[Workload], Scenario]:
+    if keep:
+        return draws, Scenario(target, as_given)
+    if not target > 0:
+        raise InputError(f"load {target} must be a multiple of the stability boundary, above 0")
+    if not all(draw.duration_s > 0 for draw in draws):
+        raise InputError(f"{draws[0].name}: all requests arrive at once, so no load can be set; leave loads out")
+    rate = target * as_given.stability.boundary_rate
+    scaled = [draw.scaled(rate / draw.rate) for draw in draws]
+    return scaled, Scenario(target, plan_for(scaled[0], hardware, config))
+
+
+def _interval_dict(interval: Interval) -> dict[str, float | None]:
+    return {"mean": _finite(interval.mean), "low": _finite(interval.low), "high": _finite(interval.high)}
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
