@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fluidgate.fluid import plan as plan
     from fluidgate.hardware import Hardware as Hardware
     from fluidgate.hardware import StepTime as StepTime
-    from fluidgate.hardware.select import hardware as get_hardware
+    from fluidgate.hardware import get_hardware as get_hardware
     from fluidgate.metrics import Slo as Slo
     from fluidgate.metrics import Summary as Summary
     from fluidgate.metrics import summarize as summarize
@@ -47,6 +47,7 @@ _HOME = {
     "plan": "fluid",
     "Hardware": "hardware",
     "StepTime": "hardware",
+    "get_hardware": "hardware",
     "Slo": "metrics",
     "Summary": "metrics",
     "summarize": "metrics",
@@ -58,12 +59,10 @@ _HOME = {
     "read_trace": "workload",
 }
 
-__all__ = sorted([*_HOME, "__version__", "get_hardware"])
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    if name == "get_hardware":  # `fluidgate.hardware` is the room itself
-        return importlib.import_module("fluidgate.hardware.select").hardware
     if name in _HOME:
         return getattr(importlib.import_module(f"fluidgate.{_HOME[name]}"), name)
     raise AttributeError(f"module 'fluidgate' has no attribute {name!r}")

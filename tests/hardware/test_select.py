@@ -1,4 +1,4 @@
-"""`hardware()`: a profile where there is one, an estimate that says so where there is none."""
+"""`get_hardware()`: a profile where there is one, an estimate that says so where there is none."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from fluidgate.hardware import (
     estimate_step_time,
     find_gpu,
     find_model,
-    hardware,
+    get_hardware,
     load_profile,
     profile_names,
     read_grids,
@@ -33,16 +33,16 @@ MY_MODEL = {
 
 
 def test_a_profile_is_used_where_there_is_one() -> None:
-    assert hardware("Meta-Llama-3.1-8B", "h100_sxm") == load_profile("llama-3.1-8b", "h100-80gb")
-    assert hardware("llama-2-7b", "a100", variant="paper") == load_profile("llama-2-7b", "a100", "paper")
-    assert hardware("llama-3.1-70b", "h200", tp=4) == load_profile("llama-3.1-70b", "h200", "tp4")
-    assert hardware("llama-3.1-70b", "h200", variant="tp4") == load_profile("llama-3.1-70b", "h200", "tp4")
+    assert get_hardware("Meta-Llama-3.1-8B", "h100_sxm") == load_profile("llama-3.1-8b", "h100-80gb")
+    assert get_hardware("llama-2-7b", "a100", variant="paper") == load_profile("llama-2-7b", "a100", "paper")
+    assert get_hardware("llama-3.1-70b", "h200", tp=4) == load_profile("llama-3.1-70b", "h200", "tp4")
+    assert get_hardware("llama-3.1-70b", "h200", variant="tp4") == load_profile("llama-3.1-70b", "h200", "tp4")
 
 
 @given(st.floats(0.35, 1.0))
 def test_another_memory_fraction_moves_a_profile_by_that_memory(fraction: float) -> None:
     base = load_profile("llama-3.1-8b", "a100-80gb")
-    moved = hardware("llama-3.1-8b", "a100-80gb", gpu_memory_utilization=fraction)
+    moved = get_hardware("llama-3.1-8b", "a100-80gb", gpu_memory_utilization=fraction)
     more_blocks = (fraction - 0.9) * 80 * 2**30 / (16 * 131_072)
     assert moved.num_gpu_blocks == pytest.approx(base.num_gpu_blocks + more_blocks, abs=1)
     assert moved.step_time == base.step_time
@@ -50,26 +50,26 @@ def test_another_memory_fraction_moves_a_profile_by_that_memory(fraction: float)
 
 def test_the_papers_capacity_is_no_fraction() -> None:
     # 0.8 of 80 GiB less 12.55 GiB of weights and 2 GiB of reserve, at 0.5 MiB a token
-    computed = hardware("llama-2-7b", "a100", variant="paper", gpu_memory_utilization=0.8)
+    computed = get_hardware("llama-2-7b", "a100", variant="paper", gpu_memory_utilization=0.8)
     assert computed.kv_capacity_tokens == pytest.approx((64 - 12.55 - 2) * 2048, rel=1e-3)
-    given_blocks = hardware("llama-2-7b", "a100", variant="paper", num_gpu_blocks=500)
+    given_blocks = get_hardware("llama-2-7b", "a100", variant="paper", num_gpu_blocks=500)
     assert given_blocks.num_gpu_blocks == 500
 
 
 @pytest.mark.parametrize("gpu", ["a100", "rtx-4090"])
 def test_given_blocks_override_and_say_so(gpu: str) -> None:
-    found = hardware("llama-3.1-8b", gpu, num_gpu_blocks=2588, block_size=32)
+    found = get_hardware("llama-3.1-8b", gpu, num_gpu_blocks=2588, block_size=32)
     assert (found.num_gpu_blocks, found.block_size) == (2588, 32)
     assert found.source.endswith("num_gpu_blocks as given")
 
 
 def test_a_block_size_keeps_the_memory() -> None:
-    small, large = (hardware("llama-3.1-8b", "a100", block_size=b) for b in (8, 64))
+    small, large = (get_hardware("llama-3.1-8b", "a100", block_size=b) for b in (8, 64))
     assert 0 <= small.num_gpu_blocks * 8 - large.num_gpu_blocks * 64 < 64
 
 
 def test_without_a_profile_it_is_an_estimate_and_says_so() -> None:
-    found = hardware("qwen3-8b", "l4")
+    found = get_hardware("qwen3-8b", "l4")
     assert found.source.startswith("ESTIMATE, not measured")
     assert "estimate" in found.name
     assert np.isnan(found.relative_error)
@@ -77,7 +77,7 @@ def test_without_a_profile_it_is_an_estimate_and_says_so() -> None:
 
 def test_a_config_names_a_new_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(MY_MODEL))
-    found = hardware("my-model", "a100", config=tmp_path)
+    found = get_hardware("my-model", "a100", config=tmp_path)
     assert found.name == "my-model on a100-80gb (estimate)"
     # 16 layers of q, k, v, o (2 · 2048 · 40 · 64), MLP (3 · 2048 · 8192) and norms; two tables, a norm.
     parameters = 16 * (2 * 2048 * 40 * 64 + 3 * 2048 * 8192 + 2 * 2048) + 2 * 32000 * 2048 + 2048
@@ -95,11 +95,11 @@ def test_a_config_that_differs_from_the_named_model_gets_no_profile(tmp_path: Pa
         "vocab_size": 128256,
     }
     (tmp_path / "config.json").write_text(json.dumps(same))
-    assert hardware("llama-3.1-8b", "a100", config=tmp_path) == load_profile("llama-3.1-8b", "a100")
+    assert get_hardware("llama-3.1-8b", "a100", config=tmp_path) == load_profile("llama-3.1-8b", "a100")
     (tmp_path / "config.json").write_text(json.dumps(same | {"num_hidden_layers": 16}))
-    assert "ESTIMATE" in hardware("llama-3.1-8b", "a100", config=tmp_path).source
+    assert "ESTIMATE" in get_hardware("llama-3.1-8b", "a100", config=tmp_path).source
     with pytest.raises(InputError, match=r"as its config\.json describes it has no profile"):
-        hardware("llama-3.1-8b", "a100", config=tmp_path, variant="paper")
+        get_hardware("llama-3.1-8b", "a100", config=tmp_path, variant="paper")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_config_that_differs_from_the_named_model_gets_no_profile(tmp_path: Pa
 )
 def test_refusals(model: str, gpu: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as refusal:
-        hardware(model, gpu, **options)
+        get_hardware(model, gpu, **options)
     assert message in str(refusal.value)
 
 
@@ -155,7 +155,7 @@ def test_the_estimate_is_within_a_fifth_of_every_grid_on_average(shared_dir: Pat
 
 def test_the_estimate_meets_a_measured_vllm_run(shared_dir: Path) -> None:
     # Seconds without prefill: decode steps per second are the tokens generated over the requests running.
-    times = hardware("llama-3.1-8b", "rtx-4090").step_time
+    times = get_hardware("llama-3.1-8b", "rtx-4090").step_time
     ratios = []
     path = shared_dir / "traces" / "vllm_measured_RTX4090_Llama-3.1-8B.timeseries.csv"
     with path.open() as file:

@@ -8,7 +8,7 @@ from fluidgate.hardware.gpus import Gpu, find_gpu, gpu_names, kv_blocks
 from fluidgate.hardware.grids import LatencyGrid, StepPoints, fit_grid, hardware_from_grid, read_grids
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
-from fluidgate.hardware.select import hardware
+from fluidgate.hardware.select import get_hardware
 
 __all__ = [
     "FitReport",
@@ -25,8 +25,8 @@ __all__ = [
     "find_profile",
     "fit_grid",
     "fit_step_time",
+    "get_hardware",
     "gpu_names",
-    "hardware",
     "hardware_from_grid",
     "kv_blocks",
     "load_profile",

@@ -75,7 +75,7 @@ def load_profile(model: str, gpu: str, variant: str | None = None) -> Hardware:
             f"{pair} has no profile variant '{asked}'; it has {', '.join(variants)}: name one of these"
         )
     raise InputError(
-        f"there is no profile of {pair}; use hardware() for an estimate from data sheets, or one of "
+        f"there is no profile of {pair}; use get_hardware() for an estimate from data sheets, or one of "
         f"{', '.join(profile_names())}"
     )
 

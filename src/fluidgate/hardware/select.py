@@ -1,4 +1,4 @@
-"""`hardware()`: the one call that turns a model and a GPU into a `Hardware`."""
+"""`get_hardware()`: the one call that turns a model and a GPU into a `Hardware`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fluidgate.hardware.model_config import (
 from fluidgate.hardware.profiles import DEFAULT_VARIANT, Profile, find_profile, load_profile, refuse_moe
 
 
-def hardware(
+def get_hardware(
     model: str,
     gpu: str,
     *,
