@@ -54,8 +54,9 @@ from fluidgate.policies.protocol import (
     View,
 )
 
-DONE, MORE, LOG_FULL, STUCK = range(4)
-"""Why the loop came back: all finished; iterations used up; the log needs room; nothing can ever happen again."""
+DONE, MORE, LOG_FULL, STUCK, UNKNOWN_CLASS = range(5)
+"""Why the loop came back: all finished; iterations used up; the log needs room; nothing can ever happen again;
+`classify` named a class that the policy does not have."""
 
 HAS_CLASSIFY, HAS_RANK, HAS_ADMIT, HAS_ADVANCE, HAS_OBSERVE = 1, 2, 4, 8, 16
 
@@ -103,7 +104,7 @@ def make_event(state, kind, row):  # type: ignore[no-untyped-def]
 
 @inlined_kernel
 def receive_arrivals(state, classify, rank, observe, hooks, params, memory):  # type: ignore[no-untyped-def]
-    """Queue every request that has arrived by now."""
+    """Queue every request that has arrived by now; False if the last one's class does not exist."""
     while next_arrival_s(state) <= state.clock[NOW]:
         row = state.count[NEXT_ARRIVAL]
         state.count[NEXT_ARRIVAL] = row + 1
@@ -113,11 +114,20 @@ def receive_arrivals(state, classify, rank, observe, hooks, params, memory):  # 
             )
             if hooks & HAS_CLASSIFY:
                 state.group[row] = classify(params, request)
+                if not 0 <= state.group[row] < state.setting[NUM_CLASSES]:
+                    return False  # the queues are arrays: compiled code would write beside them
             if hooks & HAS_RANK:
                 state.rank[row] = rank(params, request)
         join(state, row, False)
         if hooks & HAS_OBSERVE:
             observe(params, memory, make_event(state, ARRIVED, row))
+    return True
+
+
+@inlined_kernel
+def sooner(state, wake_s, asked_s):  # type: ignore[no-untyped-def]
+    """The earlier of two times to ask again; one that is past, or not a number, is none."""
+    return asked_s if state.clock[NOW] < asked_s < wake_s else wake_s
 
 
 @inlined_kernel
@@ -126,12 +136,12 @@ def decide(state, cache, admit, advance, hooks, params, memory):  # type: ignore
     wake_s = float("inf")
     for group in range(state.setting[NUM_CLASSES]):
         state.quota[group] = NO_LIMIT
-    for i in range(state.count[RUNNING]):
-        state.mask[i] = 1
-    if hooks & HAS_ADVANCE and state.count[RUNNING] > 0:
-        wake_s = min(wake_s, advance(params, memory, make_view(state, cache), state.mask))
+    if hooks & HAS_ADVANCE and state.count[RUNNING] > 0:  # without it the mask stays all ones
+        for i in range(state.count[RUNNING]):
+            state.mask[i] = 1
+        wake_s = sooner(state, wake_s, advance(params, memory, make_view(state, cache), state.mask))
     if hooks & HAS_ADMIT and state.count[WAITING] > 0:
-        wake_s = min(wake_s, admit(params, memory, make_view(state, cache), state.quota))
+        wake_s = sooner(state, wake_s, admit(params, memory, make_view(state, cache), state.quota))
     return wake_s
 
 
@@ -303,7 +313,8 @@ def run_loop(  # type: ignore[no-untyped-def]
     for _ in range(max_iterations):
         if not log_has_room(state, log):
             return LOG_FULL
-        receive_arrivals(state, classify, rank, observe, hooks, params, memory)
+        if not receive_arrivals(state, classify, rank, observe, hooks, params, memory):
+            return UNKNOWN_CLASS
         if state.count[RUNNING] == 0 and state.count[WAITING] == 0:
             if not wait_until(state, next_arrival_s(state)):
                 return DONE

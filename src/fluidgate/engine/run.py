@@ -15,7 +15,7 @@ from fluidgate.engine.kv_cache import Cache
 from fluidgate.engine.records import RunRecords, StepRecords
 from fluidgate.engine.state import Log, State, new_log, new_state
 from fluidgate.engine.step import end_residency
-from fluidgate.errors import Stalled
+from fluidgate.errors import InputError, Stalled
 from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy
@@ -47,7 +47,7 @@ def run(
         progress: called now and then with (requests finished, requests in all).
 
     Raises:
-        InputError: a request that can never fit, or settings that cannot work.
+        InputError: a request that can never fit, settings that cannot work, or a class the policy does not have.
         Stalled: the policy holds for ever.
     """
     config = (config or EngineConfig()).with_(**policy.engine_settings)
@@ -72,6 +72,8 @@ def run(
             log = _grown(log)
         elif status != loop.MORE:
             break
+    if status == loop.UNKNOWN_CLASS:
+        _refuse_class(state, policy)
     if status == loop.STUCK:
         _end_stuck_run(state, cache, policy)
     return _records(workload, hardware, config, policy, state, log, record, stalled=status == loop.STUCK)
@@ -81,12 +83,20 @@ def _grown(log: Log) -> Log:
     return Log(*(np.concatenate((part, np.zeros_like(part))) for part in log))
 
 
+def _refuse_class(state: State, policy: Policy) -> None:
+    row = int(state.count[layout.NEXT_ARRIVAL]) - 1
+    raise InputError(
+        f"policy {policy.name}: classify puts request {row} into class {state.group[row]}, and its num_classes is "
+        f"{policy.num_classes}; return a class from 0 to {policy.num_classes - 1}"
+    )
+
+
 def _end_stuck_run(state: State, cache: Cache, policy: Policy) -> None:
     running, waiting = int(state.count[layout.RUNNING]), int(state.count[layout.WAITING])
     if not policy.may_idle:
         raise Stalled(
             f"policy {policy.name} holds for ever: at {state.clock[layout.NOW]:.3f} s {waiting} requests wait and "
-            f"{running} are resident, no more arrive, and it named no time to ask again. Return a time from admit or "
+            f"{running} are resident, no more arrive, and it named no later time to ask again. Return a time from admit or "
             "advance, or admit something when nobody is resident"
         )
     free = interpreted(end_residency)  # books what the left-over residents computed
