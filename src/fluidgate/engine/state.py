@@ -240,7 +240,7 @@ def new_state(
         batch_tokens=ints(slots),
         victims=ints(slots),
         quota=ints(num_classes),
-        mask=ints(slots),
+        mask=ints(slots, 1),
         hits=ints(most_blocks),
         first_scheduled_s=floats(fill=np.nan),
         first_token_s=floats(fill=np.nan),

@@ -110,13 +110,14 @@ def continue_resident(state, cache, row, tokens):  # type: ignore[no-untyped-def
     """Give a resident the blocks for `tokens` more, preempting from the back; False if it was evicted itself."""
     size = state.setting[BLOCK_SIZE]
     computed = state.computed[row]
-    need = (computed + tokens + size - 1) // size - state.blocks[row]
-    if need > 0:
+    blocks = state.blocks[row]
+    if computed + tokens > blocks * size:  # most decodes stay within a block and skip the division
+        need = (computed + tokens + size - 1) // size - blocks
         while need > cache.free[0]:
             if preempt_last(state, cache) == row:
                 return False
-        take_new(cache, state.slot[row], state.blocks[row], need)
-        state.blocks[row] += need
+        take_new(cache, state.slot[row], blocks, need)
+        state.blocks[row] = blocks + need
     in_prompt = computed < state.prompt_tokens[row]
     if in_prompt and state.setting[PREFIX_CACHING] and has_shared_prefix(state, row):
         publish_full_blocks(state, cache, row, computed // size, (computed + tokens) // size, False)

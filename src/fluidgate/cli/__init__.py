@@ -1,0 +1,49 @@
+"""The command line: `fluidgate plan · simulate · compare · trace`. Thin: it turns options into values and calls the rooms."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from fluidgate import __version__
+from fluidgate.cli import compare, plan, simulate, trace
+from fluidgate.errors import FluidgateError
+
+app = typer.Typer(
+    name="fluidgate",
+    help="Decide which LLM requests may enter the GPU, and when, so that the KV cache never overflows.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("plan", epilog=plan.EXAMPLE)(plan.command)
+app.command("simulate", epilog=simulate.EXAMPLE)(simulate.command)
+app.command("compare", epilog=compare.EXAMPLE)(compare.command)
+app.add_typer(trace.app, name="trace")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fluidgate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Decide which LLM requests may enter the GPU, and when, so that the KV cache never overflows."""
+
+
+def main() -> None:
+    """Run the command line; an error the user can mend is one sentence on stderr and exit status 1."""
+    try:
+        app()
+    except FluidgateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,93 @@
+"""`fluidgate trace info|convert|generate`: look at traces, change their format, make new ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fluidgate.cli import options as o
+from fluidgate.errors import InputError
+
+if TYPE_CHECKING:
+    from fluidgate.workload import Workload
+
+app = typer.Typer(help="Look at traces, convert them, generate them.", no_args_is_help=True)
+
+Source = Annotated[Path, typer.Argument(help="Trace file.")]
+Target = Annotated[Path, typer.Argument(help="File to write; `.jsonl` is Mooncake, `.csv` is Vidur, `.gz` compresses.")]
+Start = Annotated[float, typer.Option("--start", help="Keep requests from this second on.")]
+End = Annotated[float | None, typer.Option("--end", help="Keep requests before this second.")]
+Duration = Annotated[float | None, typer.Option("--duration", help="Seconds of traffic, instead of --requests.")]
+
+
+@app.command(epilog="Example: `fluidgate trace info trace.csv --format json`")
+def info(
+    path: Source,
+    trace_format: o.TraceFormat = None,
+    failed: o.Failed = "stop",
+    output_format: o.OutputFormat = o.Format.TABLE,
+) -> None:
+    """Describe a trace: rate, burstiness, lengths, shared prefixes, classes."""
+    from fluidgate.report import facts_table
+    from fluidgate.workload import info as facts_of
+
+    workload = _read(path, trace_format, failed)
+    facts = facts_of(workload)
+    if output_format is o.Format.JSON:
+        o.write_json(facts)
+    else:
+        o.console().print(facts_table(facts, title=workload.name))
+
+
+@app.command(epilog="Example: `fluidgate trace convert azure.csv mooncake.jsonl --start 600 --end 1200`")
+def convert(
+    source: Source,
+    target: Target,
+    trace_format: o.TraceFormat = None,
+    failed: o.Failed = "stop",
+    rate_scale: o.RateScale = 1.0,
+    start: Start = 0.0,
+    end: End = None,
+) -> None:
+    """Convert a trace to another format, sliced and scaled if asked."""
+    workload = _read(source, trace_format, failed)
+    if start > 0 or end is not None:
+        workload = workload.between(start, float("inf") if end is None else end)
+    _write(workload if rate_scale == 1.0 else workload.scaled(rate_scale), target)
+
+
+@app.command(epilog="Example: `fluidgate trace generate day.jsonl --preset lmsys --rate 50 --duration 600 --seed 7`")
+def generate(
+    target: Target,
+    preset: o.Preset = "azure-conv-2023",
+    requests: o.Requests = None,
+    duration: Duration = None,
+    rate: o.Rate = None,
+    seed: o.Seed = 0,
+) -> None:
+    """Draw a trace from a built-in workload."""
+    from fluidgate.workload import generate as draw
+
+    if requests is not None and duration is not None:
+        raise InputError("give --requests or --duration, not both")
+    n = None if duration is not None else requests or 4000
+    _write(draw(preset, n=n, duration_s=duration, rate=rate, seed=seed), target)
+
+
+def _read(path: Path, trace_format: str | None, failed: str) -> Workload:
+    unused = {"preset": "", "requests": None, "rate": None, "rate_scale": 1.0, "seed": 0}
+    return o.WorkloadOptions(trace=path, trace_format=trace_format, failed=failed, **unused).load()
+
+
+def _write(workload: Workload, path: Path) -> None:
+    from fluidgate.workload import write_mooncake, write_vidur
+
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    if suffix not in (".jsonl", ".csv"):
+        raise InputError(f"{path}: name it .jsonl (Mooncake) or .csv (Vidur), with .gz behind it to compress")
+    if suffix == ".csv" and len(workload.prefix_ids):
+        o.say("the Vidur format has no place for prefix ids: they are left out; use .jsonl to keep them")
+    (write_mooncake if suffix == ".jsonl" else write_vidur)(workload, path)
+    o.say(f"wrote {len(workload):,} requests to {path}")
