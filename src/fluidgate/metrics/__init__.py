@@ -1,0 +1,26 @@
+"""From the records of a run to its numbers: latencies, throughput, goodput, KV use, stability, intervals."""
+
+from fluidgate.metrics.goodput import Slo, parse_goodput
+from fluidgate.metrics.in_system import mean_in_system, number_in_system
+from fluidgate.metrics.intervals import Interval, PairedDifference, aggregate, mean_interval, paired_difference
+from fluidgate.metrics.stability import StabilityVerdict, stability_verdict
+from fluidgate.metrics.summarize import summarize
+from fluidgate.metrics.summary import METRICS, Metric, Summary
+
+__all__ = [
+    "METRICS",
+    "Interval",
+    "Metric",
+    "PairedDifference",
+    "Slo",
+    "StabilityVerdict",
+    "Summary",
+    "aggregate",
+    "mean_in_system",
+    "mean_interval",
+    "number_in_system",
+    "paired_difference",
+    "parse_goodput",
+    "stability_verdict",
+    "summarize",
+]

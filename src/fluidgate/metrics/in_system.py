@@ -1,0 +1,34 @@
+"""The number of requests in the system over time: what Little's law and the stability verdict look at."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.engine import RunRecords
+
+
+def number_in_system(records: RunRecords) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Requests that have arrived and not finished.
+
+    Returns:
+        times: the m distinct times at which requests arrive or finish, shape (m,), seconds, rising.
+        counts: requests in the system from each of these times to the next, shape (m,). Requests that never
+            finish never leave.
+    """
+    arrivals, departures = records.arrival_s, records.last_token_s[records.finished]
+    times = np.unique(np.concatenate((arrivals, departures)))
+    arrived = np.searchsorted(arrivals, times, side="right")
+    left = np.searchsorted(np.sort(departures), times, side="right")
+    return times, arrived - left
+
+
+def mean_in_system(records: RunRecords) -> float:
+    """Time average of the number in system from the first arrival to the last arrival or completion.
+
+    By Little's law it is (arrivals per second) · (mean time in system) once everything has finished. NaN when no
+    time passes.
+    """
+    times, counts = number_in_system(records)
+    span_s = times[-1] - times[0]
+    return float(counts[:-1] @ np.diff(times) / span_s) if span_s > 0 else float("nan")
