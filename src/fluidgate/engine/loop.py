@@ -10,6 +10,7 @@ from fluidgate.engine.state import (
     BLOCK_SIZE,
     BUSY,
     FINISHED_REQUESTS,
+    FUTILE,
     GAP_FIRST_EXPONENT,
     GAP_SUBBINS_LOG2,
     GAP_SUM,
@@ -29,6 +30,7 @@ from fluidgate.engine.state import (
     LOG_WAITING,
     MAX_NUM_SEQS,
     MODE,
+    MOST_FUTILE,
     NEARLY_FULL,
     NEXT_ARRIVAL,
     NOW,
@@ -54,9 +56,9 @@ from fluidgate.policies.protocol import (
     View,
 )
 
-DONE, MORE, LOG_FULL, STUCK, UNKNOWN_CLASS = range(5)
+DONE, MORE, LOG_FULL, STUCK, FUTILE_RUN, UNKNOWN_CLASS = range(6)
 """Why the loop came back: all finished; iterations used up; the log needs room; nothing can ever happen again;
-`classify` named a class that the policy does not have."""
+residents evict each other and get nowhere; `classify` named a class that the policy does not have."""
 
 HAS_CLASSIFY, HAS_RANK, HAS_ADMIT, HAS_ADVANCE, HAS_OBSERVE = 1, 2, 4, 8, 16
 
@@ -119,6 +121,7 @@ def receive_arrivals(state, classify, rank, observe, hooks, params, memory):  # 
             if hooks & HAS_RANK:
                 state.rank[row] = rank(params, request)
         join(state, row, False)
+        state.count[FUTILE] = 0
         if hooks & HAS_OBSERVE:
             observe(params, memory, make_event(state, ARRIVED, row))
     return True
@@ -207,6 +210,7 @@ def emit_tokens(state, cache, observe, hooks, params, memory):  # type: ignore[n
         if computed > state.high_water[row]:  # else the stream has had this token before a restart
             last = state.last_token_s[row]
             state.last_token_s[row] = now
+            state.count[FUTILE] = 0
             if last != last:  # nan: the first token
                 state.first_token_s[row] = now
                 if hooks & HAS_OBSERVE:
@@ -315,6 +319,8 @@ def run_loop(  # type: ignore[no-untyped-def]
             return LOG_FULL
         if not receive_arrivals(state, classify, rank, observe, hooks, params, memory):
             return UNKNOWN_CLASS
+        if state.count[FUTILE] > state.setting[MOST_FUTILE]:
+            return FUTILE_RUN
         if state.count[RUNNING] == 0 and state.count[WAITING] == 0:
             if not wait_until(state, next_arrival_s(state)):
                 return DONE

@@ -48,7 +48,7 @@ def run(
 
     Raises:
         InputError: a request that can never fit, settings that cannot work, or a class the policy does not have.
-        Stalled: the policy holds for ever.
+        Stalled: the policy holds for ever, or lets requests evict each other for ever.
     """
     config = (config or EngineConfig()).with_(**policy.engine_settings)
     state, cache = new_state(
@@ -74,9 +74,10 @@ def run(
             break
     if status == loop.UNKNOWN_CLASS:
         _refuse_class(state, policy)
-    if status == loop.STUCK:
-        _end_stuck_run(state, cache, policy)
-    return _records(workload, hardware, config, policy, state, log, record, stalled=status == loop.STUCK)
+    stalled = status in (loop.STUCK, loop.FUTILE_RUN)
+    if stalled:
+        _end_stuck_run(state, cache, policy, futile=status == loop.FUTILE_RUN)
+    return _records(workload, hardware, config, policy, state, log, record, stalled=stalled)
 
 
 def _grown(log: Log) -> Log:
@@ -91,13 +92,19 @@ def _refuse_class(state: State, policy: Policy) -> None:
     )
 
 
-def _end_stuck_run(state: State, cache: Cache, policy: Policy) -> None:
+def _end_stuck_run(state: State, cache: Cache, policy: Policy, *, futile: bool) -> None:
     running, waiting = int(state.count[layout.RUNNING]), int(state.count[layout.WAITING])
+    if futile and not policy.may_idle:
+        raise Stalled(
+            f"policy {policy.name} lets requests evict each other for ever: at {state.clock[layout.NOW]:.3f} s "
+            f"{waiting} wait, {running} are resident, and {state.count[layout.FUTILE]:,} preemptions have brought no "
+            "new token. Let the first resident run in every iteration"
+        )
     if not policy.may_idle:
         raise Stalled(
             f"policy {policy.name} holds for ever: at {state.clock[layout.NOW]:.3f} s {waiting} requests wait and "
-            f"{running} are resident, no more arrive, and it named no later time to ask again. Return a time from admit or "
-            "advance, or admit something when nobody is resident"
+            f"{running} are resident, no more arrive, and it named no later time to ask again. Return a time from "
+            "admit or advance, or admit something when nobody is resident"
         )
     free = interpreted(end_residency)  # books what the left-over residents computed
     for row in state.running[:running]:

@@ -31,13 +31,14 @@ NONE = -1
     VICTIMS,  # requests preempted in this iteration
     FINISHED_REQUESTS,
     PREEMPTIONS,
+    FUTILE,  # preemptions since a request arrived or got a token that it had not had before
     COMPUTED_TOKENS,
     PEAK_BLOCKS,
     LOG_STEPS,
     LOG_ROWS,
     LOG_VICTIMS,
     COUNTERS,
-) = range(17)
+) = range(18)
 
 # Clocks and time integrals: indices into `State.clock`, all in seconds.
 (
@@ -56,6 +57,7 @@ NONE = -1
     TOTAL_BLOCKS,  # usable ones: the null block is not counted
     WATERMARK_BLOCKS,
     SEATS,
+    MOST_FUTILE,  # more preemptions than a run that gets anywhere can have in a row
     MAX_NUM_SEQS,
     TOKEN_BUDGET,
     RESERVE_FULL_PROMPT,
@@ -69,7 +71,7 @@ NONE = -1
     NUM_CLASSES,
     LOG_LEVEL,
     SETTINGS,
-) = range(17)
+) = range(18)
 
 MODE_NUMBER = {"vllm": 0, "sarathi": 1, "prefill-first": 2}
 
@@ -188,6 +190,7 @@ def new_state(
     setting[TOTAL_BLOCKS] = total_blocks
     setting[WATERMARK_BLOCKS] = int(config.watermark_share * hardware.num_gpu_blocks)
     setting[SEATS] = min(config.seats, slots)
+    setting[MOST_FUTILE] = slots * int(longest.max())  # every resident evicted at every token of a prompt
     setting[MAX_NUM_SEQS] = config.max_num_seqs
     setting[TOKEN_BUDGET] = budget
     setting[RESERVE_FULL_PROMPT] = config.scheduler_reserve_full_isl

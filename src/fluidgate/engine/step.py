@@ -13,6 +13,7 @@ from fluidgate.engine.state import (
     BLOCK_SIZE,
     COMPUTED_TOKENS,
     FREE_SLOTS,
+    FUTILE,
     KEY_STRIDE,
     LONG_PREFILL,
     NOW,
@@ -90,6 +91,7 @@ def preempt_last(state, cache):  # type: ignore[no-untyped-def]
         state.generated[row] = 0
     state.preemptions[row] += 1
     state.count[PREEMPTIONS] += 1
+    state.count[FUTILE] += 1
     state.victims[state.count[VICTIMS]] = row
     state.count[VICTIMS] += 1
     join(state, row, True)
