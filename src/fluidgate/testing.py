@@ -1,0 +1,409 @@
+"""The conformance kit: laws that every run obeys, whatever the policy. A user's own policy passes the same ones.
+
+    from fluidgate.testing import check_policy
+
+    def test_my_policy() -> None:
+        check_policy(MyPolicy(cap=4))
+
+A broken law raises `AssertionError` with one sentence that names the law, the policy and the case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.engine import EngineConfig, RunRecords, StepRecords, run
+from fluidgate.hardware import Hardware, StepTime
+from fluidgate.policies import Policy
+from fluidgate.workload import Workload
+
+__all__ = ["check_policy", "check_records", "check_same", "small_configs", "small_hardware", "small_workloads"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+ROUNDING = 1e-9
+"""Relative error allowed where sums of times are compared that were added in another order."""
+
+CALLS_WITHOUT_A_FINISH = 3
+"""A small run that comes back this often with nothing new finished (tens of thousands of iterations) never ends."""
+
+
+def small_hardware() -> Hardware:
+    """24 blocks of 4 tokens: a cache that a handful of requests fill."""
+    return Hardware("small", StepTime(c0=0.01, c_tok=1e-4, c_kv=1e-5, c_attn=1e-6), num_gpu_blocks=25, block_size=4)
+
+
+def small_configs() -> list[EngineConfig]:
+    """Every mode, prefix caching on and off, recompute and restart, tight and loose limits."""
+    return [
+        EngineConfig(),
+        EngineConfig(
+            max_num_batched_tokens=16,
+            long_prefill_token_threshold=8,
+            enable_prefix_caching=False,
+            scheduler_reserve_full_isl=False,
+        ),
+        EngineConfig(max_num_seqs=6, enable_prefix_caching=False, preemption="restart"),
+        EngineConfig(mode="sarathi", max_num_batched_tokens=16),
+        EngineConfig(mode="prefill-first", enable_prefix_caching=False),
+    ]
+
+
+def small_workloads() -> list[Workload]:
+    """Burst, light load, overload, shared prefixes, a cache nearly too small, one request, ties in time."""
+    draw = np.random.default_rng(7)
+
+    def lengths(n: int, most: int) -> Ints:
+        return draw.integers(1, most + 1, n)
+
+    def poisson(n: int, mean_gap_s: float) -> Floats:
+        return np.cumsum(draw.exponential(mean_gap_s, n))
+
+    shared = Workload(
+        poisson(8, 0.03),
+        np.full(8, 26),
+        lengths(8, 20),
+        prefix_ids=np.tile([1, 2, 3, 1, 2, 4], 4),
+        prefix_offsets=np.arange(0, 25, 3),
+        prefix_block_tokens=8,
+        name="shared",
+    )
+    tight = np.array([[96, 1], [1, 96], [48, 49], [40, 57], [1, 2]])
+    return [
+        Workload(np.zeros(16), lengths(16, 30), lengths(16, 20), name="burst"),
+        Workload(poisson(8, 1.0), lengths(8, 30), lengths(8, 12), name="light"),
+        Workload(poisson(24, 0.01), lengths(24, 24), lengths(24, 24), name="overload"),
+        shared,
+        Workload(np.zeros(5), tight[:, 0], tight[:, 1], name="nearly too small"),
+        Workload(np.array([0.5]), np.array([7]), np.array([5]), name="one request"),
+        Workload(np.repeat([0.0, 0.25, 0.25, 0.5], 3), lengths(12, 20), np.full(12, 9), name="ties"),
+    ]
+
+
+def check_policy(
+    policy: Policy,
+    *,
+    workloads: Sequence[Workload] | None = None,
+    hardware: Hardware | None = None,
+    configs: Sequence[EngineConfig] | None = None,
+    max_idle_s: float = 0.0,
+) -> None:
+    """Run a policy through every case, interpreted and compiled, and assert all laws.
+
+    Args:
+        policy: the policy, with its parameters.
+        workloads, hardware, configs: the cases; by default `small_workloads()` and so on, a few seconds in all.
+        max_idle_s: how long the policy may leave the engine idle while requests wait; a policy that declares
+            `may_idle` may do so for ever.
+
+    Raises:
+        AssertionError: a law does not hold; the sentence names it, the policy and the case.
+    """
+    _check_parameters(policy)
+    idle_s = np.inf if policy.may_idle else max_idle_s
+    for workload in small_workloads() if workloads is None else workloads:
+        for config in small_configs() if configs is None else configs:
+            machine = small_hardware() if hardware is None else hardware
+            interpreted = _run(policy, workload, machine, config, compile=False)
+            check_records(interpreted, max_idle_s=idle_s)
+            compiled = _run(policy, workload, machine, config, compile=True)
+            check_same(interpreted, compiled, "interpreted and compiled runs are equal to the bit")
+            again = _run(policy, workload, machine, config, compile=True)
+            check_same(compiled, again, "a second run gives the same bits")
+
+
+def check_records(records: RunRecords, *, max_idle_s: float = 0.0) -> None:
+    """Assert the laws on one run; those per iteration need `record="decisions"`.
+
+    Args:
+        max_idle_s: longest time the engine may idle while requests wait; infinite allows a run that stalled.
+
+    Raises:
+        AssertionError: a law does not hold.
+    """
+    for law, broken in _LAWS.items():
+        _require(law, records, broken(records))
+    _require("no request is lost", records, _left_over(records, max_idle_s))
+    if records.steps is not None:
+        _require("no idling while requests wait", records, _idle(records, records.steps, max_idle_s))
+        for law, broken_step in _STEP_LAWS.items():
+            _require(law, records, broken_step(records, records.steps))
+
+
+def check_same(a: RunRecords, b: RunRecords, law: str) -> None:
+    """Assert that two runs of one case agree in every bit of every record.
+
+    Raises:
+        AssertionError: naming `law` and the first record that differs.
+    """
+    for field in fields(RunRecords):
+        if field.name not in ("workload", "hardware", "config", "steps"):
+            _require(law, a, _different(getattr(a, field.name), getattr(b, field.name), field.name))
+    if a.steps is not None and b.steps is not None:
+        for field in fields(StepRecords):
+            _require(law, a, _different(getattr(a.steps, field.name), getattr(b.steps, field.name), field.name))
+
+
+def _different(a: object, b: object, name: str) -> str:
+    same = np.asarray(a).dtype == np.asarray(b).dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    return "" if same else f"{name} differs: {a} and {b}"
+
+
+def _require(law: str, records: RunRecords, problem: str) -> None:
+    if problem:
+        raise AssertionError(f"{law}: {_case(records.policy, records.workload, records.config)}: {problem}")
+
+
+def _case(policy: str, workload: Workload, config: EngineConfig) -> str:
+    default = EngineConfig()
+    set_here = [f.name for f in fields(config) if getattr(config, f.name) != getattr(default, f.name)]
+    settings = ", ".join(f"{name}={getattr(config, name)}" for name in set_here) or "default settings"
+    return f"policy {policy} on workload {workload.name!r} ({settings})"
+
+
+def _check_parameters(policy: Policy) -> None:
+    packed, memory, fresh = policy.pack(), policy.new_memory(), policy.new_memory()
+    laws = {
+        "pack() gives finite numbers in one row": packed.ndim == 1 and bool(np.isfinite(packed).all()),
+        "new_memory() gives one row of at least one float": memory.ndim == 1
+        and memory.dtype == np.float64
+        and len(memory) > 0,
+        "new_memory() is made anew for every run": not np.shares_memory(memory, fresh),
+    }
+    for law, holds in laws.items():
+        if not holds:
+            raise AssertionError(f"{law}: policy {policy.name} does not")
+
+
+def _run(policy: Policy, workload: Workload, hardware: Hardware, config: EngineConfig, *, compile: bool) -> RunRecords:
+    finished_before = [-1] * CALLS_WITHOUT_A_FINISH
+
+    def watch(finished: int, _: int) -> None:
+        finished_before.append(finished)
+        if len(set(finished_before[-CALLS_WITHOUT_A_FINISH - 1 :])) == 1:
+            raise TimeoutError(f"thousands of iterations pass with {finished} of {len(workload)} requests finished")
+
+    try:
+        return run(workload, hardware, policy, config, record="decisions", compile=compile, progress=watch)
+    except Exception as error:
+        how = "compiled" if compile else "interpreted"
+        case = _case(policy.name, workload, config)
+        raise AssertionError(f"a run comes to its end: {case}, {how}: {type(error).__name__}: {error}") from error
+
+
+# Laws on totals and on requests. Each function returns what is wrong, or nothing.
+
+
+def _memory(records: RunRecords) -> str:
+    if not 0 <= records.mean_blocks <= records.peak_blocks * (1 + ROUNDING):
+        return f"{records.mean_blocks} blocks in use on average, {records.peak_blocks} at most"
+    if records.peak_blocks > records.total_blocks:
+        return f"{records.peak_blocks} blocks in use of {records.total_blocks}"
+    return ""
+
+
+def _order_of_times(records: RunRecords) -> str:
+    events = [records.arrival_s, records.first_scheduled_s, records.first_token_s, records.last_token_s]
+    names = ["arrival", "first scheduled", "first token", "last token"]
+    for before, after, name in zip(events[:-1], events[1:], names[1:], strict=True):
+        wrong = (after < before) | (~np.isnan(after) & np.isnan(before)) | (after > records.end_s)
+        if wrong.any():
+            return f"request {np.argmax(wrong)} has its {name} at {after[np.argmax(wrong)]} s, out of order"
+    waited_s = np.where(np.isnan(records.last_token_s), records.end_s, records.last_token_s) - records.arrival_s
+    held = (records.held_s < 0) | (records.held_s > np.maximum(waited_s, records.end_s - records.arrival_s) + ROUNDING)
+    return f"request {np.argmax(held)} is held longer than it is there" if held.any() else ""
+
+
+def _served_once(records: RunRecords) -> str:
+    wanted = records.workload.output_tokens
+    if (records.generated_tokens > wanted).any() or (records.finished != (records.generated_tokens == wanted)).any():
+        return "generated_tokens and finished disagree with the lengths asked for"
+    if (records.finished & np.isnan(records.last_token_s)).any():
+        return f"request {np.argmax(records.finished & np.isnan(records.last_token_s))} finished without a token"
+    span_s = np.nan_to_num(records.last_token_s - records.first_token_s)
+    if not np.isclose(records.gap_sum_s, span_s.sum(), rtol=ROUNDING, atol=ROUNDING):
+        return f"gaps between tokens add up to {records.gap_sum_s} s, and streams last {span_s.sum()} s"
+    gaps = np.maximum(wanted - 1, 0)
+    if not records.stalled and records.gap_counts.sum() != gaps.sum():
+        return f"{records.gap_counts.sum()} gaps between tokens for {gaps.sum()} pairs of tokens"
+    mean_gap_s = np.divide(span_s, gaps, out=np.zeros(len(gaps)), where=gaps > 0)
+    longest = records.longest_gap_s
+    wrong = (longest > span_s + ROUNDING) | (records.finished & (longest < mean_gap_s - ROUNDING))
+    return f"request {np.argmax(wrong)} has a longest gap of {longest[np.argmax(wrong)]} s" if wrong.any() else ""
+
+
+def _tokens_conserved(records: RunRecords) -> str:
+    load, caching = records.workload, records.config.enable_prefix_caching
+    shared = np.diff(load.prefix_offsets) > 0 if caching else np.zeros(len(load), bool)
+    if (records.cached_tokens[~shared] != 0).any() or (records.cached_tokens >= load.prompt_tokens).any():
+        return "cached_tokens is not part of a shared prompt"
+    if (records.recomputed_tokens[records.preemptions == 0] != 0).any():
+        return "a request recomputes without having lost its KV"
+    if shared.any() or not records.finished.all():
+        return ""  # then only the step-wise law knows what had to be computed
+    useful = int((load.prompt_tokens + load.output_tokens - 1).sum())
+    again = int(records.recomputed_tokens.sum())
+    return "" if records.computed_tokens == useful + again else (
+        f"{records.computed_tokens} tokens computed, {useful} useful and {again} recomputed"
+    )  # fmt: skip
+
+
+_LAWS: dict[str, Callable[[RunRecords], str]] = {
+    "KV blocks never exceed the cache": _memory,
+    "times are in order": _order_of_times,
+    "no request is served twice": _served_once,
+    "tokens are conserved": _tokens_conserved,
+}
+
+
+def _left_over(records: RunRecords, max_idle_s: float) -> str:
+    left = int((~records.finished).sum())
+    return f"{left} of {len(records)} never finish" if left and not (records.stalled and max_idle_s == np.inf) else ""
+
+
+# Laws on iterations.
+
+
+def _idle(records: RunRecords, steps: StepRecords, max_idle_s: float) -> str:
+    ends_s = np.concatenate(([0.0], steps.end_s))
+    for k, start_s in enumerate(steps.start_s):
+        present = (records.arrival_s < start_s) & ~(records.finished & (records.last_token_s <= ends_s[k]))
+        if present.any():
+            idle_s = start_s - max(ends_s[k], records.arrival_s[present].min())
+            if idle_s > max_idle_s * (1 + ROUNDING):
+                return f"the engine idles for {idle_s} s before {start_s} s with {present.sum()} requests present"
+    return ""
+
+
+def _step_totals(records: RunRecords, steps: StepRecords) -> str:
+    free = steps.free_blocks
+    if len(steps) != records.iterations:
+        return f"{len(steps)} iterations recorded of {records.iterations}"
+    if (free < 0).any() or records.peak_blocks != records.total_blocks - free.min(initial=records.total_blocks):
+        return f"free_blocks falls to {free.min()}, and at most {records.peak_blocks} blocks are in use"
+    if (steps.end_s < steps.start_s).any() or (steps.start_s[1:] < steps.end_s[:-1]).any():
+        return "iterations overlap"
+    if not np.isclose(records.busy_s, (steps.end_s - steps.start_s).sum(), rtol=ROUNDING):
+        return f"busy for {records.busy_s} s, and iterations last {(steps.end_s - steps.start_s).sum()} s"
+    arrived = np.searchsorted(records.arrival_s, steps.start_s, side="right")
+    left = np.searchsorted(np.sort(records.last_token_s[records.finished]), steps.start_s, side="right")
+    lost = arrived - left != steps.running + steps.waiting
+    return f"requests present do not add up in iteration {np.argmax(lost)}" if lost.any() else ""
+
+
+def _limits(records: RunRecords, steps: StepRecords) -> str:
+    config, load = records.config, records.workload
+    if steps.running.max(initial=0) > config.seats or (steps.scheduled > steps.running).any():
+        return f"{steps.running.max()} residents and {steps.scheduled.max()} scheduled with {config.seats} seats"
+    if not _has_decisions(steps):
+        return ""
+    row, tokens = steps.batch.T
+    step = np.repeat(np.arange(len(steps)), steps.scheduled)
+    if (tokens < 1).any() or len(np.unique(step * len(load) + row)) != len(row):
+        return "a request is scheduled twice in one iteration, or for no tokens"
+    # beside a prompt, all tokens count; an iteration of decodes alone is limited by seats only, but in mode vllm
+    prefills = np.bincount(step, tokens > 1, minlength=len(steps)) > 0
+    budget = config.token_budget(int((load.prompt_tokens + load.output_tokens).max()))
+    over = (steps.tokens > budget) & (prefills | (config.mode == "vllm"))
+    if over.any():
+        return f"iteration {np.argmax(over)} computes {steps.tokens[np.argmax(over)]} tokens with a budget of {budget}"
+    limit = config.long_prefill_token_threshold
+    alone = (steps.running + steps.waiting <= 1)[step]
+    return f"{tokens.max()} prompt tokens with a limit of {limit}" if limit and (tokens[~alone] > limit).any() else ""
+
+
+def _tokens_logged(records: RunRecords, steps: StepRecords) -> str:
+    if not _has_decisions(steps):
+        return ""
+    n, load = len(records), records.workload
+    if (np.bincount(steps.victims, minlength=n) != records.preemptions).any():
+        return "preemptions and victims disagree"
+    computed = np.bincount(steps.batch[:, 0], steps.batch[:, 1], minlength=n).astype(np.int64)
+    if computed.sum() != records.computed_tokens or (steps.tokens.sum() != records.computed_tokens):
+        return f"{computed.sum()} tokens scheduled and {records.computed_tokens} computed"
+    needed = load.prompt_tokens + load.output_tokens - 1 - records.cached_tokens + records.recomputed_tokens
+    found_again = records.config.enable_prefix_caching & (np.diff(load.prefix_offsets) > 0) & (records.preemptions > 0)
+    wrong = records.finished & (computed != needed) & ~found_again  # others' blocks can spare it some tokens
+    i = int(np.argmax(wrong))
+    return f"request {i} is scheduled for {computed[i]} tokens and needs {needed[i]}" if wrong.any() else ""
+
+
+def _has_decisions(steps: StepRecords) -> bool:
+    return len(steps.batch) > 0
+
+
+@dataclass
+class _Replay:
+    """A run rebuilt from its decisions alone: who ran with how many tokens, and who was evicted."""
+
+    used_blocks: Ints
+    seconds: Floats
+    first_token_s: Floats
+    last_token_s: Floats
+    generated: Ints
+
+
+def _replay(records: RunRecords, steps: StepRecords) -> _Replay:
+    load, hardware, n = records.workload, records.hardware, len(records)
+    whole_prompt, restart = records.config.mode != "vllm", records.config.preemption == "restart"
+    computed, reserved = records.cached_tokens.copy(), np.zeros(n, np.int64)
+    resident, generated, streamed = np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64)
+    first_s, last_s = np.full(n, np.nan), np.full(n, np.nan)
+    used, seconds = np.zeros(len(steps), np.int64), np.zeros(len(steps))
+    batches = np.split(steps.batch, np.cumsum(steps.scheduled)[:-1])
+    victims = np.split(steps.victims, np.cumsum(steps.preempted)[:-1])
+    for k, (batch, evicted) in enumerate(zip(batches, victims, strict=True)):
+        resident[evicted] = False
+        computed[evicted] = 0
+        generated[evicted] *= not restart
+        rows, tokens = batch.T
+        target = load.prompt_tokens[rows] + generated[rows]
+        reserved[rows] = np.where(resident[rows], reserved[rows], target * whole_prompt)
+        resident[rows] = True
+        before, computed[rows] = computed[rows], computed[rows] + tokens
+        used[k] = -(-np.maximum(computed, reserved)[resident] // hardware.block_size).sum()
+        pairs = tokens * before + tokens * (tokens + 1) // 2
+        prompt_part = (tokens > 1) | (computed[rows] != target)
+        if len(rows):
+            seconds[k] = hardware.step_time.duration_s(tokens.sum(), computed[rows].sum(), pairs[prompt_part].sum())
+        given = rows[computed[rows] == target]
+        generated[given] += 1
+        new = given[generated[given] > streamed[given]]
+        streamed[new] += 1
+        last_s[new] = steps.end_s[k]
+        first_s[new] = np.where(np.isnan(first_s[new]), last_s[new], first_s[new])
+        resident[given[generated[given] == load.output_tokens[given]]] = False
+    return _Replay(used, seconds, first_s, last_s, generated)
+
+
+def _replayed(records: RunRecords, steps: StepRecords) -> str:
+    caching = records.config.enable_prefix_caching
+    shared = caching and len(records.workload.prefix_ids) > 0
+    if not _has_decisions(steps) or (caching and records.preemptions.any()):
+        return ""  # what a victim finds again in the prefix cache is not written down
+    found = _replay(records, steps)
+    wrong = found.used_blocks != records.total_blocks - steps.free_blocks
+    if wrong.any() and not shared:
+        return f"the batch of iteration {np.argmax(wrong)} needs {found.used_blocks[np.argmax(wrong)]} blocks"
+    wrong = ~np.isclose(found.seconds, steps.end_s - steps.start_s, rtol=1e-6)
+    if wrong.any():
+        return f"the batch of iteration {np.argmax(wrong)} takes {found.seconds[np.argmax(wrong)]} s"
+    pairs = {
+        "first_token_s": (found.first_token_s, records.first_token_s),
+        "last_token_s": (found.last_token_s, records.last_token_s),
+        "generated_tokens": (found.generated, records.generated_tokens),
+    }
+    return next((problem for name, (a, b) in pairs.items() if (problem := _different(a, b, name))), "")
+
+
+_STEP_LAWS: dict[str, Callable[[RunRecords, StepRecords], str]] = {
+    "requests and blocks add up in every iteration": _step_totals,
+    "token budget and seats are respected": _limits,
+    "scheduled tokens are conserved": _tokens_logged,
+    "a replay of the decisions gives the same run": _replayed,
+}
