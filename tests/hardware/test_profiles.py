@@ -62,7 +62,7 @@ def test_usual_spellings_and_the_default_variant() -> None:
 def test_profiles_that_are_not_there() -> None:
     with pytest.raises(InputError, match="has no profile variant 'four-term'; it has tp4: name one of these"):
         load_profile("llama-3.1-70b", "a100")
-    with pytest.raises(InputError, match="there is no profile of qwen3-8b on l4; use hardware"):
+    with pytest.raises(InputError, match="there is no profile of qwen3-8b on l4; use get_hardware"):
         load_profile("qwen3-8b", "l4")
     with pytest.raises(InputError, match="unknown model 'gpt-9'"):
         load_profile("gpt-9", "l4")

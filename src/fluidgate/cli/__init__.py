@@ -37,10 +37,23 @@ def _options(
     """Decide which LLM requests may enter the GPU, and when, so that the KV cache never overflows."""
 
 
+def _spread_goodput(arguments: list[str]) -> list[str]:
+    """`--goodput a:1 b:2`, as `vllm bench serve` takes it, becomes one option per objective."""
+    spread: list[str] = []
+    after_goodput = False
+    for argument in arguments:
+        follows = after_goodput and ":" in argument and not argument.startswith("-")
+        if follows and spread[-1] != "--goodput":
+            spread.append("--goodput")
+        spread.append(argument)
+        after_goodput = argument == "--goodput" or follows
+    return spread
+
+
 def main() -> None:
     """Run the command line; an error the user can mend is one sentence on stderr and exit status 1."""
     try:
-        app()
+        app(_spread_goodput(sys.argv[1:]))
     except FluidgateError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -11,7 +11,16 @@ from fluidgate.errors import InputError
 from fluidgate.experiments.simulate import plan_for, simulate
 from fluidgate.fluid import FluidPlan
 from fluidgate.hardware import Hardware
-from fluidgate.metrics import METRICS, Interval, Slo, Summary, aggregate, paired_difference, summarize
+from fluidgate.metrics import (
+    METRICS,
+    Interval,
+    PairedDifference,
+    Slo,
+    Summary,
+    aggregate,
+    paired_difference,
+    summarize,
+)
 from fluidgate.policies import make_policy
 from fluidgate.workload import Synthetic, Workload, generate, resample
 
@@ -77,10 +86,10 @@ class Comparison:
         """The policies at one load."""
         return tuple(cell for cell in self.cells if cell.scenario is scenario)
 
-    def difference(self, cell: Cell, metric: str) -> Interval:
+    def difference(self, cell: Cell, metric: str) -> PairedDifference:
         """Paired difference of a metric from the baseline policy at the same load, with its 95% interval."""
         base = next(c for c in self.at(cell.scenario) if c.policy == self.baseline)
-        own, other = ([getattr(s, metric) for s in c.summaries] for c in (cell, base))
+        own, other = ([getattr(summary, metric) for summary in c.summaries] for c in (cell, base))
         return paired_difference(own, other)
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,7 +124,7 @@ class Comparison:
 
 
 def compare(
-    source: Workload | Synthetic | str,
+    source: Workload | Sequence[Workload] | Synthetic | str,
     hardware: Hardware,
     policies: Sequence[str] = DEFAULT_POLICIES,
     *,
@@ -130,25 +139,27 @@ def compare(
     """Compare policies on the same requests.
 
     Args:
-        source: a workload, whose further repeats are block-bootstrapped from it; or a synthetic workload or preset
-            name, of which every repeat draws `requests` requests anew.
+        source: a workload, whose further repeats are block-bootstrapped from it; a synthetic workload or preset
+            name, of which every repeat draws `requests` requests anew; or the repeats themselves.
         policies: names or specs; the first is the baseline of the differences.
         loads: arrival rates as multiples of the stability boundary; None takes the workload as it arrives.
-        repeats: paired repeats; 95% intervals need at least two.
+        repeats: paired repeats, where `source` does not list them; 95% intervals need at least two.
         progress: called after each run with (runs done, runs in all).
 
     Raises:
         InputError: nothing to compare, an unknown policy, a request that can never fit.
     """
-    if not policies or repeats < 1:
-        raise InputError("compare needs at least one policy and one repeat")
+    if not policies:
+        raise InputError("compare needs at least one policy")
     if len(set(policies)) < len(policies):
         raise InputError(f"a policy is named twice in {', '.join(policies)}")
     config = config or EngineConfig()
-    draws = [_draw(source, requests, seed, k) for k in range(repeats)]
+    draws = repeated(source, repeats, seed=seed, requests=requests)
+    if not draws:
+        raise InputError("compare needs at least one repeat")
     as_given = plan_for(draws[0], hardware, config)
     targets = [as_given.stability.load] if loads is None else loads
-    total = len(targets) * len(policies) * repeats
+    total = len(targets) * len(policies) * len(draws)
     cells: list[Cell] = []
     for target in targets:
         scenario_draws, scenario = _at_load(draws, as_given, target, loads is None, hardware, config)
@@ -158,7 +169,7 @@ def compare(
             for workload in scenario_draws:
                 summaries.append(summarize(simulate(workload, hardware, policy, config=config), slo))
                 if progress is not None:
-                    progress(len(cells) * repeats + len(summaries), total)
+                    progress(len(cells) * len(draws) + len(summaries), total)
             cells.append(Cell(scenario, spec, asdict(policy), tuple(summaries)))
     return Comparison(
         workload_name=draws[0].name,
@@ -168,16 +179,21 @@ def compare(
         config=config,
         slo=slo,
         seed=seed,
-        repeats=repeats,
+        repeats=len(draws),
         baseline=policies[0],
         cells=tuple(cells),
     )
 
 
-def _draw(source: Workload | Synthetic | str, requests: int, seed: int, repeat: int) -> Workload:
-    if not isinstance(source, Workload):
-        return generate(source, n=requests, seed=seed + repeat)
-    return source if repeat == 0 else resample(source, seed + repeat)
+def repeated(
+    source: Workload | Sequence[Workload] | Synthetic | str, repeats: int, *, seed: int = 0, requests: int = 4000
+) -> list[Workload]:
+    """The workloads of paired repeats; see `compare`. A recorded workload is itself the first of them."""
+    if isinstance(source, Workload):
+        return [source] + [resample(source, seed + k) for k in range(1, repeats)]
+    if isinstance(source, Synthetic | str):
+        return [generate(source, n=requests, seed=seed + k) for k in range(repeats)]
+    return list(source)
 
 
 def _at_load(

@@ -1,0 +1,181 @@
+"""How fast the simulator is, beside its interpreted self and a pip-installable peer, in one run.
+
+    make bench            or: python benchmarks/speed.py [AzureLLMInferenceTrace_conv.csv]
+
+Every row is the median of several runs on one core; ratios compare rows of the same run. Without a trace file the
+workload is the built-in fit of the same trace.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fluidgate import EngineConfig, Workload, generate, get_hardware, read_trace
+from fluidgate.engine import RunRecords, run
+from fluidgate.policies import ConcurrencyCap, Greedy
+
+TRACE = Path(__file__).parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
+HARDWARE = get_hardware("llama-2-7b", "a100-80gb")
+CONSOLE = Console(width=120)
+
+
+def timed(what: Callable[[], object], runs: int = 5) -> float:
+    """Median wall time in seconds, after one run that is not counted."""
+    what()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        what()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def azure_conversation(path: Path) -> Workload:
+    """The trace, or the built-in fit of it."""
+    if path.exists():
+        return read_trace(path)[0]
+    CONSOLE.print(f"{path} is not here: using the preset azure-conv-2023, 19,366 requests")
+    return generate("azure-conv-2023", n=19_366)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One engine on one workload."""
+
+    requests_per_s: float
+    steps_per_s: float
+    mean_batch: float
+
+
+def ours(workload: Workload, seats: int = 256, *, compile: bool = True) -> Speed:
+    """The simulator, greedy, in mode vllm."""
+    config = EngineConfig(max_num_seqs=seats)
+    seconds = timed(lambda: run(workload, HARDWARE, Greedy(), config, compile=compile), 5 if compile else 1)
+    records = run(workload, HARDWARE, Greedy(), config)
+    token_steps = int(records.generated_tokens.sum())
+    return Speed(len(workload) / seconds, records.iterations / seconds, token_steps / records.iterations)
+
+
+def peer(workload: Workload) -> Speed:
+    """sched-sim's chunked-prefill scheduler on the same requests, on its own A100 preset."""
+    from sched_sim.core.event_engine import Simulator
+    from sched_sim.core.request import Request
+    from sched_sim.hardware.presets import PRESETS
+    from sched_sim.schedulers.factory import create_scheduler
+
+    hardware = PRESETS["a100"]
+    columns = zip(workload.arrival_s, workload.prompt_tokens, workload.output_tokens, strict=True)
+    requests = [
+        Request(request_id=str(i), arrived_at=float(at), prompt_tokens=int(prompt), output_tokens=int(output))
+        for i, (at, prompt, output) in enumerate(columns)
+    ]
+    simulator = Simulator(hardware, create_scheduler("chunked", hardware, token_budget=2048, max_batch_size=256))
+    simulator.submit_workload(requests)
+    start = time.perf_counter()
+    simulator.run()
+    seconds = time.perf_counter() - start
+    batches = simulator.iteration_batch_sizes
+    return Speed(len(workload) / seconds, len(batches) / seconds, sum(batches) / len(batches))
+
+
+def throughput(trace: Workload) -> None:
+    """Requests and steps per second on the trace: compiled, interpreted, and the peer."""
+    part = trace.take(slice(0, 1000))
+    rows = {
+        ("compiled, whole trace", "16"): ours(trace, 16),
+        ("compiled, whole trace", "64"): ours(trace, 64),
+        ("compiled, whole trace", "256"): ours(trace),
+        ("compiled, 1,000 requests", "256"): ours(part),
+        ("interpreted, 1,000 requests", "256"): ours(part, compile=False),
+        ("sched-sim, 1,000 requests", "256"): peer(part),
+        ("compiled, 1,000 requests at 3 × the rate", "256"): ours(part.scaled(3)),
+        ("sched-sim, 1,000 requests at 3 × the rate", "256"): peer(part.scaled(3)),
+    }
+    table = Table(title="Azure conversation trace, one core")
+    for column in ("engine", "seats", "mean batch", "requests/s", "steps/s", "ns per request and step"):
+        table.add_column(column, justify="left" if column == "engine" else "right")
+    for (name, seats), speed in rows.items():
+        nanoseconds = 1e9 / speed.steps_per_s / speed.mean_batch
+        cells = (f"{speed.mean_batch:.1f}", f"{speed.requests_per_s:,.0f}", f"{speed.steps_per_s:,.0f}")
+        table.add_row(name, seats, *cells, f"{nanoseconds:,.1f}")
+    CONSOLE.print(table)
+    for load in ("1,000 requests", "1,000 requests at 3 × the rate"):
+        ratio = rows[f"compiled, {load}", "256"].steps_per_s / rows[f"sched-sim, {load}", "256"].steps_per_s
+        CONSOLE.print(f"steps/s, compiled ÷ sched-sim, {load}: {ratio:,.0f}")
+    compiled, interpreted = (rows[f"{engine}, 1,000 requests", "256"] for engine in ("compiled", "interpreted"))
+    CONSOLE.print(f"steps/s, compiled ÷ interpreted: {compiled.steps_per_s / interpreted.steps_per_s:,.0f}")
+
+
+def step_cost() -> None:
+    """Time of a step against the batch (linear) and against the queue (flat)."""
+    output = 2000
+    table = Table(title="Time of a decode step against the batch")
+    for column in ("batch", "µs per step", "ns per request"):
+        table.add_column(column, justify="right")
+    for batch in (1, 4, 16, 64, 256, 1024):
+        workload = Workload(np.zeros(batch), np.full(batch, 16), np.full(batch, output))
+        hardware = HARDWARE.with_(num_gpu_blocks=batch * (output // 16 + 2))
+        config = EngineConfig(max_num_seqs=batch, max_num_batched_tokens=16 * batch)
+
+        def decode(w: Workload = workload, h: object = hardware, c: EngineConfig = config) -> RunRecords:
+            return run(w, h, Greedy(), c)  # type: ignore[arg-type]
+
+        per_step = timed(decode) / decode().iterations
+        table.add_row(str(batch), f"{1e6 * per_step:.2f}", f"{1e9 * per_step / batch:.1f}")
+    CONSOLE.print(table)
+    table = Table(title="Time of a step against the number waiting (32 residents, nobody else fits)")
+    for column in ("waiting", "µs per step, greedy", "µs per step, concurrency-cap"):
+        table.add_column(column, justify="right")
+    for waiting in (100, 1_000, 10_000, 100_000, 1_000_000):
+        table.add_row(f"{waiting:,}", *(f"{1e6 * queue_step_s(waiting, cap):.2f}" for cap in (None, 32.0)))
+    CONSOLE.print(table)
+
+
+def queue_step_s(waiting: int, cap: float | None) -> float:
+    """Seconds per step while 32 requests of 20,000 tokens run and `waiting` others wait, setting up excluded.
+
+    The wait is measured as the difference between a long and a short run with the same queue.
+    """
+
+    def seconds(output: int) -> tuple[float, int]:
+        outputs = np.concatenate((np.full(32, output), np.ones(waiting, np.int64)))
+        workload = Workload(np.zeros(32 + waiting), np.ones(32 + waiting, np.int64), outputs)
+        policy = Greedy() if cap is None else ConcurrencyCap(cap)
+        hardware = HARDWARE.with_(num_gpu_blocks=32 * (20_000 // 16 + 2))
+        config = EngineConfig(max_num_seqs=32 if cap is None else 64)
+        return timed(lambda: run(workload, hardware, policy, config), 3), output
+
+    (long_s, long_steps), (short_s, short_steps) = seconds(20_000), seconds(100)
+    return (long_s - short_s) / (long_steps - short_steps)
+
+
+def command_line() -> None:
+    """Seconds from command to table on the demo's workload, with a warm cache and with an empty one."""
+    command = [str(Path(sys.executable).with_name("fluidgate")), "compare", "--load", "0.9", "--load", "1.1"]
+
+    def call(**environment: str) -> None:
+        subprocess.run(command, check=True, capture_output=True, env=os.environ | environment)
+
+    CONSOLE.print(f"from command to table, warm cache: {timed(call, 3):.2f} s   ({' '.join(['fluidgate', *command[1:]])})")
+    with tempfile.TemporaryDirectory() as empty:
+        start = time.perf_counter()
+        call(FLUIDGATE_CACHE_DIR=empty)
+        CONSOLE.print(f"the same with an empty cache, compilation included: {time.perf_counter() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    throughput(azure_conversation(Path(sys.argv[1]) if len(sys.argv) > 1 else TRACE))
+    step_cost()
+    command_line()

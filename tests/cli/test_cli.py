@@ -1,0 +1,160 @@
+"""The commands as a user types them: results, exit codes, and one clear sentence on bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fluidgate
+
+FLUIDGATE = str(Path(sys.executable).with_name("fluidgate"))
+SMALL = ["--preset", "p512-d20", "--requests", "80", "--rate", "5"]
+
+
+def fluidgate_run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([FLUIDGATE, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def good(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    done = fluidgate_run(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("plan",), ("simulate",), ("compare",), ("trace", "info"), ("trace", "convert"), ("trace", "generate")],
+    ids=" ".join,
+)
+def test_help_shows_an_example(command: tuple[str, ...]) -> None:
+    done = good(*command, "--help")
+    assert "Example" in done.stdout
+    assert f"fluidgate {' '.join(command)}" in " ".join(done.stdout.split())
+
+
+def test_version() -> None:
+    assert good("--version").stdout.strip() == f"fluidgate {fluidgate.__version__}"
+
+
+def test_plan_prints_numbers_and_words() -> None:
+    done = good("plan", *SMALL)
+    assert "stability boundary" in done.stdout
+    assert "Sustainable" in done.stdout or "Overload" in done.stdout
+    assert "drawn from p512-d20" in done.stderr  # remarks stay out of the result
+
+
+def test_plan_json_agrees_with_the_library(tmp_path: Path) -> None:
+    done = good("plan", *SMALL, "--format", "json", "--output-dir", str(tmp_path))
+    printed = json.loads(done.stdout)
+    assert printed == json.loads((tmp_path / "plan.json").read_text())
+    workload = fluidgate.generate("p512-d20", n=80, rate=5, seed=0)
+    plan = fluidgate.plan(workload, fluidgate.get_hardware("llama-2-7b", "a100-80gb"))
+    assert printed["stability"]["boundary_rate"] == plan.stability.boundary_rate
+
+
+def test_simulate_repeats_and_files(tmp_path: Path) -> None:
+    done = good("simulate", *SMALL, "--repeats", "2", "--format", "json", "--output-dir", str(tmp_path))
+    summaries = json.loads(done.stdout)
+    assert len(summaries) == 2
+    assert [s["completed"] for s in summaries] == [80, 80]
+    assert summaries[0]["mean_ttft_ms"] != summaries[1]["mean_ttft_ms"]
+    rows = (tmp_path / "requests.csv").read_text().splitlines()
+    assert len(rows) == 81
+    again = json.loads(good("simulate", *SMALL, "--repeats", "2", "--format", "json").stdout)
+    assert again == summaries  # same seed, same bits
+
+
+def test_goodput_is_taken_as_vllm_bench_takes_it() -> None:
+    strict = json.loads(good("simulate", *SMALL, "--goodput", "ttft:1", "tpot:50", "--format", "json").stdout)
+    loose = json.loads(good("simulate", *SMALL, "--goodput", "ttft:60000", "--format", "json").stdout)
+    assert strict[0]["request_goodput"] == 0
+    assert loose[0]["goodput_share"] == 1
+
+
+def test_compare_table_json_and_report(tmp_path: Path) -> None:
+    arguments = ("compare", "--preset", "p512-d20", "--requests", "80", "--repeats", "2", "--load", "0.5", "--load", "1.2")
+    policies = ("--policy", "greedy", "--policy", "concurrency-cap:cap=3")
+    done = good(*arguments, *policies, "--output-dir", str(tmp_path))
+    assert "concurrency-cap:cap=3" in done.stdout
+    result = json.loads((tmp_path / "comparison.json").read_text())
+    assert [scenario["load"] for scenario in result["scenarios"]] == [0.5, 1.2]
+    capped = result["scenarios"][1]["cells"][1]
+    assert capped["parameters"] == {"cap": 3.0}
+    assert capped["metrics"]["mean_ttft_ms"]["difference"]["mean"] > 0  # three seats keep requests waiting
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "concurrency-cap:cap=3" in report
+
+
+def test_trace_round_trip(tmp_path: Path) -> None:
+    good("trace", "generate", "a.jsonl", "--preset", "three-types", "--requests", "50", "--seed", "4", cwd=tmp_path)
+    good("trace", "convert", "a.jsonl", "b.csv.gz", "--rate-scale", "2", cwd=tmp_path)
+    facts = [
+        json.loads(good("trace", "info", name, "--format", "json", cwd=tmp_path).stdout) for name in ("a.jsonl", "b.csv.gz")
+    ]
+    assert facts[0]["requests"] == facts[1]["requests"] == 50
+    assert facts[0]["duration_s"] == pytest.approx(2 * facts[1]["duration_s"])
+    assert "rate" in good("trace", "info", "a.jsonl", cwd=tmp_path).stdout
+
+
+def test_a_real_trace(shared_dir: Path) -> None:
+    trace = shared_dir / "traces" / "AzureLLMInferenceTrace_conv.csv"
+    done = good("compare", "--trace", str(trace), "--model", "llama-2-7b", "--gpu", "a100-80gb", "--rate-scale", "2",
+                "--requests", "1500", "--repeats", "2", "--policy", "greedy", "--policy", "watermark")
+    assert "19,366 requests kept" in done.stderr
+    assert "Overload" in done.stdout
+
+
+BAD = [
+    (("plan", "--trace", "missing.csv"), "missing.csv"),
+    (("plan", "--trace", "broken.csv"), "broken.csv:3"),
+    (("plan", "--trace", "empty.csv"), "empty"),
+    (("plan", "--model", "llama-9"), "unknown model 'llama-9'"),
+    (("plan", "--gpu", "a1000"), "did you mean a100"),
+    (("plan", "--preset", "nothing"), "no synthetic workload 'nothing'"),
+    (("plan", "--rate", "-1"), "rate"),
+    (("plan", "--rate", "nan"), "rate"),
+    (("plan", "--rate-scale", "0"), "rate scale 0"),
+    (("plan", "--hardware", "nowhere.json"), "nowhere.json"),
+    (("simulate", *SMALL, "--policy", "greeedy"), "did you mean 'greedy'"),
+    (("simulate", *SMALL, "--policy", "wait:speed=3"), "'speed=3' is not key=value"),
+    (("simulate", *SMALL, "--policy", "concurrency-cap:cap=0"), "cap = 0.0 must be at least 1"),
+    (("simulate", *SMALL, "--mode", "v2"), "engine mode 'v2'"),
+    (("simulate", *SMALL, "--watermark", "1.5"), "watermark = 1.5"),
+    (("simulate", *SMALL, "--max-num-seqs", "0"), "max_num_seqs = 0"),
+    (("simulate", *SMALL, "--num-gpu-blocks", "8"), "can never fit"),
+    (("simulate", *SMALL, "--goodput", "speed:3"), "speed"),
+    (("compare", *SMALL, "--load", "-1"), "load -1"),
+    (("compare", *SMALL, "--policy", "greedy", "--policy", "greedy"), "named twice"),
+    (("trace", "info", "broken.csv"), "broken.csv:3"),
+    (("trace", "convert", "good.csv", "out.xls"), ".jsonl (Mooncake) or .csv (Vidur)"),
+    (("trace", "convert", "good.csv", "out.csv", "--start", "99"), "holds no request"),
+    (("trace", "generate", "out.csv", "--requests", "5", "--duration", "5"), "not both"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("traces")
+    header = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
+    (folder / "good.csv").write_text(header + "0.0,5,5\n1.0,6,6\n")
+    (folder / "broken.csv").write_text(header + "0.0,5,5\n1.0,nan,6\n")
+    (folder / "empty.csv").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_one_sentence(arguments: tuple[str, ...], words: str, folder: Path) -> None:
+    done = fluidgate_run(*arguments, cwd=folder)
+    assert done.returncode == 1, done.stdout + done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert words in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_option_is_refused() -> None:
+    done = fluidgate_run("plan", "--no-such-option")
+    assert done.returncode == 2
+    assert "no-such-option" in done.stderr.lower()
