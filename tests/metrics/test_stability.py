@@ -80,6 +80,21 @@ def test_a_short_run_near_the_boundary_says_so(make_queue_records):
     assert sum(v.stable is False for v in verdicts) <= 1
 
 
+def test_a_short_overloaded_run_is_seldom_called_stable(make_queue_records):
+    verdicts = [stability_verdict(make_queue_records(*lindley(1.1, 600, seed))) for seed in range(100)]
+    assert sum(v.stable is True for v in verdicts) <= 7
+
+
+def test_many_in_system_at_ease(make_queue_records):
+    """M/M/∞ with 400 in system: N wanders by ±20, often too much for the increments, and settles for the levels."""
+    verdicts = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        arrival_s, stay_s = np.cumsum(rng.exponential(1.0, 8000)), rng.exponential(400, 8000)
+        verdicts.append(stability_verdict(make_queue_records(arrival_s, arrival_s, arrival_s + stay_s)).stable)
+    assert sum(stable is True for stable in verdicts) >= 38
+
+
 def test_too_few_arrivals(make_queue_records):
     verdict = stability_verdict(make_queue_records(*lindley(0.5, 60, seed=0)))
     assert verdict.stable is None
@@ -104,6 +119,7 @@ def test_filling_up_is_not_instability(make_queue_records):
     verdict = stability_verdict(make_queue_records(arrival_s, arrival_s, arrival_s + service_s))
     assert verdict.growth == pytest.approx(0.4, abs=0.05)
     assert verdict.stable is None
+    assert "filling up from empty explains up to 40.0%" in verdict.reason
 
 
 def test_steady_arrivals_without_any_noise(make_queue_records):
@@ -127,7 +143,20 @@ def test_nothing_served_is_unstable(make_records):
         finished=np.zeros(n, np.bool_),
         generated_tokens=np.zeros(n, np.int64),
     )
-    assert stability_verdict(records).stable is False
+    verdict = stability_verdict(records)
+    assert verdict.stable is False
+    assert verdict.growth == pytest.approx(1)  # the last arrival is outside the window, and not counted in N either
+
+
+def test_all_resident_for_ever_may_still_be_filling(make_records):
+    arrival_s, n = np.arange(1000.0), 1000
+    nothing = np.full(n, math.nan)
+    records = make_records(
+        arrival_s, first_token_s=nothing, last_token_s=nothing, finished=np.zeros(n, np.bool_), stalled=True
+    )
+    verdict = stability_verdict(records)
+    assert verdict.stable is None
+    assert "filling up from empty explains up to 100.0%" in verdict.reason
 
 
 def test_the_summary_carries_the_verdict(make_queue_records):

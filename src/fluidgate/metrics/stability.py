@@ -86,6 +86,12 @@ def _judge(growth: float, low: float, high: float, filling: float) -> StabilityV
     if high < STABLE_BELOW:
         reason = f"stable: {max(high, 0):.1%} of the requests that arrive stay behind at most (95% sure)"
         return StabilityVerdict(True, reason, growth, low, high)
+    if low > 0:
+        reason = (
+            f"too short to tell: {growth:.1%} of the requests that arrive stay behind (95% sure of {low:.1%}), but "
+            f"they stay so long that filling up from empty explains up to {filling:.1%}. Run more requests"
+        )
+        return StabilityVerdict(None, reason, growth, low, high)
     reason = (
         f"too short to tell: between {low:.1%} and {high:.1%} of the requests that arrive stay behind; "
         f"stable means less than {STABLE_BELOW:.0%}. Run more requests"
