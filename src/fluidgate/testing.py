@@ -368,7 +368,7 @@ def _replay(records: RunRecords, steps: StepRecords) -> _Replay:
         before, computed[rows] = computed[rows], computed[rows] + tokens
         used[k] = -(-np.maximum(computed, reserved)[resident] // hardware.block_size).sum()
         pairs = tokens * before + tokens * (tokens + 1) // 2
-        prompt_part = (tokens > 1) | (computed[rows] != target)
+        prompt_part = (tokens > 1) | (generated[rows] == 0) | (computed[rows] != target)
         if len(rows):
             seconds[k] = hardware.step_time.duration_s(tokens.sum(), computed[rows].sum(), pairs[prompt_part].sum())
         given = rows[computed[rows] == target]

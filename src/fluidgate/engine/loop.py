@@ -175,7 +175,8 @@ def compute_batch(state):  # type: ignore[no-untyped-def]
         state.computed[row] = after
         tokens += new
         kv_tokens += after
-        if new > 1 or after != state.prompt_tokens[row] + state.generated[row]:
+        generated = state.generated[row]
+        if new > 1 or generated == 0 or after != state.prompt_tokens[row] + generated:  # not a decode
             pairs += new * before + new * (new + 1) // 2
     c = state.step_time
     return c[0] + c[1] * tokens + c[2] * kv_tokens + c[3] * pairs, tokens
