@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,16 +57,25 @@ def _compiled_on_use(function: F, *, inline: bool) -> F:
         numba.config.CACHE_DIR = before
 
 
-def interpreted(function: Callable[..., Any], _done: dict[int, Any] | None = None) -> Callable[..., Any]:
-    """`function` and every kernel it calls, as plain Python: the same source, without compilation."""
-    done = {} if _done is None else _done
-    if id(function) in done:
-        return done[id(function)]  # type: ignore[no-any-return]
-    plain = function.py_func if isinstance(function, CPUDispatcher) else function
-    scope = dict(plain.__globals__)
-    copy = types.FunctionType(plain.__code__, scope, plain.__name__, plain.__defaults__, plain.__closure__)
-    done[id(function)] = copy
-    for name in plain.__code__.co_names:
-        if isinstance(scope.get(name), CPUDispatcher):
-            scope[name] = interpreted(scope[name], done)
-    return copy
+def interpreted(
+    function: Callable[..., Any], replaced: Mapping[str, Callable[..., Any]] | None = None
+) -> Callable[..., Any]:
+    """`function` and every kernel it calls, as plain Python: the same source, without compilation.
+
+    Args:
+        replaced: functions to call in place of kernels of these names.
+    """
+    done: dict[str, Any] = dict(replaced or {})
+
+    def plain(kernel_or_function: Callable[..., Any]) -> Callable[..., Any]:
+        name = kernel_or_function.__name__
+        if name not in done:
+            source = getattr(kernel_or_function, "py_func", kernel_or_function)
+            scope = dict(source.__globals__)
+            done[name] = types.FunctionType(source.__code__, scope, name, source.__defaults__, source.__closure__)
+            for called in source.__code__.co_names:
+                if isinstance(scope.get(called), CPUDispatcher) or called in done:
+                    scope[called] = plain(scope[called])
+        return done[name]  # type: ignore[no-any-return]
+
+    return plain(function)

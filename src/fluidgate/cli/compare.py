@@ -25,6 +25,7 @@ Report = Annotated[Path | None, typer.Option("--report", help="Write an HTML rep
 
 def command(
     policies: Policies = None,
+    policy_file: o.PolicyFile = None,
     loads: Loads = None,
     trace: o.Trace = None,
     trace_format: o.TraceFormat = None,
@@ -63,6 +64,7 @@ def command(
     from fluidgate.metrics import parse_goodput
     from fluidgate.report import comparison_table, plan_table, write_report
 
+    o.load_policies(policy_file)
     draws = o.WorkloadOptions(trace, trace_format, failed, preset, requests, rate, rate_scale, seed).draws(repeats)
     hardware = o.HardwareOptions(
         model, gpu, tp, variant, model_config, hardware_file, gpu_memory_utilization, num_gpu_blocks, block_size
@@ -93,10 +95,10 @@ def command(
         o.write_json(result.to_dict())
     else:
         out = o.console()
+        out.print(plan_table(result.scenarios[0].plan))
         for scenario in result.scenarios:
-            out.print(plan_table(scenario.plan))
-            out.print(*scenario.plan.verdict, sep="\n")
-            out.print(comparison_table(result, scenario))
+            out.print(f"[bold]At load {scenario.load:.2f}[/bold]", *scenario.plan.verdict, sep="\n  ")
+        out.print(comparison_table(result))
     if output_dir is not None:
         o.write_json(result.to_dict(), o.made(output_dir) / "comparison.json")
         report = report or output_dir / "report.html"

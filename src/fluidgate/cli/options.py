@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -77,6 +78,9 @@ ReserveFullIsl = Annotated[
 LongPrefill = Annotated[int, _option(_E, "--long-prefill-token-threshold", help="Most prompt tokens per request.")]
 Preemption = Annotated[str, _option(_E, "--preemption", help="A victim's fate: recompute or restart.")]
 
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy-file", help="Python file whose `@fluidgate.policy` classes to use as well.")
+]
 Goodput = Annotated[
     list[str] | None, _option(_O, "--goodput", help="Objective in ms, such as `ttft:2000`; may be repeated.")
 ]
@@ -165,6 +169,19 @@ class HardwareOptions:
         hardware = read_hardware(self.file)
         given = {"num_gpu_blocks": self.num_gpu_blocks, "block_size": self.block_size}
         return hardware.with_(**{name: value for name, value in given.items() if value is not None})
+
+
+def load_policies(path: Path | None) -> None:
+    """Run a user's Python file, so that the policies it registers can be named."""
+    if path is None:
+        return
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise InputError(f"{path}: is not a Python file; give the file that defines the policy")
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:  # whatever the user's own code raises
+        raise InputError(f"{path}: {type(error).__name__}: {error}; run the file with python to see where") from error
 
 
 def engine_config(**options: Any) -> EngineConfig:

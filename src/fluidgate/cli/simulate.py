@@ -21,6 +21,7 @@ PolicyName = Annotated[
 
 def command(
     policy: PolicyName = "greedy",
+    policy_file: o.PolicyFile = None,
     trace: o.Trace = None,
     trace_format: o.TraceFormat = None,
     failed: o.Failed = "stop",
@@ -58,6 +59,7 @@ def command(
     from fluidgate.policies import make_policy
     from fluidgate.report import summary_table
 
+    o.load_policies(policy_file)
     draws = o.WorkloadOptions(trace, trace_format, failed, preset, requests, rate, rate_scale, seed).draws(repeats)
     hardware = o.HardwareOptions(
         model, gpu, tp, variant, model_config, hardware_file, gpu_memory_utilization, num_gpu_blocks, block_size

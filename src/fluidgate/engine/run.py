@@ -9,7 +9,7 @@ import numpy as np
 
 from fluidgate.engine import loop
 from fluidgate.engine import state as layout
-from fluidgate.engine.compiled import load_program, new_params
+from fluidgate.engine.compiled import Program, load_program, new_params
 from fluidgate.engine.config import EngineConfig
 from fluidgate.engine.kv_cache import Cache
 from fluidgate.engine.records import RunRecords, StepRecords
@@ -50,6 +50,22 @@ def run(
         InputError: a request that can never fit, settings that cannot work, or a class the policy does not have.
         Stalled: the policy holds for ever, or lets requests evict each other for ever.
     """
+    program = load_program(policy, compile=compile)
+    return run_program(program, workload, hardware, policy, config, record=record, progress=progress)
+
+
+def run_program(
+    program: Program,
+    workload: Workload,
+    hardware: Hardware,
+    policy: Policy,
+    config: EngineConfig | None,
+    *,
+    record: Record,
+    progress: Callable[[int, int], None] | None,
+    iterations_per_call: int = ITERATIONS_PER_CALL,
+) -> RunRecords:
+    """`run` with a step loop that is loaded already."""
     config = (config or EngineConfig()).with_(**policy.engine_settings)
     state, cache = new_state(
         workload,
@@ -60,11 +76,10 @@ def run(
         log_level=_LOG_LEVEL[record],
     )
     log = new_log(1, 1) if record == "requests" else new_log(4096, 4096 + 64 * len(state.running))
-    program = load_program(policy, compile=compile)
     params, memory = new_params(policy), policy.new_memory()
     while True:
         status = program.run_loop(
-            state, cache, log, *program.decisions, program.hooks, params, memory, ITERATIONS_PER_CALL
+            state, cache, log, *program.decisions, program.hooks, params, memory, iterations_per_call
         )
         if progress is not None:
             progress(int(state.count[layout.FINISHED_REQUESTS]), len(workload))

@@ -79,12 +79,8 @@ def end_residency(state, cache, row):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def preempt_last(state, cache):  # type: ignore[no-untyped-def]
-    """Evict the resident admitted last and put it at the front of its queue; returns its row."""
-    state.count[RUNNING] -= 1
-    row = state.running[state.count[RUNNING]]
-    if state.setting[PREFIX_CACHING]:
-        publish_full_blocks(state, cache, row, 0, state.computed[row] // state.setting[BLOCK_SIZE], True)
+def evict(state, cache, row):  # type: ignore[no-untyped-def]
+    """Put a request that has left the running order back to the front of its queue, with nothing computed."""
     end_residency(state, cache, row)
     state.computed[row] = 0
     if state.setting[RESTART]:
@@ -95,6 +91,16 @@ def preempt_last(state, cache):  # type: ignore[no-untyped-def]
     state.victims[state.count[VICTIMS]] = row
     state.count[VICTIMS] += 1
     join(state, row, True)
+
+
+@kernel
+def preempt_last(state, cache):  # type: ignore[no-untyped-def]
+    """Evict the resident admitted last; returns its row."""
+    state.count[RUNNING] -= 1
+    row = state.running[state.count[RUNNING]]
+    if state.setting[PREFIX_CACHING]:
+        publish_full_blocks(state, cache, row, 0, state.computed[row] // state.setting[BLOCK_SIZE], True)
+    evict(state, cache, row)
     return row
 
 
@@ -169,31 +175,38 @@ def admit_one(state, cache, row, budget, threshold, whole_prompt):  # type: igno
     blocks = all_blocks if whole_prompt else (hits * size + new + size - 1) // size
     if blocks - held > available:
         return 0
-    seat_request(state, cache, row, hits, blocks, new)
+    seat_with_blocks(state, cache, row, hits, blocks, new)
     return new
 
 
 @kernel
-def seat_request(state, cache, row, hits, blocks, new):  # type: ignore[no-untyped-def]
-    """Make a waiting request resident: `hits` shared blocks, fresh ones up to `blocks`, `new` tokens scheduled."""
-    size = state.setting[BLOCK_SIZE]
+def seat(state, row, cached):  # type: ignore[no-untyped-def]
+    """Make a waiting request resident, with `cached` tokens of its content found in the cache."""
     leave(state, row)
+    state.quota[state.group[row]] -= 1
     state.count[FREE_SLOTS] -= 1
-    slot = state.free_slots[state.count[FREE_SLOTS]]
-    state.slot[row] = slot
+    state.slot[row] = state.free_slots[state.count[FREE_SLOTS]]
+    state.computed[row] = cached
+    state.residency_start[row] = cached
+    if state.preemptions[row] == 0:
+        state.cached_tokens[row] = cached
+        state.first_scheduled_s[row] = state.clock[NOW]
+    state.running[state.count[RUNNING]] = row
+    state.count[RUNNING] += 1
+
+
+@kernel
+def seat_with_blocks(state, cache, row, hits, blocks, new):  # type: ignore[no-untyped-def]
+    """Seat a request on `hits` shared blocks and fresh ones up to `blocks`, with `new` tokens scheduled."""
+    size = state.setting[BLOCK_SIZE]
+    seat(state, row, hits * size)
+    slot = state.slot[row]
     for i in range(hits):
         take_hit(cache, slot, i, state.hits[i])
     take_new(cache, slot, hits, blocks - hits)
     state.blocks[row] = blocks
-    state.computed[row] = hits * size
-    state.residency_start[row] = hits * size
-    if state.preemptions[row] == 0:
-        state.cached_tokens[row] = hits * size
-        state.first_scheduled_s[row] = state.clock[NOW]
     if state.setting[PREFIX_CACHING] and has_shared_prefix(state, row):
         publish_full_blocks(state, cache, row, hits, (hits * size + new) // size, False)
-    state.running[state.count[RUNNING]] = row
-    state.count[RUNNING] += 1
     put_in_batch(state, row, new)
 
 
@@ -207,7 +220,6 @@ def admit_waiting(state, cache, budget, threshold, whole_prompt):  # type: ignor
         new = admit_one(state, cache, row, budget, threshold, whole_prompt)
         if new == 0:
             break
-        state.quota[state.group[row]] -= 1
         budget -= new
 
 
@@ -270,7 +282,6 @@ def schedule_prefill_first(state, cache):  # type: ignore[no-untyped-def]
         new = admit_one(state, cache, row, budget, 0, True)
         if new == 0:
             break
-        state.quota[state.group[row]] -= 1
         budget -= new
     if state.count[SCHEDULED] == 0:
         i = 0

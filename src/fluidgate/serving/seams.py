@@ -1,0 +1,61 @@
+"""How a policy's decisions reach vLLM's scheduler: three seams, none of which needs a copy of `schedule()`.
+
+1. Nobody may enter: `_pause_state = PAUSED_NEW` around the call.
+2. So many may enter: `max_num_active_reqs` for the call.
+3. A resident pauses: `next_decode_eligible_step` beyond the call; its KV stays.
+
+Requests of a class that may not enter stand behind the others in `waiting` for the call, and at their place again after
+it. Source: vLLM 0.32, `v1/core/sched/scheduler.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vllm.v1.core.sched.interface import PauseState
+from vllm.v1.core.sched.request_queue import FCFSRequestQueue
+
+
+@contextmanager
+def hold_all(scheduler: Any) -> Iterator[None]:
+    """Admit nobody within the block."""
+    before = scheduler._pause_state
+    scheduler._pause_state = PauseState.PAUSED_NEW
+    try:
+        yield
+    finally:  # left set, the engine would forget queued work and sleep
+        scheduler._pause_state = before
+
+
+@contextmanager
+def admit_at_most(scheduler: Any, count: int) -> Iterator[None]:
+    """Admit at most `count` requests within the block, in vLLM's order."""
+    before = scheduler.max_num_active_reqs
+    scheduler.max_num_active_reqs = min(before, len(scheduler.running) + count)
+    try:
+        yield
+    finally:
+        scheduler.max_num_active_reqs = before
+
+
+@contextmanager
+def admit_only(scheduler: Any, allowed: list[Any]) -> Iterator[None]:
+    """Admit nobody but `allowed`, given in vLLM's order, within the block."""
+    order = list(scheduler.waiting)
+    chosen = set(allowed)
+    scheduler.waiting = FCFSRequestQueue([*allowed, *(request for request in order if request not in chosen)])
+    try:
+        with admit_at_most(scheduler, len(allowed)):
+            yield
+    finally:
+        left = set(scheduler.waiting)
+        evicted = [request for request in scheduler.waiting if request not in set(order)]
+        scheduler.waiting = FCFSRequestQueue([*evicted, *(request for request in order if request in left)])
+
+
+def pause(scheduler: Any, requests: Iterable[Any]) -> None:
+    """Let residents skip the next call of `schedule`."""
+    for request in requests:
+        request.next_decode_eligible_step = scheduler.current_step + 2

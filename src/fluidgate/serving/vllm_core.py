@@ -1,0 +1,130 @@
+"""vLLM's own scheduler and KV cache manager, built without a model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+import torch
+from vllm import __version__ as VLLM_VERSION
+from vllm.engine.arg_utils import EngineArgs
+from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import get_hash_fn_by_name
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+from fluidgate.engine import EngineConfig
+from fluidgate.hardware import Hardware
+
+TESTED_VERSIONS = ("0.32.0",)
+LONGEST_MODEL_LEN = 1 << 20
+
+# The smallest config.json that vLLM takes for a text model: the scheduler asks only for lengths and limits.
+_TINY_LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "max_position_embeddings": LONGEST_MODEL_LEN,
+    "rms_norm_eps": 1e-5,
+    "torch_dtype": "float32",
+}
+
+
+@cache
+def _hash_function() -> Any:
+    function = get_hash_fn_by_name("sha256")
+    init_none_hash(function)
+    return function
+
+
+@cache
+def _base_config() -> Any:
+    """A vLLM configuration for the tiny model; making one takes seconds, so it is made once and copied."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(json.dumps(_TINY_LLAMA), encoding="utf-8")
+        return EngineArgs(
+            model=folder,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            dtype="float32",
+            max_model_len=LONGEST_MODEL_LEN,
+            enforce_eager=True,
+            max_num_batched_tokens=LONGEST_MODEL_LEN,
+            enable_prefix_caching=True,
+            block_size=16,
+            async_scheduling=False,
+        ).create_engine_config()
+
+
+def new_scheduler(hardware: Hardware, config: EngineConfig, token_budget: int) -> Scheduler:
+    """vLLM's scheduler over `hardware`'s KV blocks, with `config`'s limits."""
+    vllm_config = copy.copy(_base_config())
+    scheduling = vllm_config.scheduler_config = copy.copy(vllm_config.scheduler_config)
+    caching = vllm_config.cache_config = copy.copy(vllm_config.cache_config)
+    scheduling.max_num_seqs = config.max_num_seqs
+    scheduling.max_num_active_seqs = config.max_num_active_seqs
+    scheduling.max_num_batched_tokens = token_budget
+    scheduling.max_num_scheduled_tokens = None
+    scheduling.long_prefill_token_threshold = config.long_prefill_token_threshold
+    scheduling.long_prefill_token_threshold_adaptive = False
+    scheduling.scheduler_reserve_full_isl = config.scheduler_reserve_full_isl
+    scheduling.watermark = config.watermark_share
+    caching.enable_prefix_caching = config.enable_prefix_caching
+    caching.num_gpu_blocks = hardware.num_gpu_blocks
+    caching.block_size = hardware.block_size
+    spec = FullAttentionSpec(block_size=hardware.block_size, num_kv_heads=2, head_size=32, dtype=torch.float32)
+    return Scheduler(
+        vllm_config=vllm_config,
+        kv_cache_config=KVCacheConfig(
+            num_blocks=hardware.num_gpu_blocks,
+            kv_cache_tensors=[],
+            kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
+        ),
+        structured_output_manager=StructuredOutputManager(vllm_config),
+        block_size=hardware.block_size,
+        log_stats=False,
+    )
+
+
+def new_request(row: int, arrival_s: float, prompt: list[int], output_tokens: int, hash_block_size: int | None) -> Request:
+    """A request that generates exactly `output_tokens`; `hash_block_size` None: without prefix caching."""
+    return Request(
+        request_id=str(row),
+        prompt_token_ids=prompt,
+        sampling_params=SamplingParams(temperature=0.0, max_tokens=output_tokens, ignore_eos=True),
+        pooling_params=None,
+        arrival_time=arrival_s,
+        block_hasher=None if hash_block_size is None else get_request_block_hasher(hash_block_size, _hash_function()),
+    )
+
+
+def runner_output(request_ids: list[str], sampled: list[list[int]]) -> ModelRunnerOutput:
+    """What a model would have answered: no token or one per request."""
+    return ModelRunnerOutput(
+        req_ids=request_ids,
+        req_id_to_index={name: k for k, name in enumerate(request_ids)},
+        sampled_token_ids=sampled,
+        logprobs=None,
+        prompt_logprobs_dict={},
+        pooler_output=[],
+    )
+
+
+__all__ = ["TESTED_VERSIONS", "VLLM_VERSION", "new_request", "new_scheduler", "runner_output"]
