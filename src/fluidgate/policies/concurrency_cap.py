@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from fluidgate.policies.protocol import Policy
+from fluidgate.policies.protocol import MANY, Policy
 from fluidgate.policies.registry import policy
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class ConcurrencyCap(Policy):
     cap: float
 
     def __post_init__(self) -> None:
-        self.require(self.cap >= 1, f"cap = {self.cap} must be at least 1 request")
+        self.require(1 <= self.cap < MANY, f"cap = {self.cap} must be at least 1 request, and finite")
 
     admit = staticmethod(_admit)
 

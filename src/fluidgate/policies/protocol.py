@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 ARRIVED, ADMITTED, FIRST_TOKEN, FINISHED, PREEMPTED = range(5)
 """Kinds of `Event`. A preempted request that comes back is admitted again."""
 
+MANY = 1e12
+"""More requests than any run has: a larger parameter may not fit an integer of compiled code."""
+
 
 class Request(NamedTuple):
     """One request, as `classify` and `rank` see it."""

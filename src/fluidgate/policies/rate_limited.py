@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidgate.policies.pacing import accrue
-from fluidgate.policies.protocol import ADMITTED, Policy
+from fluidgate.policies.protocol import ADMITTED, MANY, Policy
 from fluidgate.policies.registry import policy
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class RateLimited(Policy):
 
     def __post_init__(self) -> None:
         self.require(
-            0 < self.per_iteration < np.inf, f"per_iteration = {self.per_iteration} must be above 0 and finite"
+            0 < self.per_iteration < MANY, f"per_iteration = {self.per_iteration} must be above 0 and finite"
         )
 
     admit = staticmethod(_admit)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fluidgate.kernel import kernel
 from fluidgate.policies.pacing import MEMORY_SLACK, accrue, pause_for_memory
-from fluidgate.policies.protocol import ADMITTED, Policy
+from fluidgate.policies.protocol import ADMITTED, MANY, Policy
 from fluidgate.policies.registry import policy
 
 if TYPE_CHECKING:
@@ -123,9 +123,12 @@ class Wait(Policy):
 
     def __post_init__(self) -> None:
         self.require(len(self.thresholds) == len(self.output_edges) + 1, "needs one threshold per type")
-        self.require(min(self.thresholds) > 0, f"thresholds {self.thresholds} must be above 0")
-        self.require(self.hold_s >= 0, f"hold_s = {self.hold_s} must be at least 0 s")
-        whole = all(n == int(n) for n in self.thresholds)
+        in_range = all(0 < n < MANY for n in self.thresholds)
+        self.require(in_range, f"thresholds {self.thresholds} must be above 0 and finite")
+        rising = all(a < b for a, b in zip((0.0, *self.output_edges), self.output_edges, strict=False))
+        self.require(rising, f"output edges {self.output_edges} must rise and be above 0 tokens")
+        self.require(0 <= self.hold_s < np.inf, f"hold_s = {self.hold_s} must be at least 0 s, and finite")
+        whole = all(n % 1 == 0 for n in self.thresholds)
         self.require(whole or not self.strict, f"strict mode needs whole thresholds, not {self.thresholds}")
 
     classify = staticmethod(_classify)
