@@ -168,7 +168,9 @@ def command_line() -> None:
     def call(**environment: str) -> None:
         subprocess.run(command, check=True, capture_output=True, env=os.environ | environment)
 
-    CONSOLE.print(f"from command to table, warm cache: {timed(call, 3):.2f} s   ({' '.join(['fluidgate', *command[1:]])})")
+    CONSOLE.print(
+        f"from command to table, warm cache: {timed(call, 3):.2f} s   ({' '.join(['fluidgate', *command[1:]])})"
+    )
     with tempfile.TemporaryDirectory() as empty:
         start = time.perf_counter()
         call(FLUIDGATE_CACHE_DIR=empty)

@@ -25,7 +25,15 @@ def good(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 
 @pytest.mark.parametrize(
     "command",
-    [("plan",), ("simulate",), ("compare",), ("trace", "info"), ("trace", "convert"), ("trace", "generate")],
+    [
+        ("plan",),
+        ("simulate",),
+        ("compare",),
+        ("emulate",),
+        ("trace", "info"),
+        ("trace", "convert"),
+        ("trace", "generate"),
+    ],
     ids=" ".join,
 )
 def test_help_shows_an_example(command: tuple[str, ...]) -> None:
@@ -74,7 +82,19 @@ def test_goodput_is_taken_as_vllm_bench_takes_it() -> None:
 
 
 def test_compare_table_json_and_report(tmp_path: Path) -> None:
-    arguments = ("compare", "--preset", "p512-d20", "--requests", "80", "--repeats", "2", "--load", "0.5", "--load", "1.2")
+    arguments = (
+        "compare",
+        "--preset",
+        "p512-d20",
+        "--requests",
+        "80",
+        "--repeats",
+        "2",
+        "--load",
+        "0.5",
+        "--load",
+        "1.2",
+    )
     policies = ("--policy", "greedy", "--policy", "concurrency-cap:cap=3")
     done = good(*arguments, *policies, "--output-dir", str(tmp_path))
     assert "concurrency-cap:cap=3" in done.stdout
@@ -91,7 +111,8 @@ def test_trace_round_trip(tmp_path: Path) -> None:
     good("trace", "generate", "a.jsonl", "--preset", "three-types", "--requests", "50", "--seed", "4", cwd=tmp_path)
     good("trace", "convert", "a.jsonl", "b.csv.gz", "--rate-scale", "2", cwd=tmp_path)
     facts = [
-        json.loads(good("trace", "info", name, "--format", "json", cwd=tmp_path).stdout) for name in ("a.jsonl", "b.csv.gz")
+        json.loads(good("trace", "info", name, "--format", "json", cwd=tmp_path).stdout)
+        for name in ("a.jsonl", "b.csv.gz")
     ]
     assert facts[0]["requests"] == facts[1]["requests"] == 50
     assert facts[0]["duration_s"] == pytest.approx(2 * facts[1]["duration_s"])
@@ -100,8 +121,25 @@ def test_trace_round_trip(tmp_path: Path) -> None:
 
 def test_a_real_trace(shared_dir: Path) -> None:
     trace = shared_dir / "traces" / "AzureLLMInferenceTrace_conv.csv"
-    done = good("compare", "--trace", str(trace), "--model", "llama-2-7b", "--gpu", "a100-80gb", "--rate-scale", "2",
-                "--requests", "1500", "--repeats", "2", "--policy", "greedy", "--policy", "watermark")
+    done = good(
+        "compare",
+        "--trace",
+        str(trace),
+        "--model",
+        "llama-2-7b",
+        "--gpu",
+        "a100-80gb",
+        "--rate-scale",
+        "2",
+        "--requests",
+        "1500",
+        "--repeats",
+        "2",
+        "--policy",
+        "greedy",
+        "--policy",
+        "watermark",
+    )
     assert "19,366 requests kept" in done.stderr
     assert "Overload" in done.stdout
 

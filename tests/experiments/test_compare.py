@@ -111,8 +111,12 @@ def test_resampling_keeps_neighbours_together() -> None:
 
 def test_resampling_carries_prefixes_along() -> None:
     workload = Workload(
-        np.arange(3.0), np.array([4, 8, 4]), np.ones(3, np.int64),
-        prefix_ids=np.array([1, 1, 2, 3]), prefix_offsets=np.array([0, 1, 3, 4]), prefix_block_tokens=4,
+        np.arange(3.0),
+        np.array([4, 8, 4]),
+        np.ones(3, np.int64),
+        prefix_ids=np.array([1, 1, 2, 3]),
+        prefix_offsets=np.array([0, 1, 3, 4]),
+        prefix_block_tokens=4,
     )
     again = resample(workload, 3)
     own = {4: ([1], [3]), 8: ([1, 2],)}

@@ -1,4 +1,4 @@
-"""The command line: `fluidgate plan · simulate · compare · trace`. Thin: it turns options into values and calls the rooms."""
+"""The command line: `fluidgate plan · simulate · compare · emulate · trace`. Thin: it turns options into values and calls the rooms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("plan", epilog=plan.EXAMPLE)(plan.command)
-app.command("simulate", epilog=simulate.EXAMPLE)(simulate.command)
+app.command("simulate", epilog=simulate.SIMULATE_EXAMPLE)(simulate.simulate_command)
+app.command("emulate", epilog=simulate.EMULATE_EXAMPLE)(simulate.emulate_command)
 app.command("compare", epilog=compare.EXAMPLE)(compare.command)
 app.add_typer(trace.app, name="trace")
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -37,7 +38,6 @@ def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
 
 _W, _H, _E, _O = "Workload", "Hardware", "Engine", "Output"
 
-Trace = Annotated[Path | None, _option(_W, "--trace", help="Trace file; its format is told from its content.")]
 TraceFormat = Annotated[str | None, _option(_W, "--trace-format", help="Name the trace format.")]
 Failed = Annotated[str, _option(_W, "--failed", help="Failed requests in a trace: stop or drop them.")]
 Preset = Annotated[str, _option(_W, "--preset", help="Built-in workload, used where no trace is given.")]
@@ -48,58 +48,59 @@ Rate = Annotated[float | None, _option(_W, "--rate", help="Arrival rate in reque
 RateScale = Annotated[float, _option(_W, "--rate-scale", help="Let requests arrive this many times as fast.")]
 Seed = Annotated[int, _option(_W, "--seed", help="Seed of all random draws.", min=0)]
 Repeats = Annotated[int, _option(_W, "--repeats", help="Paired repeats for confidence intervals.", min=1)]
-
-Model = Annotated[str, _option(_H, "--model", help="Model name, or any name together with --model-config.")]
-Gpu = Annotated[str, _option(_H, "--gpu", help="GPU name.")]
-Tp = Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1)]
-Variant = Annotated[str | None, _option(_H, "--variant", help="Profile variant, such as `paper`.")]
-ModelConfig = Annotated[Path | None, _option(_H, "--model-config", help="Hugging Face config.json of the model.")]
-HardwareFile = Annotated[Path | None, _option(_H, "--hardware", help="Hardware file, instead of model and GPU.")]
-MemoryFraction = Annotated[float, _option(_H, "--gpu-memory-utilization", help="Share of GPU memory to use.")]
-NumGpuBlocks = Annotated[int | None, _option(_H, "--num-gpu-blocks", help="KV blocks, as vLLM counts them.")]
-BlockSize = Annotated[int | None, _option(_H, "--block-size", help="Tokens per KV block.")]
-
-Mode = Annotated[str, _option(_E, "--mode", help="Batch formation: vllm, sarathi or prefill-first.")]
-MaxNumSeqs = Annotated[int, _option(_E, "--max-num-seqs", help="Most residents.")]
-MaxNumActiveSeqs = Annotated[int | None, _option(_E, "--max-num-active-seqs", help="Most residents at admission.")]
-BatchedTokens = Annotated[int | None, _option(_E, "--max-num-batched-tokens", help="Token budget per iteration.")]
-Watermark = Annotated[float | None, _option(_E, "--watermark", help="Share of blocks that admission keeps free.")]
-PrefixCaching = Annotated[
-    bool, _option(_E, "--enable-prefix-caching/--no-enable-prefix-caching", help="Reuse blocks of equal content.")
-]
-ReserveFullIsl = Annotated[
-    bool,
-    _option(
-        _E,
-        "--scheduler-reserve-full-isl/--no-scheduler-reserve-full-isl",
-        help="Admit only where the whole prompt fits.",
-    ),
-]
-LongPrefill = Annotated[int, _option(_E, "--long-prefill-token-threshold", help="Most prompt tokens per request.")]
-Preemption = Annotated[str, _option(_E, "--preemption", help="A victim's fate: recompute or restart.")]
-
 PolicyFile = Annotated[
     Path | None, typer.Option("--policy-file", help="Python file whose `@fluidgate.policy` classes to use as well.")
 ]
-Goodput = Annotated[
-    list[str] | None, _option(_O, "--goodput", help="Objective in ms, such as `ttft:2000`; may be repeated.")
-]
+Goodput = Annotated[list[str] | None, _option(_O, "--goodput", help="Objectives in ms, such as `ttft:2000 tpot:50`.")]
 OutputFormat = Annotated[Format, _option(_O, "--format", help="What to print.")]
 OutputDir = Annotated[Path | None, _option(_O, "--output-dir", help="Folder for result files.")]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take option groups (dataclasses) as parameters: each field becomes an option of its own."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            group = groups[parameter.name]
+            types = get_type_hints(group, include_extras=True)
+            parameters += [(field.name, types[field.name], field.default) for field in fields(group)]
+        else:
+            parameters.append((parameter.name, hints[parameter.name], parameter.default))
+
+    def collected(**values: Any) -> None:
+        made = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**made, **values)
+
+    collected.__doc__ = command.__doc__
+    collected.__annotations__ = {name: hint for name, hint, _ in parameters}
+    collected.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+            for name, hint, default in parameters
+        ]
+    )
+    return collected
 
 
 @dataclass(frozen=True)
 class WorkloadOptions:
     """Where requests come from."""
 
-    trace: Path | None
-    trace_format: str | None
-    failed: str
-    preset: str
-    requests: int | None
-    rate: float | None
-    rate_scale: float
-    seed: int
+    trace: Annotated[Path | None, _option(_W, "--trace", help="Trace file; its format is told from its content.")] = (
+        None
+    )
+    trace_format: TraceFormat = None
+    failed: Failed = "stop"
+    preset: Preset = "azure-conv-2023"
+    requests: Requests = None
+    rate: Rate = None
+    rate_scale: RateScale = 1.0
+    seed: Seed = 0
 
     def load(self) -> Workload:
         """The workload; what was read or drawn is said on stderr."""
@@ -141,21 +142,29 @@ class WorkloadOptions:
 class HardwareOptions:
     """What the requests run on."""
 
-    model: str
-    gpu: str
-    tp: int
-    variant: str | None
-    model_config: Path | None
-    file: Path | None
-    gpu_memory_utilization: float
-    num_gpu_blocks: int | None
-    block_size: int | None
+    model: Annotated[str, _option(_H, "--model", help="Model name, or any name with --model-config.")] = "llama-2-7b"
+    gpu: Annotated[str, _option(_H, "--gpu", help="GPU name.")] = "a100-80gb"
+    tp: Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1)] = 1
+    variant: Annotated[str | None, _option(_H, "--variant", help="Profile variant, such as `paper`.")] = None
+    model_config: Annotated[
+        Path | None, _option(_H, "--model-config", help="Hugging Face config.json of the model.")
+    ] = None
+    hardware_file: Annotated[
+        Path | None, _option(_H, "--hardware", help="Hardware file, instead of model and GPU.")
+    ] = None
+    gpu_memory_utilization: Annotated[
+        float, _option(_H, "--gpu-memory-utilization", help="Share of GPU memory to use.")
+    ] = 0.9
+    num_gpu_blocks: Annotated[int | None, _option(_H, "--num-gpu-blocks", help="KV blocks, as vLLM counts them.")] = (
+        None
+    )
+    block_size: Annotated[int | None, _option(_H, "--block-size", help="Tokens per KV block.")] = None
 
     def load(self) -> Hardware:
         """The hardware file, or the profile or estimate of the model on the GPU."""
         from fluidgate.hardware import get_hardware, read_hardware
 
-        if self.file is None:
+        if self.hardware_file is None:
             return get_hardware(
                 self.model,
                 self.gpu,
@@ -166,9 +175,47 @@ class HardwareOptions:
                 variant=self.variant,
                 config=self.model_config,
             )
-        hardware = read_hardware(self.file)
+        hardware = read_hardware(self.hardware_file)
         given = {"num_gpu_blocks": self.num_gpu_blocks, "block_size": self.block_size}
         return hardware.with_(**{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Limits and batch formation; the fields are those of `EngineConfig`."""
+
+    mode: Annotated[str, _option(_E, "--mode", help="Batch formation: vllm, sarathi or prefill-first.")] = "vllm"
+    max_num_seqs: Annotated[int, _option(_E, "--max-num-seqs", help="Most residents.")] = 256
+    max_num_active_seqs: Annotated[
+        int | None, _option(_E, "--max-num-active-seqs", help="Most residents that admission may reach.")
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int | None, _option(_E, "--max-num-batched-tokens", help="Token budget per iteration.")
+    ] = None
+    watermark: Annotated[
+        float | None, _option(_E, "--watermark", help="Share of blocks that admission keeps free.")
+    ] = None
+    enable_prefix_caching: Annotated[
+        bool, _option(_E, "--enable-prefix-caching/--no-enable-prefix-caching", help="Reuse blocks of equal content.")
+    ] = True
+    scheduler_reserve_full_isl: Annotated[
+        bool,
+        _option(
+            _E,
+            "--scheduler-reserve-full-isl/--no-scheduler-reserve-full-isl",
+            help="Admit only where the whole prompt fits.",
+        ),
+    ] = True
+    long_prefill_token_threshold: Annotated[
+        int, _option(_E, "--long-prefill-token-threshold", help="Most prompt tokens of one request per iteration.")
+    ] = 0
+    preemption: Annotated[str, _option(_E, "--preemption", help="A victim's fate: recompute or restart.")] = "recompute"
+
+    def load(self) -> EngineConfig:
+        """The engine's settings."""
+        from fluidgate.engine import EngineConfig
+
+        return EngineConfig(**asdict(self))
 
 
 def load_policies(path: Path | None) -> None:
@@ -182,13 +229,6 @@ def load_policies(path: Path | None) -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
     except Exception as error:  # whatever the user's own code raises
         raise InputError(f"{path}: {type(error).__name__}: {error}; run the file with python to see where") from error
-
-
-def engine_config(**options: Any) -> EngineConfig:
-    """The engine's settings from the options of the same names."""
-    from fluidgate.engine import EngineConfig
-
-    return EngineConfig(**options)
 
 
 def console() -> Console:

@@ -1,7 +1,8 @@
-"""`fluidgate simulate`: one policy on one workload."""
+"""`fluidgate simulate` and `fluidgate emulate`: one policy on one workload, in our engine or in vLLM's scheduler."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,78 +13,74 @@ from fluidgate.cli import options as o
 if TYPE_CHECKING:
     from fluidgate.engine import RunRecords
 
-EXAMPLE = "Example: `fluidgate simulate --preset lmsys --rate 60 --policy wait --goodput ttft:2000 --goodput tpot:50`"
+SIMULATE_EXAMPLE = "Example: `fluidgate simulate --preset lmsys --rate 60 --policy wait --goodput ttft:2000 tpot:50`"
+EMULATE_EXAMPLE = "Example: `fluidgate emulate --preset lmsys --rate 60 --requests 200 --policy watermark`"
 
-PolicyName = Annotated[
-    str, typer.Option("--policy", help="Policy, or `name:key=value,…` to set parameters by hand.")
-]
+PolicyName = Annotated[str, typer.Option("--policy", help="Policy, or `name:key=value,…` to set parameters by hand.")]
 
 
-def command(
+@o.grouped
+def simulate_command(
+    workload: o.WorkloadOptions,
+    hardware: o.HardwareOptions,
+    engine: o.EngineOptions,
     policy: PolicyName = "greedy",
     policy_file: o.PolicyFile = None,
-    trace: o.Trace = None,
-    trace_format: o.TraceFormat = None,
-    failed: o.Failed = "stop",
-    preset: o.Preset = "azure-conv-2023",
-    requests: o.Requests = None,
-    rate: o.Rate = None,
-    rate_scale: o.RateScale = 1.0,
-    seed: o.Seed = 0,
     repeats: o.Repeats = 1,
-    model: o.Model = "llama-2-7b",
-    gpu: o.Gpu = "a100-80gb",
-    tp: o.Tp = 1,
-    variant: o.Variant = None,
-    model_config: o.ModelConfig = None,
-    hardware_file: o.HardwareFile = None,
-    gpu_memory_utilization: o.MemoryFraction = 0.9,
-    num_gpu_blocks: o.NumGpuBlocks = None,
-    block_size: o.BlockSize = None,
-    mode: o.Mode = "vllm",
-    max_num_seqs: o.MaxNumSeqs = 256,
-    max_num_active_seqs: o.MaxNumActiveSeqs = None,
-    max_num_batched_tokens: o.BatchedTokens = None,
-    watermark: o.Watermark = None,
-    enable_prefix_caching: o.PrefixCaching = True,
-    scheduler_reserve_full_isl: o.ReserveFullIsl = True,
-    long_prefill_token_threshold: o.LongPrefill = 0,
-    preemption: o.Preemption = "recompute",
     goodput: o.Goodput = None,
     output_format: o.OutputFormat = o.Format.TABLE,
     output_dir: o.OutputDir = None,
 ) -> None:
     """Simulate one policy; prints every metric, with 95% intervals where there are repeats."""
-    from fluidgate.experiments import plan_for, simulate
+    from fluidgate.experiments import simulate
+
+    o.load_policies(policy_file)
+    _run(simulate, workload, hardware, engine, policy, repeats, goodput, output_format, output_dir)
+
+
+@o.grouped
+def emulate_command(
+    workload: o.WorkloadOptions,
+    hardware: o.HardwareOptions,
+    engine: o.EngineOptions,
+    policy: PolicyName = "greedy",
+    policy_file: o.PolicyFile = None,
+    repeats: o.Repeats = 1,
+    goodput: o.Goodput = None,
+    output_format: o.OutputFormat = o.Format.TABLE,
+    output_dir: o.OutputDir = None,
+) -> None:
+    """Run one policy in vLLM's own scheduler, on virtual time, without a model; prints what `simulate` prints."""
+    from fluidgate.serving import emulate
+
+    o.load_policies(policy_file)
+    _run(emulate, workload, hardware, engine, policy, repeats, goodput, output_format, output_dir)
+
+
+def _run(
+    runner: Callable[..., RunRecords],
+    workload: o.WorkloadOptions,
+    hardware_options: o.HardwareOptions,
+    engine: o.EngineOptions,
+    policy: str,
+    repeats: int,
+    goodput: list[str] | None,
+    output_format: o.Format,
+    output_dir: Path | None,
+) -> None:
+    from fluidgate.experiments import plan_for
     from fluidgate.metrics import parse_goodput, summarize
     from fluidgate.policies import make_policy
     from fluidgate.report import summary_table
 
-    o.load_policies(policy_file)
-    draws = o.WorkloadOptions(trace, trace_format, failed, preset, requests, rate, rate_scale, seed).draws(repeats)
-    hardware = o.HardwareOptions(
-        model, gpu, tp, variant, model_config, hardware_file, gpu_memory_utilization, num_gpu_blocks, block_size
-    ).load()
-    config = o.engine_config(
-        mode=mode,
-        max_num_seqs=max_num_seqs,
-        max_num_active_seqs=max_num_active_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        watermark=watermark,
-        enable_prefix_caching=enable_prefix_caching,
-        scheduler_reserve_full_isl=scheduler_reserve_full_isl,
-        long_prefill_token_threshold=long_prefill_token_threshold,
-        preemption=preemption,
-    )
+    draws, hardware, config = workload.draws(repeats), hardware_options.load(), engine.load()
     slo = parse_goodput(goodput) if goodput else None
     chosen = make_policy(policy, plan_for(draws[0], hardware, config))
-    summaries = []
-    with o.progress_bar(f"simulating {policy}") as progress:
-        for k, draw in enumerate(draws):
-            records = simulate(draw, hardware, chosen, config=config, progress=progress)
-            summaries.append(summarize(records, slo))
-            if k == 0:
-                first = records
+    runs = []
+    with o.progress_bar(f"running {policy}") as progress:
+        for draw in draws:
+            runs.append(runner(draw, hardware, chosen, config=config, progress=progress))
+    summaries = [summarize(records, slo) for records in runs]
     if output_format is o.Format.JSON:
         o.write_json([summary.to_dict() for summary in summaries])
     else:
@@ -91,7 +88,7 @@ def command(
     if output_dir is not None:
         folder = o.made(output_dir)
         o.write_json([summary.to_dict() for summary in summaries], folder / "summary.json")
-        _write_requests(first, folder / "requests.csv")
+        _write_requests(runs[0], folder / "requests.csv")
 
 
 def _write_requests(records: RunRecords, path: Path) -> None:

@@ -77,8 +77,7 @@ def generate(
 
 
 def _read(path: Path, trace_format: str | None, failed: str) -> Workload:
-    unused = {"preset": "", "requests": None, "rate": None, "rate_scale": 1.0, "seed": 0}
-    return o.WorkloadOptions(trace=path, trace_format=trace_format, failed=failed, **unused).load()
+    return o.WorkloadOptions(trace=path, trace_format=trace_format, failed=failed).load()
 
 
 def _write(workload: Workload, path: Path) -> None:
