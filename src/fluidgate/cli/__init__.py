@@ -1,4 +1,4 @@
-"""The command line: `fluidgate plan · simulate · compare · emulate · trace`. Thin: it turns options into values and calls the rooms."""
+"""The command line: `fluidgate plan · simulate · compare · emulate · trace`. Thin: options become values, rooms do the work."""
 
 from __future__ import annotations
 

@@ -59,8 +59,8 @@ OutputDir = Annotated[Path | None, _option(_O, "--output-dir", help="Folder for 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take option groups (dataclasses) as parameters: each field becomes an option of its own."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    parameters = []
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters: list[tuple[str, Any, Any]] = []
     for parameter in inspect.signature(command).parameters.values():
         if parameter.name in groups:
             group = groups[parameter.name]
@@ -125,7 +125,7 @@ class WorkloadOptions:
         from fluidgate.workload import Poisson, read_trace
 
         assert self.trace is not None
-        extra = {"failed": self.failed} if self.failed != "stop" else {}
+        extra: dict[str, Any] = {"failed": self.failed} if self.failed != "stop" else {}
         workload, note = read_trace(self.trace, self.trace_format, **extra)
         if workload.duration_s == 0 and self.rate is not None:  # lengths without arrivals
             workload, note = read_trace(
@@ -134,8 +134,9 @@ class WorkloadOptions:
         say(note)
         if self.requests is not None:
             workload = workload.take(slice(0, self.requests))
-        at_rate = self.rate is None or workload.duration_s == 0
-        return workload if at_rate else workload.scaled(self.rate / workload.rate)
+        if self.rate is None or workload.duration_s == 0:
+            return workload
+        return workload.scaled(self.rate / workload.rate)
 
 
 @dataclass(frozen=True)

@@ -29,23 +29,23 @@ DECISIONS = ("classify", "rank", "admit", "advance", "observe")
 HOOKS = (loop.HAS_CLASSIFY, loop.HAS_RANK, loop.HAS_ADMIT, loop.HAS_ADVANCE, loop.HAS_OBSERVE)
 
 
-def _no_classify(params, request):  # type: ignore[no-untyped-def]
+def _no_classify(params: Any, request: Any) -> int:
     return 0
 
 
-def _no_rank(params, request):  # type: ignore[no-untyped-def]
+def _no_rank(params: Any, request: Any) -> float:
     return 0.0
 
 
-def _no_decision(params, memory, view, out):  # type: ignore[no-untyped-def]
+def _no_decision(params: Any, memory: Any, view: Any, out: Any) -> float:
     return np.inf
 
 
-def _no_observe(params, memory, event):  # type: ignore[no-untyped-def]
+def _no_observe(params: Any, memory: Any, event: Any) -> None:
     return None
 
 
-PLACEHOLDERS = (_no_classify, _no_rank, _no_decision, _no_decision, _no_observe)
+PLACEHOLDERS: tuple[Callable[..., Any], ...] = (_no_classify, _no_rank, _no_decision, _no_decision, _no_observe)
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,7 @@ def _signatures() -> _Signatures:
     """Numba types of the decision functions and of the loop, read off a smallest possible run."""
     hardware = Hardware("types", StepTime(c0=1.0), num_gpu_blocks=2)
     workload = Workload(np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64))
-    state, kv = new_state(
-        workload, hardware, EngineConfig(), num_classes=1, show_output=True, log_level=LOG_NOTHING
-    )
+    state, kv = new_state(workload, hardware, EngineConfig(), num_classes=1, show_output=True, log_level=LOG_NOTHING)
     view = numba.typeof(interpreted(loop.make_view)(state, kv))
     view = types.NamedTuple(tuple(_native(t) for t in view.types), view.instance_class)
     number, integer, nothing = types.float64, types.int64, types.none
@@ -126,11 +124,12 @@ def _native(numba_type: Any) -> Any:
 def _compiled_loop() -> Callable[..., int]:
     if not any(cache_dir().rglob("loop.run_loop*.nbc")):
         print("fluidgate: compiling the engine, once for this version (about 20 s) …", file=sys.stderr, flush=True)
+    run_loop: Any = loop.run_loop
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", numba.core.errors.NumbaExperimentalFeatureWarning)
-        loop.run_loop.compile(_signatures().run_loop)
-    loop.run_loop.disable_compile()  # arguments are converted to the one signature, never compiled for anew
-    return loop.run_loop
+        run_loop.compile(_signatures().run_loop)
+    run_loop.disable_compile()  # arguments are converted to the one signature, never compiled for anew
+    return run_loop  # type: ignore[no-any-return]
 
 
 @cache

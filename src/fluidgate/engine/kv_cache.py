@@ -51,7 +51,7 @@ def new_cache(num_gpu_blocks: int, slots: int, blocks_per_slot: int) -> Cache:
 
 
 @kernel
-def lookup(cache, key):  # type: ignore[no-untyped-def]
+def lookup(cache, key):
     """The block that has held this content longest, 0 if none does (BlockHashToBlockMap.get_one_block)."""
     block = cache.bucket_head[key & (len(cache.bucket_head) - 1)]
     while block != 0 and cache.key[block] != key:
@@ -60,7 +60,7 @@ def lookup(cache, key):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def publish(cache, block, key):  # type: ignore[no-untyped-def]
+def publish(cache, block, key):
     """Let lookups of `key` find `block`, after the blocks that hold the same content already."""
     bucket = key & (len(cache.bucket_head) - 1)
     last = cache.bucket_tail[bucket]
@@ -75,7 +75,7 @@ def publish(cache, block, key):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def forget(cache, block):  # type: ignore[no-untyped-def]
+def forget(cache, block):
     """Hide a block from lookups: its content is about to be overwritten."""
     bucket = cache.key[block] & (len(cache.bucket_head) - 1)
     before, after = cache.prev_same[block], cache.next_same[block]
@@ -91,7 +91,7 @@ def forget(cache, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def take_new(cache, slot, start, count):  # type: ignore[no-untyped-def]
+def take_new(cache, slot, start, count):
     """Hand the first `count` free blocks to `table[slot, start:]` (BlockPool.get_new_blocks)."""
     block = cache.next_free[0]
     for i in range(start, start + count):
@@ -106,7 +106,7 @@ def take_new(cache, slot, start, count):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def take_hit(cache, slot, i, block):  # type: ignore[no-untyped-def]
+def take_hit(cache, slot, i, block):
     """Share a block found in the prefix cache (BlockPool.touch)."""
     if cache.references[block] == 0:
         before, after = cache.prev_free[block], cache.next_free[block]
@@ -118,7 +118,7 @@ def take_hit(cache, slot, i, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def release(cache, slot, count, full):  # type: ignore[no-untyped-def]
+def release(cache, slot, count, full):
     """Give back a resident's `count` blocks, tail first (BlockPool.free_blocks).
 
     The first `full` of them hold cacheable content and join the back of the free list, to be overwritten last; the

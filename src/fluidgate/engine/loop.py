@@ -66,17 +66,17 @@ NO_LIMIT = 1 << 40
 
 
 @kernel
-def make_view(state, cache):  # type: ignore[no-untyped-def]
+def make_view(state, cache):
     """What a policy sees (`policies.protocol.View`)."""
     return View(
         state.clock[NOW],
-        state.count[ITERATION],
+        state.counter[ITERATION],
         cache.free[0],
         state.setting[TOTAL_BLOCKS],
         state.setting[BLOCK_SIZE],
         state.setting[TOKEN_BUDGET],
         state.setting[MAX_NUM_SEQS],
-        state.running[: state.count[RUNNING]],
+        state.running[: state.counter[RUNNING]],
         state.head,
         state.waiting,
         state.next_waiting,
@@ -90,7 +90,7 @@ def make_view(state, cache):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def make_event(state, kind, row):  # type: ignore[no-untyped-def]
+def make_event(state, kind, row):
     """What `observe` is told (`policies.protocol.Event`)."""
     return Event(
         kind,
@@ -105,11 +105,11 @@ def make_event(state, kind, row):  # type: ignore[no-untyped-def]
 
 
 @inlined_kernel
-def receive_arrivals(state, classify, rank, observe, hooks, params, memory):  # type: ignore[no-untyped-def]
+def receive_arrivals(state, classify, rank, observe, hooks, params, memory):
     """Queue every request that has arrived by now; False if the last one's class does not exist."""
     while next_arrival_s(state) <= state.clock[NOW]:
-        row = state.count[NEXT_ARRIVAL]
-        state.count[NEXT_ARRIVAL] = row + 1
+        row = state.counter[NEXT_ARRIVAL]
+        state.counter[NEXT_ARRIVAL] = row + 1
         if hooks & (HAS_CLASSIFY | HAS_RANK):
             request = Request(
                 row, state.arrival_s[row], state.prompt_tokens[row], state.shown_output[row], state.class_id[row]
@@ -121,38 +121,38 @@ def receive_arrivals(state, classify, rank, observe, hooks, params, memory):  # 
             if hooks & HAS_RANK:
                 state.rank[row] = rank(params, request)
         join(state, row, False)
-        state.count[FUTILE] = 0
+        state.counter[FUTILE] = 0
         if hooks & HAS_OBSERVE:
             observe(params, memory, make_event(state, ARRIVED, row))
     return True
 
 
 @inlined_kernel
-def sooner(state, wake_s, asked_s):  # type: ignore[no-untyped-def]
+def sooner(state, wake_s, asked_s):
     """The earlier of two times to ask again; one that is past, or not a number, is none."""
     return asked_s if state.clock[NOW] < asked_s < wake_s else wake_s
 
 
 @inlined_kernel
-def decide(state, cache, admit, advance, hooks, params, memory):  # type: ignore[no-untyped-def]
+def decide(state, cache, admit, advance, hooks, params, memory):
     """Ask the policy; fills `state.quota` and `state.mask` and returns when to ask again (s)."""
     wake_s = float("inf")
     for group in range(state.setting[NUM_CLASSES]):
         state.quota[group] = NO_LIMIT
-    if hooks & HAS_ADVANCE and state.count[RUNNING] > 0:  # without it the mask stays all ones
-        for i in range(state.count[RUNNING]):
+    if hooks & HAS_ADVANCE and state.counter[RUNNING] > 0:  # without it the mask stays all ones
+        for i in range(state.counter[RUNNING]):
             state.mask[i] = 1
         wake_s = sooner(state, wake_s, advance(params, memory, make_view(state, cache), state.mask))
-    if hooks & HAS_ADMIT and state.count[WAITING] > 0:
+    if hooks & HAS_ADMIT and state.counter[WAITING] > 0:
         wake_s = sooner(state, wake_s, admit(params, memory, make_view(state, cache), state.quota))
     return wake_s
 
 
 @inlined_kernel
-def form_batch(state, cache):  # type: ignore[no-untyped-def]
+def form_batch(state, cache):
     """Fill `state.batch_*` and `state.victims` for this iteration."""
-    state.count[SCHEDULED] = 0
-    state.count[VICTIMS] = 0
+    state.counter[SCHEDULED] = 0
+    state.counter[VICTIMS] = 0
     if state.setting[MODE] == 0:
         schedule_vllm(state, cache)
     elif state.setting[MODE] == 1:
@@ -162,12 +162,12 @@ def form_batch(state, cache):  # type: ignore[no-untyped-def]
 
 
 @inlined_kernel
-def compute_batch(state):  # type: ignore[no-untyped-def]
+def compute_batch(state):
     """Advance the batch's computed tokens; returns (seconds the iteration takes, tokens computed in it)."""
     tokens = 0
     kv_tokens = 0
     pairs = 0
-    for k in range(state.count[SCHEDULED]):
+    for k in range(state.counter[SCHEDULED]):
         row = state.batch_rows[k]
         new = state.batch_tokens[k]
         before = state.computed[row]
@@ -183,7 +183,7 @@ def compute_batch(state):  # type: ignore[no-untyped-def]
 
 
 @inlined_kernel
-def book_gap(state, gap_s, times):  # type: ignore[no-untyped-def]
+def book_gap(state, gap_s, times):
     """Count `times` gaps between tokens in a histogram of constant relative width (2**-10)."""
     state.clock[GAP_SUM] += gap_s * times
     state.gap_scratch[0] = gap_s
@@ -194,13 +194,13 @@ def book_gap(state, gap_s, times):  # type: ignore[no-untyped-def]
 
 
 @inlined_kernel
-def emit_tokens(state, cache, observe, hooks, params, memory):  # type: ignore[no-untyped-def]
+def emit_tokens(state, cache, observe, hooks, params, memory):
     """Give a token to every request whose tokens are all computed; free the finished ones."""
     now = state.clock[NOW]
     last_end = state.clock[LAST_STEP_END]
     steady = 0  # streams whose last token came at the end of the last iteration: they share one gap
     finished = 0
-    for k in range(state.count[SCHEDULED]):
+    for k in range(state.counter[SCHEDULED]):
         row = state.batch_rows[k]
         computed = state.computed[row]
         generated = state.generated[row]
@@ -211,7 +211,7 @@ def emit_tokens(state, cache, observe, hooks, params, memory):  # type: ignore[n
         if computed > state.high_water[row]:  # else the stream has had this token before a restart
             last = state.last_token_s[row]
             state.last_token_s[row] = now
-            state.count[FUTILE] = 0
+            state.counter[FUTILE] = 0
             if last != last:  # nan: the first token
                 state.first_token_s[row] = now
                 if hooks & HAS_OBSERVE:
@@ -231,27 +231,27 @@ def emit_tokens(state, cache, observe, hooks, params, memory):  # type: ignore[n
     if steady > 0:
         book_gap(state, now - last_end, steady)
     if finished > 0:
-        state.count[FINISHED_REQUESTS] += finished
+        state.counter[FINISHED_REQUESTS] += finished
         drop_finished(state)
 
 
 @inlined_kernel
-def drop_finished(state):  # type: ignore[no-untyped-def]
+def drop_finished(state):
     """Take the requests without a slot out of the running order."""
     kept = 0
-    for i in range(state.count[RUNNING]):
+    for i in range(state.counter[RUNNING]):
         row = state.running[i]
         if state.slot[row] >= 0:
             state.running[kept] = row
             kept += 1
-    state.count[RUNNING] = kept
+    state.counter[RUNNING] = kept
 
 
 @inlined_kernel
-def book_memory(state, cache, seconds):  # type: ignore[no-untyped-def]
+def book_memory(state, cache, seconds):
     """KV use during an iteration."""
     used = state.setting[TOTAL_BLOCKS] - cache.free[0]
-    state.count[PEAK_BLOCKS] = max(state.count[PEAK_BLOCKS], used)
+    state.counter[PEAK_BLOCKS] = max(state.counter[PEAK_BLOCKS], used)
     state.clock[BUSY] += seconds
     state.clock[BLOCK_SECONDS] += used * seconds
     if 10 * used > 9 * state.setting[TOTAL_BLOCKS]:
@@ -259,46 +259,46 @@ def book_memory(state, cache, seconds):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def write_log(state, cache, log, start_s, tokens):  # type: ignore[no-untyped-def]
+def write_log(state, cache, log, start_s, tokens):
     """Record an iteration and, at the level of decisions, its batch and its victims."""
-    step = state.count[LOG_STEPS]
+    step = state.counter[LOG_STEPS]
     number = log.number[step]
-    number[LOG_SCHEDULED] = state.count[SCHEDULED]
+    number[LOG_SCHEDULED] = state.counter[SCHEDULED]
     number[LOG_TOKENS] = tokens
-    number[LOG_RUNNING] = state.count[RUNNING]
-    number[LOG_WAITING] = state.count[WAITING]
+    number[LOG_RUNNING] = state.counter[RUNNING]
+    number[LOG_WAITING] = state.counter[WAITING]
     number[LOG_FREE_BLOCKS] = cache.free[0]
-    number[LOG_PREEMPTED] = state.count[VICTIMS]
+    number[LOG_PREEMPTED] = state.counter[VICTIMS]
     log.time[step, 0] = start_s
     log.time[step, 1] = state.clock[NOW]
-    state.count[LOG_STEPS] = step + 1
+    state.counter[LOG_STEPS] = step + 1
     if state.setting[LOG_LEVEL] == LOG_DECISIONS:
-        at = state.count[LOG_ROWS]
-        for k in range(state.count[SCHEDULED]):
+        at = state.counter[LOG_ROWS]
+        for k in range(state.counter[SCHEDULED]):
             log.batch[at + k, 0] = state.batch_rows[k]
             log.batch[at + k, 1] = state.batch_tokens[k]
-        state.count[LOG_ROWS] = at + state.count[SCHEDULED]
-        at = state.count[LOG_VICTIMS]
-        for k in range(state.count[VICTIMS]):
+        state.counter[LOG_ROWS] = at + state.counter[SCHEDULED]
+        at = state.counter[LOG_VICTIMS]
+        for k in range(state.counter[VICTIMS]):
             log.victims[at + k] = state.victims[k]
-        state.count[LOG_VICTIMS] = at + state.count[VICTIMS]
+        state.counter[LOG_VICTIMS] = at + state.counter[VICTIMS]
 
 
 @inlined_kernel
-def log_has_room(state, log):  # type: ignore[no-untyped-def]
+def log_has_room(state, log):
     """Whether one more iteration of any size fits into the log."""
     if state.setting[LOG_LEVEL] == LOG_NOTHING:
         return True
     most = len(state.running)
     return (
-        state.count[LOG_STEPS] < len(log.number)
-        and state.count[LOG_ROWS] + most <= len(log.batch)
-        and state.count[LOG_VICTIMS] + most <= len(log.victims)
+        state.counter[LOG_STEPS] < len(log.number)
+        and state.counter[LOG_ROWS] + most <= len(log.batch)
+        and state.counter[LOG_VICTIMS] + most <= len(log.victims)
     )
 
 
 @kernel
-def wait_until(state, time_s):  # type: ignore[no-untyped-def]
+def wait_until(state, time_s):
     """Let time pass with nothing running; False if it would not pass or never end."""
     if time_s == float("inf") or time_s <= state.clock[NOW]:
         return False
@@ -308,9 +308,7 @@ def wait_until(state, time_s):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def run_loop(  # type: ignore[no-untyped-def]
-    state, cache, log, classify, rank, admit, advance, observe, hooks, params, memory, max_iterations
-):
+def run_loop(state, cache, log, classify, rank, admit, advance, observe, hooks, params, memory, max_iterations):
     """Simulate until everything has finished, or for `max_iterations`; returns one of the codes above.
 
     `hooks` says which of the five decision functions the policy has; the others are placeholders.
@@ -320,30 +318,30 @@ def run_loop(  # type: ignore[no-untyped-def]
             return LOG_FULL
         if not receive_arrivals(state, classify, rank, observe, hooks, params, memory):
             return UNKNOWN_CLASS
-        if state.count[FUTILE] > state.setting[MOST_FUTILE]:
+        if state.counter[FUTILE] > state.setting[MOST_FUTILE]:
             return FUTILE_RUN
-        if state.count[RUNNING] == 0 and state.count[WAITING] == 0:
+        if state.counter[RUNNING] == 0 and state.counter[WAITING] == 0:
             if not wait_until(state, next_arrival_s(state)):
                 return DONE
             continue
         wake_s = decide(state, cache, admit, advance, hooks, params, memory)
-        residents = state.count[RUNNING]
+        residents = state.counter[RUNNING]
         form_batch(state, cache)
         if hooks & HAS_OBSERVE:
-            for k in range(state.count[VICTIMS]):
+            for k in range(state.counter[VICTIMS]):
                 observe(params, memory, make_event(state, PREEMPTED, state.victims[k]))
-            for i in range(residents - state.count[VICTIMS], state.count[RUNNING]):
+            for i in range(residents - state.counter[VICTIMS], state.counter[RUNNING]):
                 observe(params, memory, make_event(state, ADMITTED, state.running[i]))
-        if state.count[SCHEDULED] == 0 and state.count[VICTIMS] == 0:
+        if state.counter[SCHEDULED] == 0 and state.counter[VICTIMS] == 0:
             if not wait_until(state, min(next_arrival_s(state), wake_s)):
                 return STUCK
             continue
         start_s = state.clock[NOW]
         seconds, tokens = compute_batch(state)
-        if state.count[SCHEDULED] == 0:
+        if state.counter[SCHEDULED] == 0:
             seconds = 0.0  # the only resident evicted itself; it comes back at once
         state.clock[NOW] = start_s + seconds
-        state.count[ITERATION] += 1
+        state.counter[ITERATION] += 1
         add_hold_time(state, seconds)
         book_memory(state, cache, seconds)
         if state.setting[LOG_LEVEL] != LOG_NOTHING:
@@ -351,4 +349,3 @@ def run_loop(  # type: ignore[no-untyped-def]
         emit_tokens(state, cache, observe, hooks, params, memory)
         state.clock[LAST_STEP_END] = state.clock[NOW]
     return MORE
-

@@ -7,7 +7,7 @@ from fluidgate.kernel import inlined_kernel, kernel
 
 
 @inlined_kernel
-def goes_before(state, row, other):  # type: ignore[no-untyped-def]
+def goes_before(state, row, other):
     """Whether `row` is ahead of `other` in the queueing order."""
     if state.rank[row] != state.rank[other]:
         return state.rank[row] < state.rank[other]
@@ -15,14 +15,14 @@ def goes_before(state, row, other):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def join(state, row, to_front):  # type: ignore[no-untyped-def]
+def join(state, row, to_front):
     """Put a request into its queue; among equal ranks at the front (a preempted one) or at the back."""
     if to_front:
-        state.count[FRONT] -= 1
-        state.sequence[row] = state.count[FRONT]
+        state.counter[FRONT] -= 1
+        state.sequence[row] = state.counter[FRONT]
     else:
-        state.count[BACK] += 1
-        state.sequence[row] = state.count[BACK]
+        state.counter[BACK] += 1
+        state.sequence[row] = state.counter[BACK]
     group = state.group[row]
     after = state.head[group]
     if after != NONE and not goes_before(state, row, after):
@@ -41,12 +41,12 @@ def join(state, row, to_front):  # type: ignore[no-untyped-def]
     else:
         state.prev_waiting[after] = row
     state.waiting[group] += 1
-    state.count[WAITING] += 1
+    state.counter[WAITING] += 1
     state.hold_mark[row] = state.hold_clock[group]
 
 
 @kernel
-def leave(state, row):  # type: ignore[no-untyped-def]
+def leave(state, row):
     """Take a request, which is the head of its queue, out of it."""
     group = state.group[row]
     after = state.next_waiting[row]
@@ -56,12 +56,12 @@ def leave(state, row):  # type: ignore[no-untyped-def]
     else:
         state.prev_waiting[after] = NONE
     state.waiting[group] -= 1
-    state.count[WAITING] -= 1
+    state.counter[WAITING] -= 1
     state.held_s[row] += state.hold_clock[group] - state.hold_mark[row]
 
 
 @inlined_kernel
-def first_allowed(state):  # type: ignore[no-untyped-def]
+def first_allowed(state):
     """The first waiting request among the classes with quota left, NONE if there is none."""
     best = NONE
     for group in range(state.setting[NUM_CLASSES]):
@@ -72,17 +72,16 @@ def first_allowed(state):  # type: ignore[no-untyped-def]
 
 
 @inlined_kernel
-def next_arrival_s(state):  # type: ignore[no-untyped-def]
+def next_arrival_s(state):
     """Time of the next arrival, infinity after the last."""
-    row = state.count[NEXT_ARRIVAL]
+    row = state.counter[NEXT_ARRIVAL]
     return state.arrival_s[row] if row < len(state.arrival_s) else float("inf")
 
 
 @inlined_kernel
-def add_hold_time(state, seconds):  # type: ignore[no-untyped-def]
+def add_hold_time(state, seconds):
     """Charge `seconds` to every class whose waiting requests the policy, and nothing else, keeps out."""
     if seconds > 0.0:
         for group in range(state.setting[NUM_CLASSES]):
             if state.head[group] != NONE and state.quota[group] <= 0:
                 state.hold_clock[group] += seconds
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def run_program(
             state, cache, log, *program.decisions, program.hooks, params, memory, iterations_per_call
         )
         if progress is not None:
-            progress(int(state.count[layout.FINISHED_REQUESTS]), len(workload))
+            progress(int(state.counter[layout.FINISHED_REQUESTS]), len(workload))
         if status == loop.LOG_FULL:
             log = _grown(log)
         elif status != loop.MORE:
@@ -96,11 +96,12 @@ def run_program(
 
 
 def _grown(log: Log) -> Log:
-    return Log(*(np.concatenate((part, np.zeros_like(part))) for part in log))
+    doubled: Any = (np.concatenate((part, np.zeros_like(part))) for part in log)
+    return Log(*doubled)
 
 
 def _refuse_class(state: State, policy: Policy) -> None:
-    row = int(state.count[layout.NEXT_ARRIVAL]) - 1
+    row = int(state.counter[layout.NEXT_ARRIVAL]) - 1
     raise InputError(
         f"policy {policy.name}: classify puts request {row} into class {state.group[row]}, and its num_classes is "
         f"{policy.num_classes}; return a class from 0 to {policy.num_classes - 1}"
@@ -108,11 +109,11 @@ def _refuse_class(state: State, policy: Policy) -> None:
 
 
 def _end_stuck_run(state: State, cache: Cache, policy: Policy, *, futile: bool) -> None:
-    running, waiting = int(state.count[layout.RUNNING]), int(state.count[layout.WAITING])
+    running, waiting = int(state.counter[layout.RUNNING]), int(state.counter[layout.WAITING])
     if futile and not policy.may_idle:
         raise Stalled(
             f"policy {policy.name} lets requests evict each other for ever: at {state.clock[layout.NOW]:.3f} s "
-            f"{waiting} wait, {running} are resident, and {state.count[layout.FUTILE]:,} preemptions have brought no "
+            f"{waiting} wait, {running} are resident, and {state.counter[layout.FUTILE]:,} preemptions have brought no "
             "new token. Let the first resident run in every iteration"
         )
     if not policy.may_idle:
@@ -156,9 +157,9 @@ def _records(
         cached_tokens=state.cached_tokens,
         end_s=float(state.clock[layout.NOW]),
         busy_s=busy_s,
-        iterations=int(state.count[layout.ITERATION]),
-        computed_tokens=int(state.count[layout.COMPUTED_TOKENS]),
-        peak_blocks=int(state.count[layout.PEAK_BLOCKS]),
+        iterations=int(state.counter[layout.ITERATION]),
+        computed_tokens=int(state.counter[layout.COMPUTED_TOKENS]),
+        peak_blocks=int(state.counter[layout.PEAK_BLOCKS]),
         mean_blocks=float(state.clock[layout.BLOCK_SECONDS]) / busy_s if busy_s > 0 else 0.0,
         nearly_full_s=float(state.clock[layout.NEARLY_FULL]),
         gap_sum_s=float(state.clock[layout.GAP_SUM]),
@@ -179,7 +180,7 @@ def _gaps(state: State) -> tuple[layout.Ints, layout.Floats]:
 
 
 def _step_records(state: State, log: Log) -> StepRecords:
-    steps = int(state.count[layout.LOG_STEPS])
+    steps = int(state.counter[layout.LOG_STEPS])
     number, time = log.number[:steps], log.time[:steps]
     return StepRecords(
         start_s=time[:, 0].copy(),
@@ -190,6 +191,6 @@ def _step_records(state: State, log: Log) -> StepRecords:
         waiting=number[:, layout.LOG_WAITING].copy(),
         free_blocks=number[:, layout.LOG_FREE_BLOCKS].copy(),
         preempted=number[:, layout.LOG_PREEMPTED].copy(),
-        batch=log.batch[: int(state.count[layout.LOG_ROWS])].copy(),
-        victims=log.victims[: int(state.count[layout.LOG_VICTIMS])].copy(),
+        batch=log.batch[: int(state.counter[layout.LOG_ROWS])].copy(),
+        victims=log.victims[: int(state.counter[layout.LOG_VICTIMS])].copy(),
     )

@@ -128,7 +128,7 @@ class State(NamedTuple):
     recomputed_tokens: Ints
     cached_tokens: Ints
     # records of the run
-    count: Ints
+    counter: Ints
     clock: Floats
     setting: Ints
     step_time: Floats  # c0, c_tok, c_kv, c_attn
@@ -203,8 +203,8 @@ def new_state(
     setting[KEY_STRIDE] = most_blocks | 1  # odd, so that requests do not share hash buckets
     setting[NUM_CLASSES] = num_classes
     setting[LOG_LEVEL] = log_level
-    count = np.zeros(COUNTERS, np.int64)
-    count[FREE_SLOTS] = slots
+    counter = np.zeros(COUNTERS, np.int64)
+    counter[FREE_SLOTS] = slots
     c = hardware.step_time
 
     def ints(size: int = n, fill: int = 0) -> Ints:
@@ -253,7 +253,7 @@ def new_state(
         preemptions=ints(),
         recomputed_tokens=ints(),
         cached_tokens=ints(),
-        count=count,
+        counter=counter,
         clock=floats(CLOCKS),
         setting=setting,
         step_time=np.array([c.c0, c.c_tok, c.c_kv, c.c_attn]),

@@ -35,13 +35,13 @@ from fluidgate.kernel import inlined_kernel, kernel
 
 
 @kernel
-def has_shared_prefix(state, row):  # type: ignore[no-untyped-def]
+def has_shared_prefix(state, row):
     """Whether the trace names content that other requests may share."""
     return state.setting[PREFIX_BLOCK_TOKENS] > 0 and state.prefix_offsets[row + 1] > state.prefix_offsets[row]
 
 
 @kernel
-def block_key(state, row, i):  # type: ignore[no-untyped-def]
+def block_key(state, row, i):
     """What the i-th block of a request holds: a key of shared content, or one of the request's own."""
     size, unit = state.setting[BLOCK_SIZE], state.setting[PREFIX_BLOCK_TOKENS]
     if unit > 0 and (i + 1) * size <= state.prompt_tokens[row]:
@@ -52,7 +52,7 @@ def block_key(state, row, i):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def publish_full_blocks(state, cache, row, start, end, own):  # type: ignore[no-untyped-def]
+def publish_full_blocks(state, cache, row, start, end, own):
     """Let lookups find blocks [start, end): shared content at once, a request's own once it is preempted."""
     slot = state.slot[row]
     for i in range(start, end):
@@ -63,41 +63,41 @@ def publish_full_blocks(state, cache, row, start, end, own):  # type: ignore[no-
 
 
 @kernel
-def end_residency(state, cache, row):  # type: ignore[no-untyped-def]
+def end_residency(state, cache, row):
     """Free a resident's blocks and slot and book what it computed, again or for the first time."""
     computed = state.computed[row]
     start = state.residency_start[row]
-    state.count[COMPUTED_TOKENS] += computed - start
+    state.counter[COMPUTED_TOKENS] += computed - start
     state.recomputed_tokens[row] += max(0, min(computed, state.high_water[row]) - start)
     state.high_water[row] = max(computed, state.high_water[row])
     full = computed // state.setting[BLOCK_SIZE] if state.setting[PREFIX_CACHING] else 0
     release(cache, state.slot[row], state.blocks[row], full)
-    state.free_slots[state.count[FREE_SLOTS]] = state.slot[row]
-    state.count[FREE_SLOTS] += 1
+    state.free_slots[state.counter[FREE_SLOTS]] = state.slot[row]
+    state.counter[FREE_SLOTS] += 1
     state.slot[row] = -1
     state.blocks[row] = 0
 
 
 @kernel
-def evict(state, cache, row):  # type: ignore[no-untyped-def]
+def evict(state, cache, row):
     """Put a request that has left the running order back to the front of its queue, with nothing computed."""
     end_residency(state, cache, row)
     state.computed[row] = 0
     if state.setting[RESTART]:
         state.generated[row] = 0
     state.preemptions[row] += 1
-    state.count[PREEMPTIONS] += 1
-    state.count[FUTILE] += 1
-    state.victims[state.count[VICTIMS]] = row
-    state.count[VICTIMS] += 1
+    state.counter[PREEMPTIONS] += 1
+    state.counter[FUTILE] += 1
+    state.victims[state.counter[VICTIMS]] = row
+    state.counter[VICTIMS] += 1
     join(state, row, True)
 
 
 @kernel
-def preempt_last(state, cache):  # type: ignore[no-untyped-def]
+def preempt_last(state, cache):
     """Evict the resident admitted last; returns its row."""
-    state.count[RUNNING] -= 1
-    row = state.running[state.count[RUNNING]]
+    state.counter[RUNNING] -= 1
+    row = state.running[state.counter[RUNNING]]
     if state.setting[PREFIX_CACHING]:
         publish_full_blocks(state, cache, row, 0, state.computed[row] // state.setting[BLOCK_SIZE], True)
     evict(state, cache, row)
@@ -105,16 +105,16 @@ def preempt_last(state, cache):  # type: ignore[no-untyped-def]
 
 
 @inlined_kernel
-def put_in_batch(state, row, tokens):  # type: ignore[no-untyped-def]
+def put_in_batch(state, row, tokens):
     """Schedule `tokens` of a request for this iteration."""
-    k = state.count[SCHEDULED]
+    k = state.counter[SCHEDULED]
     state.batch_rows[k] = row
     state.batch_tokens[k] = tokens
-    state.count[SCHEDULED] = k + 1
+    state.counter[SCHEDULED] = k + 1
 
 
 @inlined_kernel
-def continue_resident(state, cache, row, tokens):  # type: ignore[no-untyped-def]
+def continue_resident(state, cache, row, tokens):
     """Give a resident the blocks for `tokens` more, preempting from the back; False if it was evicted itself."""
     size = state.setting[BLOCK_SIZE]
     computed = state.computed[row]
@@ -134,7 +134,7 @@ def continue_resident(state, cache, row, tokens):  # type: ignore[no-untyped-def
 
 
 @kernel
-def find_hits(state, cache, row, tokens):  # type: ignore[no-untyped-def]
+def find_hits(state, cache, row, tokens):
     """Cached blocks at the start of a request: how many, and how many of them other residents hold.
 
     The last token is always computed anew, for its logits (KVCacheManager.get_computed_blocks).
@@ -153,7 +153,7 @@ def find_hits(state, cache, row, tokens):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def admit_one(state, cache, row, budget, threshold, whole_prompt):  # type: ignore[no-untyped-def]
+def admit_one(state, cache, row, budget, threshold, whole_prompt):
     """Try to admit the request at the head of the queue; returns its tokens in this iteration, 0 if it must wait.
 
     `whole_prompt`: its blocks are all taken now, and in mode prefill-first its tokens computed now.
@@ -161,7 +161,7 @@ def admit_one(state, cache, row, budget, threshold, whole_prompt):  # type: igno
     size = state.setting[BLOCK_SIZE]
     tokens = state.prompt_tokens[row] + state.generated[row]
     all_blocks = (tokens + size - 1) // size
-    available = cache.free[0] - (state.setting[WATERMARK_BLOCKS] if state.count[RUNNING] > 0 else 0)
+    available = cache.free[0] - (state.setting[WATERMARK_BLOCKS] if state.counter[RUNNING] > 0 else 0)
     reserve = whole_prompt or state.setting[RESERVE_FULL_PROMPT] != 0
     if reserve and all_blocks > available and not has_shared_prefix(state, row):
         return 0  # hits on the request's own old blocks free nothing: skip looking for them
@@ -180,23 +180,23 @@ def admit_one(state, cache, row, budget, threshold, whole_prompt):  # type: igno
 
 
 @kernel
-def seat(state, row, cached):  # type: ignore[no-untyped-def]
+def seat(state, row, cached):
     """Make a waiting request resident, with `cached` tokens of its content found in the cache."""
     leave(state, row)
     state.quota[state.group[row]] -= 1
-    state.count[FREE_SLOTS] -= 1
-    state.slot[row] = state.free_slots[state.count[FREE_SLOTS]]
+    state.counter[FREE_SLOTS] -= 1
+    state.slot[row] = state.free_slots[state.counter[FREE_SLOTS]]
     state.computed[row] = cached
     state.residency_start[row] = cached
     if state.preemptions[row] == 0:
         state.cached_tokens[row] = cached
         state.first_scheduled_s[row] = state.clock[NOW]
-    state.running[state.count[RUNNING]] = row
-    state.count[RUNNING] += 1
+    state.running[state.counter[RUNNING]] = row
+    state.counter[RUNNING] += 1
 
 
 @kernel
-def seat_with_blocks(state, cache, row, hits, blocks, new):  # type: ignore[no-untyped-def]
+def seat_with_blocks(state, cache, row, hits, blocks, new):
     """Seat a request on `hits` shared blocks and fresh ones up to `blocks`, with `new` tokens scheduled."""
     size = state.setting[BLOCK_SIZE]
     seat(state, row, hits * size)
@@ -211,9 +211,9 @@ def seat_with_blocks(state, cache, row, hits, blocks, new):  # type: ignore[no-u
 
 
 @kernel
-def admit_waiting(state, cache, budget, threshold, whole_prompt):  # type: ignore[no-untyped-def]
+def admit_waiting(state, cache, budget, threshold, whole_prompt):
     """Admit in queueing order until budget, seats, quota or blocks run out; the first that does not fit ends it."""
-    while budget > 0 and state.count[RUNNING] < state.setting[SEATS]:
+    while budget > 0 and state.counter[RUNNING] < state.setting[SEATS]:
         row = first_allowed(state)
         if row < 0:
             break
@@ -224,14 +224,14 @@ def admit_waiting(state, cache, budget, threshold, whole_prompt):  # type: ignor
 
 
 @inlined_kernel
-def schedule_vllm(state, cache):  # type: ignore[no-untyped-def]
+def schedule_vllm(state, cache):
     """vLLM V1: residents in order under one token budget, then admissions unless somebody was preempted."""
     budget = state.setting[TOKEN_BUDGET]
     threshold = state.setting[LONG_PREFILL]
-    if state.count[RUNNING] + state.count[WAITING] <= 1:
+    if state.counter[RUNNING] + state.counter[WAITING] <= 1:
         threshold = 0  # nobody to starve
     i = 0
-    while i < state.count[RUNNING] and budget > 0:
+    while i < state.counter[RUNNING] and budget > 0:
         if state.mask[i] != 0:
             row = state.running[i]
             new = state.prompt_tokens[row] + state.generated[row] - state.computed[row]
@@ -242,12 +242,12 @@ def schedule_vllm(state, cache):  # type: ignore[no-untyped-def]
                 break
             budget -= new
         i += 1
-    if state.count[VICTIMS] == 0:
+    if state.counter[VICTIMS] == 0:
         admit_waiting(state, cache, budget, threshold, False)
 
 
 @kernel
-def schedule_sarathi(state, cache):  # type: ignore[no-untyped-def]
+def schedule_sarathi(state, cache):
     """Sarathi: every decode, then started prefills, then admissions, all under one chunk of tokens.
 
     Decodes are not limited by the chunk; a prompt's blocks are all taken at admission. A last chunk of one token
@@ -256,7 +256,7 @@ def schedule_sarathi(state, cache):  # type: ignore[no-untyped-def]
     budget = state.setting[TOKEN_BUDGET]
     for prefills in range(2):
         i = 0
-        while i < state.count[RUNNING]:
+        while i < state.counter[RUNNING]:
             row = state.running[i]
             new = state.prompt_tokens[row] + state.generated[row] - state.computed[row]
             if state.mask[i] != 0 and (new > 1) == (prefills == 1):
@@ -267,15 +267,15 @@ def schedule_sarathi(state, cache):  # type: ignore[no-untyped-def]
                         break
                     budget -= new
             i += 1
-    if state.count[VICTIMS] == 0:
+    if state.counter[VICTIMS] == 0:
         admit_waiting(state, cache, budget, 0, True)
 
 
 @kernel
-def schedule_prefill_first(state, cache):  # type: ignore[no-untyped-def]
+def schedule_prefill_first(state, cache):
     """vLLM V0: whole prompts first; an iteration decodes only when no prompt can start."""
     budget = state.setting[TOKEN_BUDGET]
-    while state.count[RUNNING] < state.setting[SEATS]:
+    while state.counter[RUNNING] < state.setting[SEATS]:
         row = first_allowed(state)
         if row < 0 or state.prompt_tokens[row] + state.generated[row] > budget:
             break
@@ -283,9 +283,9 @@ def schedule_prefill_first(state, cache):  # type: ignore[no-untyped-def]
         if new == 0:
             break
         budget -= new
-    if state.count[SCHEDULED] == 0:
+    if state.counter[SCHEDULED] == 0:
         i = 0
-        while i < state.count[RUNNING]:
+        while i < state.counter[RUNNING]:
             if state.mask[i] != 0 and not continue_resident(state, cache, state.running[i], 1):
                 break
             i += 1

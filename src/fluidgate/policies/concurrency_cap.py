@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fluidgate.fluid import FluidPlan
 
 
-def _admit(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
+def _admit(params, memory, view, out_quota):
     out_quota[0] = max(0, int(params[0]) - len(view.residents))
     return np.inf
 

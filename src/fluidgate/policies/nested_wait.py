@@ -27,13 +27,13 @@ _HOLD_S, _STRICT, _SEGMENTS, _THRESHOLDS = range(4)
 
 
 @kernel
-def _cut(params, k):  # type: ignore[no-untyped-def]
+def _cut(params, k):
     """Stage at which segment k (from 0) begins: survivors wait there to enter it."""
     return 0 if k == 0 else int(params[_THRESHOLDS + int(params[_SEGMENTS]) + k])
 
 
 @kernel
-def _segment_of(params, generated):  # type: ignore[no-untyped-def]
+def _segment_of(params, generated):
     k = int(params[_SEGMENTS]) - 1
     while generated < _cut(params, k):
         k -= 1
@@ -41,7 +41,7 @@ def _segment_of(params, generated):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _at_stage(view, stage):  # type: ignore[no-untyped-def]
+def _at_stage(view, stage):
     count = 0
     for row in view.residents:
         count += view.generated_tokens[row] == stage
@@ -49,7 +49,7 @@ def _at_stage(view, stage):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _running_segments(params, view):  # type: ignore[no-untyped-def]
+def _running_segments(params, view):
     """How many segments, from the first, have enough requests at their entry."""
     if view.waiting_count[0] < params[_THRESHOLDS]:
         return 0
@@ -60,7 +60,7 @@ def _running_segments(params, view):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _advance_strictly(params, view, out_mask):  # type: ignore[no-untyped-def]
+def _advance_strictly(params, view, out_mask):
     running = _running_segments(params, view)
     for i in range(len(view.residents)):
         stage = view.generated_tokens[view.residents[i]]
@@ -72,7 +72,7 @@ def _advance_strictly(params, view, out_mask):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _pause_deep_segments(params, view, out_mask):  # type: ignore[no-untyped-def]
+def _pause_deep_segments(params, view, out_mask):
     """Until the rest fits, pause segments that may not start by the thresholds, deepest first; never the first row."""
     short = blocks_short(view, out_mask)
     k = int(params[_SEGMENTS]) - 1
@@ -87,7 +87,7 @@ def _pause_deep_segments(params, view, out_mask):  # type: ignore[no-untyped-def
         k -= 1
 
 
-def _admit(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
+def _admit(params, memory, view, out_quota):
     pace = params[_THRESHOLDS]
     if params[_STRICT] != 0.0:
         out_quota[0] = int(pace) if _running_segments(params, view) > 0 else 0
@@ -105,7 +105,7 @@ def _admit(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
     return np.inf
 
 
-def _advance(params, memory, view, out_mask):  # type: ignore[no-untyped-def]
+def _advance(params, memory, view, out_mask):
     if params[_STRICT] != 0.0:
         _advance_strictly(params, view, out_mask)
     else:
@@ -114,7 +114,7 @@ def _advance(params, memory, view, out_mask):  # type: ignore[no-untyped-def]
     return np.inf
 
 
-def _observe(params, memory, event):  # type: ignore[no-untyped-def]
+def _observe(params, memory, event):
     if event.kind == ADMITTED:
         memory[1] = max(0.0, memory[1] - 1.0)
 

@@ -9,13 +9,13 @@ MEMORY_SLACK = 0.98
 
 
 @kernel
-def accrue(credit, per_iteration, iterations):  # type: ignore[no-untyped-def]
+def accrue(credit, per_iteration, iterations):
     """Admissions allowed so far: a fraction is carried over, a long pause does not become a burst."""
     return min(credit + per_iteration * iterations, per_iteration + max(per_iteration, 1.0))
 
 
 @kernel
-def blocks_for_next_step(view, row):  # type: ignore[no-untyped-def]
+def blocks_for_next_step(view, row):
     """KV blocks that a resident needs beyond its own if it runs in this iteration."""
     computed = view.computed_tokens[row]
     new = min(view.prompt_tokens[row] + view.generated_tokens[row] - computed, view.token_budget)
@@ -24,7 +24,7 @@ def blocks_for_next_step(view, row):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def blocks_short(view, mask):  # type: ignore[no-untyped-def]
+def blocks_short(view, mask):
     """Blocks that the residents not yet paused need beyond the free ones; at most 0 if they all fit."""
     short = -view.free_blocks
     for i in range(len(view.residents)):
@@ -34,7 +34,7 @@ def blocks_short(view, mask):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def pause_for_memory(view, mask):  # type: ignore[no-untyped-def]
+def pause_for_memory(view, mask):
     """Pause residents, last admitted first, until the others fit; the first one always runs.
 
     The first one runs to its end and frees its blocks, and whoever is then first runs: every pause is bounded.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _CREDIT, _ITERATION = range(2)
 
 
-def _admit(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
+def _admit(params, memory, view, out_quota):
     memory[_CREDIT] = accrue(memory[_CREDIT], params[0], view.iteration - memory[_ITERATION])
     memory[_ITERATION] = view.iteration
     out_quota[0] = int(memory[_CREDIT])
@@ -30,7 +30,7 @@ def _admit(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
     return np.inf
 
 
-def _observe(params, memory, event):  # type: ignore[no-untyped-def]
+def _observe(params, memory, event):
     if event.kind == ADMITTED:
         memory[_CREDIT] = max(0.0, memory[_CREDIT] - 1.0)
 
@@ -42,9 +42,7 @@ class RateLimited(Policy):
     per_iteration: float
 
     def __post_init__(self) -> None:
-        self.require(
-            0 < self.per_iteration < MANY, f"per_iteration = {self.per_iteration} must be above 0 and finite"
-        )
+        self.require(0 < self.per_iteration < MANY, f"per_iteration = {self.per_iteration} must be above 0 and finite")
 
     admit = staticmethod(_admit)
     observe = staticmethod(_observe)

@@ -23,10 +23,10 @@ def policy(name: str) -> Callable[[P], P]:
     """Class decorator: make a frozen dataclass of a `Policy` subclass and register it under `name`."""
 
     def register(cls: P) -> P:
-        made = dataclass(frozen=True)(cls)
-        made.name = name
-        _REGISTRY[name] = made
-        return made
+        dataclass(frozen=True)(cls)
+        cls.name = name
+        _REGISTRY[name] = cls
+        return cls
 
     return register
 

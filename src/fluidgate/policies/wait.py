@@ -27,7 +27,7 @@ _HOLD_S, _STRICT, _TYPES, _THRESHOLDS = range(4)
 
 
 @kernel
-def _type_of(params, output_tokens):  # type: ignore[no-untyped-def]
+def _type_of(params, output_tokens):
     first_edge = _THRESHOLDS + int(params[_TYPES]) + 1
     kind = 0
     while first_edge + kind < len(params) and output_tokens > params[first_edge + kind]:
@@ -36,7 +36,7 @@ def _type_of(params, output_tokens):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _runs_strictly(params, view, i):  # type: ignore[no-untyped-def]
+def _runs_strictly(params, view, i):
     """Whether resident i is among the first n_j of its type and stage, and its type is eligible."""
     row = view.residents[i]
     kind = _type_of(params, view.output_tokens[row])
@@ -52,7 +52,7 @@ def _runs_strictly(params, view, i):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _admit_paced(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
+def _admit_paced(params, memory, view, out_quota):
     wake_s = np.inf
     elapsed = view.iteration - memory[0]
     memory[0] = view.iteration
@@ -75,11 +75,11 @@ def _admit_paced(params, memory, view, out_quota):  # type: ignore[no-untyped-de
     return wake_s
 
 
-def _classify(params, request):  # type: ignore[no-untyped-def]
+def _classify(params, request):
     return _type_of(params, request.output_tokens)
 
 
-def _admit(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
+def _admit(params, memory, view, out_quota):
     if params[_STRICT] == 0.0:
         return _admit_paced(params, memory, view, out_quota)
     for kind in range(int(params[_TYPES])):
@@ -88,7 +88,7 @@ def _admit(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
     return np.inf
 
 
-def _advance(params, memory, view, out_mask):  # type: ignore[no-untyped-def]
+def _advance(params, memory, view, out_mask):
     if params[_STRICT] == 0.0:
         pause_for_memory(view, out_mask)
     else:
@@ -97,7 +97,7 @@ def _advance(params, memory, view, out_mask):  # type: ignore[no-untyped-def]
     return np.inf
 
 
-def _observe(params, memory, event):  # type: ignore[no-untyped-def]
+def _observe(params, memory, event):
     if event.kind == ADMITTED:
         credit = 1 + event.policy_class
         memory[credit] = max(0.0, memory[credit] - 1.0)

@@ -1,8 +1,8 @@
 """`emulate`: vLLM's real scheduler on virtual time, with the simulator's workload, clock, policy and records.
 
 The emulator is the simulator's own step loop, interpreted, in which vLLM forms the batches: `form_batch` asks vLLM's
-`Scheduler.schedule`, and tokens go back through its `update_from_output`. Blocks, queues, preemption and the prefix cache
-are vLLM's. Arrivals, the policy's view and the records are the simulator's, so whatever differs is a decision.
+`Scheduler.schedule`, and tokens go back through its `update_from_output`. Blocks, queues, preemption and the prefix
+cache are vLLM's. Arrivals, the policy's view and the records are the simulator's, so whatever differs is a decision.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class _Core:
 
     def form_batch(self, state: State, cache: Cache) -> None:
         """`loop.form_batch`, decided by vLLM."""
-        state.count[layout.SCHEDULED] = 0
-        state.count[layout.VICTIMS] = 0
+        state.counter[layout.SCHEDULED] = 0
+        state.counter[layout.VICTIMS] = 0
         self._add_arrived(state)
         paused = [self.requests[row] for i, row in enumerate(self._residents(state)) if state.mask[i] == 0]
         self.seams.pause(self.scheduler, paused)
@@ -111,7 +111,7 @@ class _Core:
         cache.free[0] = self.pool.get_num_free_blocks()
 
     def _add_arrived(self, state: State) -> None:
-        for row in range(self.added, int(state.count[layout.NEXT_ARRIVAL])):
+        for row in range(self.added, int(state.counter[layout.NEXT_ARRIVAL])):
             request = self.vllm.new_request(
                 row,
                 float(self.workload.arrival_s[row]),
@@ -121,7 +121,7 @@ class _Core:
             )
             self.requests[row] = request
             self.scheduler.add_request(request)
-        self.added = int(state.count[layout.NEXT_ARRIVAL])
+        self.added = int(state.counter[layout.NEXT_ARRIVAL])
 
     def _prompt(self, row: int) -> list[int]:
         """Token numbers: equal for equal prefix ids, this request's own elsewhere."""
@@ -139,13 +139,13 @@ class _Core:
         return [_GENERATED + int(request.request_id) * _PER_REQUEST + request.num_output_tokens]
 
     def _residents(self, state: State) -> list[int]:
-        return [int(row) for row in state.running[: state.count[layout.RUNNING]]]
+        return [int(row) for row in state.running[: state.counter[layout.RUNNING]]]
 
     def _admission(self, state: State) -> Any:
         """The seam that lets vLLM admit what the policy's quotas allow."""
         quotas = state.quota[: state.setting[layout.NUM_CLASSES]].tolist()
         if all(quota >= waiting for quota, waiting in zip(quotas, state.waiting.tolist(), strict=True)):
-            return self.seams.admit_at_most(self.scheduler, int(state.count[layout.WAITING]))
+            return self.seams.admit_at_most(self.scheduler, int(state.counter[layout.WAITING]))
         if not any(quota > 0 for quota in quotas):
             return self.seams.hold_all(self.scheduler)
         if len(quotas) == 1:
@@ -163,8 +163,8 @@ class _Core:
         count = len(self.output.preempted_req_ids or ())
         evicted = [int(request.request_id) for request in islice(self.scheduler.waiting, count)]
         for row in reversed(evicted):
-            state.count[layout.RUNNING] -= 1
-            if state.running[state.count[layout.RUNNING]] != row:
+            state.counter[layout.RUNNING] -= 1
+            if state.running[state.counter[layout.RUNNING]] != row:
                 raise AssertionError(f"vLLM preempted request {row}, which was not its last resident")
             self.plain_evict(state, cache, row)
 

@@ -103,7 +103,9 @@ def new_scheduler(hardware: Hardware, config: EngineConfig, token_budget: int) -
     )
 
 
-def new_request(row: int, arrival_s: float, prompt: list[int], output_tokens: int, hash_block_size: int | None) -> Request:
+def new_request(
+    row: int, arrival_s: float, prompt: list[int], output_tokens: int, hash_block_size: int | None
+) -> Request:
     """A request that generates exactly `output_tokens`; `hash_block_size` None: without prefix caching."""
     return Request(
         request_id=str(row),

@@ -8,7 +8,7 @@ from typing import Any
 
 from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
-from fluidgate.experiments.simulate import plan_for, simulate
+from fluidgate.experiments.simulation import plan_for, simulate
 from fluidgate.fluid import FluidPlan
 from fluidgate.hardware import Hardware
 from fluidgate.metrics import (
