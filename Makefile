@@ -2,14 +2,24 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+VLLM_VENV ?= .venv-vllm
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-vllm check bench bench-parity clean
 
 demo: $(VENV)/.ready
 	$(BIN)/fluidgate compare --load 0.9 --load 1.1 --report report.html
 
 test: $(VENV)/.ready-dev check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
+	$(MAKE) --no-print-directory test-vllm
+
+# Tests against vLLM's own scheduler need its wheel (3.4 GB installed), in an environment of their own.
+test-vllm:
+	@if $(MAKE) --no-print-directory $(VLLM_VENV)/.ready; then \
+	  $(VLLM_VENV)/bin/python -m pytest -n 2 tests/parity; \
+	else \
+	  echo "vLLM's wheel cannot be had here: the tests against it are skipped"; \
+	fi
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -18,6 +28,9 @@ check: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python benchmarks/speed.py
+
+bench-parity: $(VLLM_VENV)/.ready
+	$(VLLM_VENV)/bin/python benchmarks/parity.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -30,5 +43,12 @@ $(VENV)/.ready-%: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@ $(VENV)/.ready
 
+# Text models need no torchvision and its kin, and builds that do not match torch break vLLM's import.
+$(VLLM_VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,vllm]'
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info report.html
+	rm -rf $(VENV) $(VLLM_VENV) build dist src/*.egg-info report.html
