@@ -44,6 +44,15 @@ def test_sarathi_evicts_the_last_in(simulate: Simulate, batches: Batches) -> Non
     assert batches(r)[2:] == [(2.0, {0: 1}, [1]), (3.0, {0: 1}, []), (4.0, {1: 4}, [])]
 
 
+def test_sarathi_admits_nobody_in_a_step_that_preempted(simulate: Simulate, batches: Batches) -> None:
+    # With restart the victim needs its prompt's 2 blocks only, and 2 are free as soon as row 0 has its own; at 3 row
+    # 0 has taken one of them.
+    r = simulate(
+        [(0.0, 2, 4), (0.0, 2, 3)], blocks=6, mode="sarathi", enable_prefix_caching=False, preemption="restart"
+    )
+    assert batches(r)[2:5] == [(2.0, {0: 1}, [1]), (3.0, {0: 1}, []), (4.0, {1: 2}, [])]
+
+
 def test_sarathi_keeps_one_percent_free_by_default(simulate: Simulate) -> None:
     # int(0.01 · 100) = 1 block: 99 blocks, 9 + 90 would fit but for the watermark.
     r = simulate([(0.0, 9, 2), (0.0, 90, 1)], blocks=99, mode="sarathi")

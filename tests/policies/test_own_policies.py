@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numba
 import numpy as np
 import pytest
 
@@ -215,6 +216,7 @@ class NotCompilable(Policy):
     admit = staticmethod(_uses_a_set_of_text)
 
 
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled under NUMBA_DISABLE_JIT")
 def test_what_numba_cannot_compile_is_named() -> None:
     with pytest.raises(InputError, match=r"policy not-compilable: numba cannot compile its admit: .*compile=False"):
         run(workload((0.0, 1, 1)), HARDWARE, NotCompilable())
