@@ -2,10 +2,11 @@
 
 from fluidgate.policies.concurrency_cap import ConcurrencyCap
 from fluidgate.policies.greedy import Greedy
+from fluidgate.policies.learned_cap import LearnedCap
 from fluidgate.policies.nested_wait import NestedWait
 from fluidgate.policies.protocol import Event, Policy, Request, View
 from fluidgate.policies.rate_limited import RateLimited
-from fluidgate.policies.registry import make_policy, policy, policy_names
+from fluidgate.policies.registry import make_policy, policy, policy_class, policy_names
 from fluidgate.policies.wait import Wait
 from fluidgate.policies.watermark import Watermark
 
@@ -13,6 +14,7 @@ __all__ = [
     "ConcurrencyCap",
     "Event",
     "Greedy",
+    "LearnedCap",
     "NestedWait",
     "Policy",
     "RateLimited",
@@ -22,5 +24,6 @@ __all__ = [
     "Watermark",
     "make_policy",
     "policy",
+    "policy_class",
     "policy_names",
 ]

@@ -36,6 +36,19 @@ def policy_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def policy_class(name: str) -> type[Policy]:
+    """The policy registered under `name`.
+
+    Raises:
+        InputError: an unknown name; says which known one is nearest.
+    """
+    if name not in _REGISTRY:
+        close = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise InputError(f"unknown policy {name!r}{hint} (known: {', '.join(policy_names())})")
+    return _REGISTRY[name]
+
+
 def make_policy(spec: str | Policy, plan: FluidPlan) -> Policy:
     """A policy from `name` or `name:key=value,key=value`; parameters that are not named come from the plan.
 
@@ -45,11 +58,7 @@ def make_policy(spec: str | Policy, plan: FluidPlan) -> Policy:
     if isinstance(spec, Policy):
         return spec
     name, _, rest = spec.partition(":")
-    cls = _REGISTRY.get(name)
-    if cls is None:
-        close = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"unknown policy {name!r}{hint} (known: {', '.join(policy_names())})")
+    cls = policy_class(name)
     return cls.from_plan(plan, **_overrides(cls, rest))
 
 

@@ -59,3 +59,21 @@ def pause(scheduler: Any, requests: Iterable[Any]) -> None:
     """Let residents skip the next call of `schedule`."""
     for request in requests:
         request.next_decode_eligible_step = scheduler.current_step + 2
+
+
+def missing(scheduler: Any) -> str | None:
+    """Why the seams cannot be used on this scheduler, in words; None if they can."""
+    config = scheduler.vllm_config
+    needed = ("_pause_state", "max_num_active_reqs", "current_step", "running", "waiting", "finished_req_ids")
+    absent = [name for name in needed if not hasattr(scheduler, name)]
+    if absent:
+        return f"this vLLM's scheduler has no {', '.join(absent)}; use a version that fluidgate was tested with"
+    if not isinstance(scheduler.waiting, FCFSRequestQueue):
+        return "priority scheduling is not supported; use --scheduling-policy fcfs"
+    if config.speculative_config is not None:
+        return "speculative decoding is not supported; leave --speculative-config out"
+    if len(scheduler.kv_cache_config.kv_cache_groups) != 1:
+        return "models with several kinds of KV cache are not supported"
+    if config.kv_transfer_config is not None:
+        return "KV connectors are not supported; leave --kv-transfer-config out"
+    return None

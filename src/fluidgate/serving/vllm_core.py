@@ -73,8 +73,10 @@ def _base_config() -> Any:
         ).create_engine_config()
 
 
-def new_scheduler(hardware: Hardware, config: EngineConfig, token_budget: int) -> Scheduler:
-    """vLLM's scheduler over `hardware`'s KV blocks, with `config`'s limits."""
+def new_scheduler(
+    hardware: Hardware, config: EngineConfig, token_budget: int, kind: type[Scheduler] = Scheduler
+) -> Any:
+    """vLLM's scheduler, or the given subclass of it, over `hardware`'s KV blocks, with `config`'s limits."""
     vllm_config = copy.copy(_base_config())
     scheduling = vllm_config.scheduler_config = copy.copy(vllm_config.scheduler_config)
     caching = vllm_config.cache_config = copy.copy(vllm_config.cache_config)
@@ -90,7 +92,7 @@ def new_scheduler(hardware: Hardware, config: EngineConfig, token_budget: int) -
     caching.num_gpu_blocks = hardware.num_gpu_blocks
     caching.block_size = hardware.block_size
     spec = FullAttentionSpec(block_size=hardware.block_size, num_kv_heads=2, head_size=32, dtype=torch.float32)
-    return Scheduler(
+    return kind(
         vllm_config=vllm_config,
         kv_cache_config=KVCacheConfig(
             num_blocks=hardware.num_gpu_blocks,

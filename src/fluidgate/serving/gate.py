@@ -1,0 +1,374 @@
+"""`Gate`: a policy beside a live scheduler. It keeps the books the policy sees and turns decisions into names.
+
+Nothing here knows vLLM. The scheduler reports what happened (`joined`, `book`, `left`) and asks what may happen
+(`decide`). Books are arrays kept up to date request by request, so a step costs a few array operations, whatever the
+number waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fluidgate.engine.compiled import load_program, new_params
+from fluidgate.engine.loop import HAS_ADMIT, HAS_ADVANCE, HAS_CLASSIFY, HAS_OBSERVE, NO_LIMIT
+from fluidgate.policies import Policy
+from fluidgate.policies.protocol import ADMITTED, ARRIVED, FINISHED, FIRST_TOKEN, PREEMPTED, Event, Request, View
+
+NONE = -1
+FIRST_ROWS = 1024
+
+COLUMNS = ("prompt", "generated", "computed", "output", "class_id", "group", "start", "high_water", "next", "previous")
+
+MOST_IDLE_S = 0.1
+"""Longest time for which a policy may keep an engine idle with work; then the first request enters regardless."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine told at its start: blocks (without the null block), tokens per block and per iteration, seats."""
+
+    total_blocks: int
+    block_size: int
+    token_budget: int
+    max_num_seqs: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy decided for one iteration.
+
+    Attributes:
+        admit: how many waiting requests may enter; None where the policy sets no limit.
+        only: names of the requests that may enter, where classes have different quotas; None otherwise.
+        paused: names of the residents that skip the iteration.
+    """
+
+    admit: int | None = None
+    only: Sequence[str] | None = None
+    paused: Sequence[str] = ()
+
+
+@dataclass
+class Totals:
+    """What happened since the start; read by the metrics."""
+
+    admitted: int = 0
+    resumed: int = 0
+    preempted: int = 0
+    held_steps: int = 0
+    held_s: float = 0.0
+    paused: int = 0
+    computed_tokens: int = 0
+    recomputed_tokens: int = 0
+    forced: int = 0
+    longest_silence_s: float = 0.0
+
+
+class Books:
+    """Columns by row, and the waiting queues as linked lists. Rows are used again once a request has left."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.row_of: dict[str, int] = {}
+        self.name_of: list[str] = [""] * FIRST_ROWS
+        self.free_rows = list(range(FIRST_ROWS - 1, -1, -1))
+        self.arrival_s = np.zeros(FIRST_ROWS)
+        self.last_token_s = np.full(FIRST_ROWS, np.nan)
+        self.ints = {name: np.zeros(FIRST_ROWS, np.int64) for name in COLUMNS}
+        self.is_resident = np.zeros(FIRST_ROWS, np.bool_)
+        self.residents = np.zeros(FIRST_ROWS, np.int64)
+        self.num_residents = 0
+        self.head = np.full(num_classes, NONE, np.int64)
+        self.tail = np.full(num_classes, NONE, np.int64)
+        self.waiting = np.zeros(num_classes, np.int64)
+
+    def new_row(self, name: str) -> int:
+        """A free row for a request; the columns grow when there is none."""
+        if not self.free_rows:
+            self._grow()
+        row = self.free_rows.pop()
+        self.row_of[name] = row
+        self.name_of[row] = name
+        return row
+
+    def _grow(self) -> None:
+        size = len(self.name_of)
+        self.free_rows = list(range(2 * size - 1, size - 1, -1))
+        self.name_of += [""] * size
+        for column in ("arrival_s", "last_token_s", "is_resident", "residents"):
+            setattr(self, column, np.concatenate((getattr(self, column), np.zeros_like(getattr(self, column)))))
+        self.ints = {name: np.concatenate((column, np.zeros_like(column))) for name, column in self.ints.items()}
+
+    def queue(self, row: int, *, front: bool) -> None:
+        """Put a row at an end of its class's queue."""
+        group = self.ints["group"][row]
+        end, other = (self.head, self.tail) if front else (self.tail, self.head)
+        neighbour = end[group]
+        towards, back = ("previous", "next") if front else ("next", "previous")
+        self.ints[back][row] = neighbour
+        self.ints[towards][row] = NONE
+        if neighbour == NONE:
+            other[group] = row
+        else:
+            self.ints[towards][neighbour] = row
+        end[group] = row
+        self.waiting[group] += 1
+
+    def unqueue(self, row: int) -> None:
+        """Take a row out of its queue, wherever it stands."""
+        group = self.ints["group"][row]
+        before, after = self.ints["previous"][row], self.ints["next"][row]
+        if before == NONE:
+            self.head[group] = after
+        else:
+            self.ints["next"][before] = after
+        if after == NONE:
+            self.tail[group] = before
+        else:
+            self.ints["previous"][after] = before
+        self.waiting[group] -= 1
+
+    def seat(self, row: int) -> None:
+        """Make a row the last resident."""
+        self.residents[self.num_residents] = row
+        self.num_residents += 1
+        self.is_resident[row] = True
+
+    def drop_residents(self, rows: Sequence[int]) -> None:
+        """Take rows out of the running order."""
+        if not rows:
+            return
+        self.is_resident[list(rows)] = False
+        current = self.residents[: self.num_residents]
+        kept = current[self.is_resident[current]]
+        self.residents[: len(kept)] = kept
+        self.num_residents = len(kept)
+
+    def forget(self, name: str) -> None:
+        """Free a request's row."""
+        row = self.row_of.pop(name)
+        self.name_of[row] = ""
+        self.free_rows.append(row)
+
+
+class Gate:
+    """A policy with its books, its memory and its compiled decision functions."""
+
+    def __init__(self, policy: Policy, limits: Limits) -> None:
+        program = load_program(policy)
+        self.policy, self.limits, self.hooks = policy, limits, program.hooks
+        self._classify, _, self._admit, self._advance, self._observe = program.decisions
+        self._params, self._memory = new_params(policy), policy.new_memory()
+        self.books = Books(policy.num_classes)
+        self.totals = Totals()
+        self._quota = np.full(policy.num_classes, NO_LIMIT, np.int64)
+        self.num_paused = 0
+        self._mask = np.ones(FIRST_ROWS, np.int64)
+        self._iteration = 0
+        self._last_step_s = 0.0
+        self._idle_since_s: float | None = None
+
+    @property
+    def num_held(self) -> int:
+        """Waiting requests beyond the quotas of the last decision."""
+        return int(np.maximum(self.books.waiting - self._quota, 0).sum())
+
+    def predicted_peak_share(self) -> float:
+        """Share of the KV cache that the residents will need if each generates as many tokens again as it has.
+
+        An age-doubling guess: it needs no output lengths, and for most laws a stream's residual life is about its age.
+        """
+        books, ints = self.books, self.books.ints
+        rows = books.residents[: books.num_residents]
+        tokens = int((ints["prompt"][rows] + 2 * ints["generated"][rows]).sum())
+        return tokens / (self.limits.total_blocks * self.limits.block_size)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait."""
+        return int(self.books.waiting.sum())
+
+    def joined(self, name: str, now_s: float, prompt_tokens: int, *, output_tokens: int, class_id: int = 0) -> None:
+        """A request has arrived; `output_tokens` is shown only to a policy that asks for it."""
+        books = self.books
+        row = books.new_row(name)
+        ints = books.ints
+        books.arrival_s[row], books.last_token_s[row] = now_s, np.nan
+        ints["prompt"][row], ints["class_id"][row] = prompt_tokens, class_id
+        ints["output"][row] = output_tokens if self.policy.needs_output_length else NONE
+        for column in ("generated", "computed", "high_water", "group"):
+            ints[column][row] = 0
+        if self.hooks & HAS_CLASSIFY:
+            request = Request(row, now_s, prompt_tokens, int(ints["output"][row]), class_id)
+            ints["group"][row] = self._classify(self._params, request)
+        books.queue(row, front=False)
+        self._tell(ARRIVED, row, now_s)
+
+    def left(self, names: Collection[str], now_s: float) -> None:
+        """Requests have finished, failed or been aborted, wherever they were."""
+        books = self.books
+        rows = {name: books.row_of[name] for name in names if name in books.row_of}
+        residents = [row for row in rows.values() if books.is_resident[row]]
+        for row in rows.values():
+            if not books.is_resident[row]:
+                books.unqueue(row)
+            self._tell(FINISHED, row, now_s)
+        self._end_residencies(residents)
+        for name in rows:
+            books.forget(name)
+
+    def decide(self, now_s: float, free_blocks: int) -> Decision:
+        """Ask the policy what may happen in the next iteration."""
+        books = self.books
+        self.num_paused = 0
+        self._quota[:] = NO_LIMIT
+        if self.num_waiting == 0 and not (self.hooks & HAS_ADVANCE):
+            return Decision()
+        view = self._view(now_s, free_blocks)
+        paused: list[str] = []
+        if self.hooks & HAS_ADVANCE and books.num_residents:
+            mask = self._mask[: books.num_residents]
+            mask[:] = 1
+            self._advance(self._params, self._memory, view, self._mask)
+            paused = [books.name_of[row] for row in view.residents[mask == 0]]
+            self.num_paused = len(paused)
+            self.totals.paused += len(paused)
+        if self.num_waiting == 0 or not self.hooks & HAS_ADMIT:
+            return Decision(paused=paused)
+        self._admit(self._params, self._memory, view, self._quota)
+        np.maximum(self._quota, 0, out=self._quota)
+        runs = books.num_residents - len(paused)
+        self._release_idle_engine(now_s, runs)
+        return self._admission(paused)
+
+    def _release_idle_engine(self, now_s: float, runs: int) -> None:
+        """Let the first request enter once the policy has left the engine idle for too long."""
+        idle = runs == 0 and not (np.minimum(self._quota, self.books.waiting) > 0).any()
+        if not idle:
+            self._idle_since_s = None
+        elif self._idle_since_s is None:
+            self._idle_since_s = now_s
+        elif now_s - self._idle_since_s > MOST_IDLE_S:
+            heads = [(self.books.arrival_s[row], group) for group, row in enumerate(self.books.head) if row != NONE]
+            self._quota[min(heads)[1]] = 1
+            self._idle_since_s = None
+            self.totals.forced += 1
+
+    def _admission(self, paused: list[str]) -> Decision:
+        allowed = np.minimum(self._quota, self.books.waiting)
+        if (allowed == self.books.waiting).all():
+            return Decision(paused=paused)
+        if len(allowed) == 1 or not allowed.any():
+            return Decision(admit=int(allowed.sum()), paused=paused)
+        return Decision(only=self._first_allowed(allowed.tolist()), paused=paused)
+
+    def _first_allowed(self, allowed: list[int]) -> list[str]:
+        """The first requests of each class, as many as may enter and as there are seats."""
+        books, names = self.books, []
+        for group, count in enumerate(allowed):
+            row = books.head[group]
+            for _ in range(min(count, self.limits.max_num_seqs)):
+                names.append(books.name_of[row])
+                row = books.ints["next"][row]
+        return names
+
+    def book(self, now_s: float, scheduled: Mapping[str, int], cached: Mapping[str, int], evicted: list[str]) -> None:
+        """An iteration has been formed.
+
+        Args:
+            scheduled: tokens by name, in the scheduler's order.
+            cached: tokens found in the prefix cache, by name, of the requests that have just become resident.
+            evicted: names of preempted requests, in order.
+        """
+        books, ints = self.books, self.books.ints
+        self._book_evictions(evicted, now_s)
+        for name, tokens in cached.items():
+            row = books.row_of[name]
+            books.unqueue(row)
+            books.seat(row)
+            ints["computed"][row] = ints["start"][row] = tokens
+            self.totals.resumed += int(ints["high_water"][row] > 0)
+            self.totals.admitted += int(ints["high_water"][row] == 0)
+            self._tell(ADMITTED, row, now_s)
+        if len(scheduled):
+            self._iteration += 1
+            self._book_tokens(now_s, scheduled)
+        if self.num_waiting and self._quota.sum() == 0:
+            self.totals.held_steps += 1
+            self.totals.held_s += max(0.0, now_s - self._last_step_s)
+        self._last_step_s = now_s
+
+    def _book_evictions(self, evicted: list[str], now_s: float) -> None:
+        books = self.books
+        rows = [books.row_of[name] for name in evicted]
+        self._end_residencies(rows)
+        for row in rows:
+            books.ints["computed"][row] = 0
+            books.queue(row, front=True)
+            self.totals.preempted += 1
+            self._tell(PREEMPTED, row, now_s)
+
+    def _end_residencies(self, rows: Sequence[int]) -> None:
+        """Book what residents computed again, and take them out of the running order."""
+        ints = self.books.ints
+        for row in rows:
+            computed, before = int(ints["computed"][row]), int(ints["high_water"][row])
+            self.totals.recomputed_tokens += max(0, min(computed, before) - int(ints["start"][row]))
+            ints["high_water"][row] = max(computed, before)
+        self.books.drop_residents(rows)
+
+    def _book_tokens(self, now_s: float, scheduled: Mapping[str, int]) -> None:
+        books, ints = self.books, self.books.ints
+        count = len(scheduled)
+        rows = np.fromiter(map(books.row_of.__getitem__, scheduled), np.int64, count)
+        tokens = np.fromiter(scheduled.values(), np.int64, count)
+        computed = ints["computed"][rows] + tokens
+        ints["computed"][rows] = computed
+        self.totals.computed_tokens += int(tokens.sum())
+        emits = rows[computed >= ints["prompt"][rows] + ints["generated"][rows]]
+        ints["generated"][emits] += 1
+        last_s = books.last_token_s[emits]
+        books.last_token_s[emits] = now_s
+        if self.hooks & HAS_OBSERVE:
+            for row in emits[np.isnan(last_s)]:
+                self._tell(FIRST_TOKEN, int(row), now_s)
+        silence_s = np.nanmax(now_s - last_s, initial=0.0)
+        self.totals.longest_silence_s = max(self.totals.longest_silence_s, float(silence_s))
+
+    def _tell(self, kind: int, row: int, now_s: float) -> None:
+        if self.hooks & HAS_OBSERVE:
+            ints = self.books.ints
+            numbers = (int(ints[name][row]) for name in ("prompt", "generated", "class_id", "group"))
+            event = Event(kind, now_s, row, float(self.books.arrival_s[row]), *numbers)
+            self._observe(self._params, self._memory, event)
+
+    def _view(self, now_s: float, free_blocks: int) -> View:
+        books, ints = self.books, self.books.ints
+        if len(self._mask) < len(books.residents):
+            self._mask = np.ones(len(books.residents), np.int64)
+        return View(
+            now_s,
+            self._iteration,
+            free_blocks,
+            self.limits.total_blocks,
+            self.limits.block_size,
+            self.limits.token_budget,
+            self.limits.max_num_seqs,
+            books.residents[: books.num_residents],
+            books.head,
+            books.waiting,
+            ints["next"],
+            books.arrival_s,
+            ints["prompt"],
+            ints["generated"],
+            ints["computed"],
+            ints["output"],
+            ints["class_id"],
+        )
+
+
+def empty_books(gate: Gate) -> bool:
+    """Whether no request is left in the books: true whenever the engine is idle."""
+    return not gate.books.row_of and gate.books.num_residents == 0 and gate.num_waiting == 0

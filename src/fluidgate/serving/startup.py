@@ -1,0 +1,41 @@
+"""Which policy a server runs: the plan file's, or one that learns as it runs."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fluidgate.policies import LearnedCap, Policy
+from fluidgate.serving.gate import Limits
+from fluidgate.serving.planfile import PlanFile
+
+logger = logging.getLogger("vllm.fluidgate")
+
+PLAN_KEY = "fluidgate_plan"
+"""Key of vLLM's `--additional-config` that names the plan file; the variable FLUIDGATE_PLAN goes before it."""
+
+TOLERATED_BLOCK_DIFFERENCE = 0.05
+
+
+def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -> Policy:
+    """The policy of the plan file that the environment or vLLM's configuration names; `learned-cap` without one.
+
+    Raises:
+        InputError: the plan file cannot be used.
+    """
+    additional = vllm_config.additional_config
+    path = plan_path or (additional.get(PLAN_KEY) if isinstance(additional, dict) else None)
+    if path is None:
+        logger.info("fluidgate: no plan file; learning output lengths from the requests served")
+        return LearnedCap()
+    plan = PlanFile.load(path)
+    planned, actual = plan.hardware.num_gpu_blocks - 1, limits.total_blocks
+    if abs(planned - actual) > TOLERATED_BLOCK_DIFFERENCE * actual:
+        logger.warning(
+            "fluidgate: %s was planned for %d KV blocks and this server has %d; plan again with --num-gpu-blocks %d",
+            path,
+            planned,
+            actual,
+            actual + 1,
+        )
+    return plan.make_policy()
