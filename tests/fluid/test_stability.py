@@ -126,6 +126,9 @@ def test_onset_load_is_the_root_of_its_definition(mix: RequestMix, kv_tokens: fl
         return admitted * a + 2 * sqrt(variance) - kv_tokens
 
     assert s.onset_load == pytest.approx(brentq(excess, 1e-6, 1.0, xtol=1e-13), rel=1e-9)
+    for load in (0.3, 0.8):
+        reached = stable(mix.scaled(load * s.boundary_rate), A100_7B, kv_tokens).kv_peak
+        assert reached == pytest.approx(1 + excess(load) / kv_tokens, rel=1e-9)
 
 
 def test_one_type_is_the_formula_of_the_memory_bound() -> None:

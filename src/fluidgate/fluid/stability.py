@@ -54,6 +54,8 @@ class Stability:
             every work-conserving policy acts alike. None when that is beyond the boundary.
         kv_use: M*/C at this load; at the boundary's when the load is above 1.
         kv_use_at_boundary: the same at ρ = 1; 1 when memory is the least limit.
+        kv_peak: (M* + 2·sqrt(V))/C, what greedy admission's KV reaches at this load; at the boundary's when the
+            load is above 1. Above 1 it overflows.
         watermark: see `free_share_for_growth`.
         coherence: χ of the output lengths, see `coherence`.
     """
@@ -74,6 +76,7 @@ class Stability:
     onset_load: float | None
     kv_use: float
     kv_use_at_boundary: float
+    kv_peak: float
     watermark: float
     coherence: float
 
@@ -102,6 +105,7 @@ def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability
     boundary_rate = x / iteration_time_s
     eta = step_time.c0 / iteration_time_s
     load = mix.total_rate / boundary_rate
+    kv_use = x / entries["memory"] * _fill(min(load, 1.0), eta)
     return Stability(
         rate=mix.total_rate,
         boundary_rate=boundary_rate,
@@ -117,8 +121,9 @@ def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability
         time_shares=_time_shares(mix, step_time, boundary_rate, eta),
         load=load,
         onset_load=_onset_load(mix, step_time, limits, x),
-        kv_use=x / entries["memory"] * _fill(min(load, 1.0), eta),
+        kv_use=kv_use,
         kv_use_at_boundary=x / entries["memory"],
+        kv_peak=_kv_peak(mix, step_time, limits, kv_use),
         watermark=free_share_for_growth(mix, limits),
         coherence=coherence(mix),
     )
@@ -162,20 +167,37 @@ def _fill(load: float, eta: float) -> float:
     return 1.0 if load == 1.0 else load * eta / (1.0 - load * (1.0 - eta))
 
 
-def _onset_load(mix: RequestMix, step_time: StepTime, limits: Limits, x_boundary: float) -> float | None:
-    """The root of M*(ρ) + 2·sqrt(V(ρ)) = C, theory §2.4 with amplified variance.
+def _kv_variance(mix: RequestMix, step_time: StepTime, limits: Limits) -> tuple[float, float]:
+    """The coefficients of x and x² in V, theory §2.4 with amplified variance.
 
     In the admissions per iteration x = λΔT, M* = a·x and ΔT/c0 = 1 + (w/c0)·x, so that
-    V = a2·x + (w/c0)(a²/m)·x² with m iterations: the root is that of a quadratic, the one with a·x < C.
+    V = a2·x + (w/c0)(a²/m)·x² with m iterations.
     """
+    a = mix.mean(mix.memory_token_iterations(limits.block_size))
+    a2 = mix.mean(mix.squared_memory_iterations(limits.block_size))
+    work_s = mix.mean(mix.work_s(step_time))
+    return a2, a**2 * work_s / (step_time.c0 * mix.mean(mix.iterations))
+
+
+def _kv_peak(mix: RequestMix, step_time: StepTime, limits: Limits, kv_use: float) -> float:
+    """(M* + 2·sqrt(V))/C where M* = `kv_use`·C."""
+    if step_time.c0 == 0.0:
+        return kv_use  # the engine is empty until the work itself takes all the time, then full
+    linear, quadratic = _kv_variance(mix, step_time, limits)
+    x = kv_use * limits.kv_tokens / mix.mean(mix.memory_token_iterations(limits.block_size))
+    return kv_use + 2.0 * sqrt(linear * x + quadratic * x**2) / limits.kv_tokens
+
+
+def _onset_load(mix: RequestMix, step_time: StepTime, limits: Limits, x_boundary: float) -> float | None:
+    """The root of M*(ρ) + 2·sqrt(V(ρ)) = C: that of a quadratic in x, the one with M* = a·x < C."""
     if step_time.c0 == 0.0:
         return 1.0  # the engine is empty until the work itself takes all the time
     capacity = limits.kv_tokens
     a = mix.mean(mix.memory_token_iterations(limits.block_size))
-    a2 = mix.mean(mix.squared_memory_iterations(limits.block_size))
     work_s = mix.mean(mix.work_s(step_time))
-    linear = 2.0 * capacity * a + 4.0 * a2
-    quadratic = a**2 * (1.0 - 4.0 * work_s / (step_time.c0 * mix.mean(mix.iterations)))
+    variance_x, variance_xx = _kv_variance(mix, step_time, limits)
+    linear = 2.0 * capacity * a + 4.0 * variance_x
+    quadratic = a**2 - 4.0 * variance_xx
     x = 2.0 * capacity**2 / (linear + sqrt(linear**2 - 4.0 * quadratic * capacity**2))
     if x > x_boundary:
         return None
