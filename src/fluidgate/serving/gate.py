@@ -163,6 +163,7 @@ class Gate:
         self._params, self._memory = new_params(policy), policy.new_memory()
         self.books = Books(policy.num_classes)
         self.totals = Totals()
+        self.published = Totals()  # what the metrics have seen
         self._quota = np.full(policy.num_classes, NO_LIMIT, np.int64)
         self.num_paused = 0
         self._mask = np.ones(FIRST_ROWS, np.int64)

@@ -7,10 +7,11 @@ multiprocess mode, that is, where PROMETHEUS_MULTIPROC_DIR names an empty folder
 from __future__ import annotations
 
 import time
+from functools import cache
 
 from prometheus_client import Counter, Gauge
 
-from fluidgate.serving.gate import Gate, Totals
+from fluidgate.serving.gate import Gate
 
 SECONDS_BETWEEN_UPDATES = 0.25
 
@@ -24,6 +25,12 @@ _COUNTERS = {
 }
 
 _ADMISSION_REASONS = {"admitted": "new", "resumed": "resumed", "forced": "idle"}
+
+
+@cache
+def gate_metrics() -> GateMetrics:
+    """The metrics of this process: Prometheus knows each name once."""
+    return GateMetrics()
 
 
 class GateMetrics:
@@ -46,7 +53,6 @@ class GateMetrics:
         self.gauges = {
             field: Gauge(name, text, multiprocess_mode="livemostrecent") for field, (name, text) in gauges.items()
         }
-        self._written = Totals()
         self._next_s = 0.0
 
     def fell_back(self, where: str) -> None:
@@ -61,8 +67,8 @@ class GateMetrics:
         self._next_s = now_s + SECONDS_BETWEEN_UPDATES
         totals = gate.totals
         for field, counter in self.counters.items():
-            counter.inc(getattr(totals, field) - getattr(self._written, field))
-            setattr(self._written, field, getattr(totals, field))
+            counter.inc(getattr(totals, field) - getattr(gate.published, field))
+            setattr(gate.published, field, getattr(totals, field))
         self.gauges["held"].set(gate.num_held)
         self.gauges["paused"].set(gate.num_paused)
         self.gauges["tax"].set(totals.recomputed_tokens / max(totals.computed_tokens, 1))

@@ -23,7 +23,7 @@ from vllm.v1.request import Request
 
 from fluidgate.serving import seams
 from fluidgate.serving.gate import Gate, Limits
-from fluidgate.serving.metrics import GateMetrics
+from fluidgate.serving.metrics import gate_metrics
 from fluidgate.serving.startup import configured_policy
 
 logger = logging.getLogger("vllm.fluidgate")
@@ -38,7 +38,7 @@ class GateScheduler(AsyncScheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gate: Gate | None = None
-        self.gate_metrics = GateMetrics()
+        self.gate_metrics = gate_metrics()
         self.guarded("start", self._open_gate)
 
     def add_request(self, request: Request) -> None:

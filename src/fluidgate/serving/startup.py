@@ -7,7 +7,6 @@ from typing import Any
 
 from fluidgate.policies import LearnedCap, Policy
 from fluidgate.serving.gate import Limits
-from fluidgate.serving.planfile import PlanFile
 
 logger = logging.getLogger("vllm.fluidgate")
 
@@ -28,6 +27,8 @@ def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -
     if path is None:
         logger.info("fluidgate: no plan file; learning output lengths from the requests served")
         return LearnedCap()
+    from fluidgate.serving.planfile import PlanFile  # pydantic, needed only with a plan
+
     plan = PlanFile.load(path)
     planned, actual = plan.hardware.num_gpu_blocks - 1, limits.total_blocks
     if abs(planned - actual) > TOLERATED_BLOCK_DIFFERENCE * actual:
