@@ -8,8 +8,10 @@ cache are vLLM's. Arrivals, the policy's view and the records are the simulator'
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,8 @@ def emulate(
 ) -> RunRecords:
     """Run `workload` under `policy` through vLLM's own scheduler; arguments and result as in `simulate`.
 
+    Warns once when the installed vLLM is not a version that the parity tests ran on.
+
     Raises:
         InputError: vLLM is not installed, or the settings are not vLLM's.
         Stalled: the policy holds for ever.
@@ -58,7 +62,7 @@ def emulate(
     if not isinstance(policy, Policy):
         policy = make_policy(policy, fluid_plan or plan_for(workload, hardware, config))
     config = config.with_(**policy.engine_settings)
-    core = _Core(workload, hardware, config)
+    core = _Core(workload, hardware, policy, config)
     plain = load_program(policy, compile=False)
     replaced = {"form_batch": core.form_batch, "emit_tokens": core.emit_tokens}
     program = replace(plain, run_loop=interpreted(loop.run_loop, replaced))
@@ -67,14 +71,26 @@ def emulate(
     )
 
 
+@cache
+def _warn_if_untested(version: str, tested: tuple[str, ...]) -> None:
+    if version not in tested:
+        warnings.warn(
+            f"vLLM {version} is installed, and the simulator was shown equal to vLLM {', '.join(tested)}: what emulate "
+            "and simulate say may differ. docs/parity.md tells how to run the tests on another version",
+            stacklevel=4,
+        )
+
+
 class _Core:
     """vLLM's scheduler in the place of the simulator's batch formation."""
 
-    def __init__(self, workload: Workload, hardware: Hardware, config: EngineConfig) -> None:
+    def __init__(self, workload: Workload, hardware: Hardware, policy: Policy, config: EngineConfig) -> None:
         from fluidgate.serving import seams, vllm_core
 
+        _warn_if_untested(vllm_core.VLLM_VERSION, vllm_core.TESTED_VERSIONS)
         self.seams, self.vllm = seams, vllm_core
         self.workload = workload
+        self.ranked = type(policy).rank is not None
         budget = config.token_budget(int((workload.prompt_tokens + workload.output_tokens).max()))
         self.scheduler = vllm_core.new_scheduler(hardware, config, budget)
         self.pool = self.scheduler.kv_cache_manager.block_pool
@@ -144,19 +160,25 @@ class _Core:
     def _admission(self, state: State) -> Any:
         """The seam that lets vLLM admit what the policy's quotas allow."""
         quotas = state.quota[: state.setting[layout.NUM_CLASSES]].tolist()
-        if all(quota >= waiting for quota, waiting in zip(quotas, state.waiting.tolist(), strict=True)):
-            return self.seams.admit_at_most(self.scheduler, int(state.counter[layout.WAITING]))
         if not any(quota > 0 for quota in quotas):
             return self.seams.hold_all(self.scheduler)
-        if len(quotas) == 1:
-            return self.seams.admit_at_most(self.scheduler, quotas[0])
+        if not self.ranked:  # then vLLM's order is the policy's
+            if all(quota >= waiting for quota, waiting in zip(quotas, state.waiting.tolist(), strict=True)):
+                return self.seams.admit_at_most(self.scheduler, int(state.counter[layout.WAITING]))
+            if len(quotas) == 1:
+                return self.seams.admit_at_most(self.scheduler, quotas[0])
         allowed = []
-        for request in self.scheduler.waiting:
+        for request in self._in_policy_order(state):
             group = int(state.group[int(request.request_id)])
             if quotas[group] > 0:
                 quotas[group] -= 1
                 allowed.append(request)
         return self.seams.admit_only(self.scheduler, allowed)
+
+    def _in_policy_order(self, state: State) -> list[Any]:
+        """vLLM's waiting requests by rank; among equal ranks in its own order."""
+        waiting = list(self.scheduler.waiting)
+        return sorted(waiting, key=lambda r: float(state.rank[int(r.request_id)])) if self.ranked else waiting
 
     def _book_victims(self, state: State, cache: Cache) -> None:
         """Residents that vLLM preempted, in its order: each went to the front of the waiting queue."""
