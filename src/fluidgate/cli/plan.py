@@ -1,10 +1,31 @@
-"""`fluidgate plan`: equilibrium, stability boundary and thresholds, without simulating."""
+"""`fluidgate plan`: equilibrium, stability boundary and thresholds, without simulating; and the plan file."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from fluidgate.cli import options as o
+from fluidgate.errors import InputError
+
+if TYPE_CHECKING:
+    from fluidgate.engine import EngineConfig
+    from fluidgate.fluid import FluidPlan
+    from fluidgate.serving.planfile import PlanFile, ServedModel
 
 EXAMPLE = "Example: `fluidgate plan --preset azure-conv-2023 --rate 5 --model llama-2-7b --gpu a100-80gb`"
+
+DEFAULT_POLICY = "concurrency-cap"
+
+PolicyName = Annotated[
+    str | None,
+    typer.Option("--policy", help=f"Policy to save, or `name:key=value,…`; {DEFAULT_POLICY} if not given."),
+]
+Save = Annotated[
+    Path | None, typer.Option("--save", help="Write the policy to this plan file, for `serve-args` and vLLM.")
+]
 
 
 @o.grouped
@@ -12,6 +33,9 @@ def command(
     workload: o.WorkloadOptions,
     hardware: o.HardwareOptions,
     engine: o.EngineOptions,
+    policy: PolicyName = None,
+    policy_file: o.PolicyFile = None,
+    save: Save = None,
     output_format: o.OutputFormat = o.Format.TABLE,
     output_dir: o.OutputDir = None,
 ) -> None:
@@ -19,11 +43,45 @@ def command(
     from fluidgate.experiments import plan_for
     from fluidgate.report import plan_table
 
-    fluid_plan = plan_for(workload.load(), hardware.load(), engine.load())
+    if policy is not None and save is None:
+        raise InputError("--policy names the policy to save: add --save plan.json")
+    o.load_policies(policy_file)
+    config = engine.load()
+    fluid_plan = plan_for(workload.load(), hardware.load(), config)
+    saved = None if save is None else _plan_file(fluid_plan, policy or DEFAULT_POLICY, config, _served(hardware))
+    if saved is not None and save is not None:
+        saved.save(save)
+        o.say(f"wrote {save}")
     if output_format is o.Format.JSON:
         o.write_json(fluid_plan.to_dict())
     else:
-        o.console().print(plan_table(fluid_plan))
+        table = plan_table(fluid_plan)
+        if saved is not None:
+            table.add_row("policy saved", saved.policy_line())
+        o.console().print(table)
         o.console().print(*fluid_plan.verdict, sep="\n")
     if output_dir is not None:
         o.write_json(fluid_plan.to_dict(), o.made(output_dir) / "plan.json")
+
+
+def _plan_file(fluid_plan: FluidPlan, policy: str, config: EngineConfig, model: ServedModel) -> PlanFile:
+    from fluidgate.policies import make_policy
+    from fluidgate.serving.planfile import PlanFile
+
+    return PlanFile.of(fluid_plan, make_policy(policy, fluid_plan), config, model)
+
+
+def _served(hardware: o.HardwareOptions) -> ServedModel:
+    """What the options say of the model; a hardware file says nothing of it."""
+    from fluidgate.hardware import find_profile
+    from fluidgate.serving.planfile import ServedModel
+
+    if hardware.hardware_file is not None:
+        return ServedModel()
+    profile = hardware.variant and find_profile(hardware.model, hardware.gpu, hardware.variant)
+    return ServedModel(
+        name=hardware.model,
+        tensor_parallel_size=profile.tp if profile else hardware.tp,
+        # blocks that were given, not reckoned from a share of the memory, do not tell the share
+        gpu_memory_utilization=None if hardware.num_gpu_blocks else hardware.gpu_memory_utilization,
+    )

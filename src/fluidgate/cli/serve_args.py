@@ -1,0 +1,95 @@
+"""`fluidgate serve-args`: a plan file as `vllm serve` lines, with fluidgate's scheduler and with stock flags alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fluidgate.cli import options as o
+from fluidgate.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from fluidgate.serving.flags import Flag
+    from fluidgate.serving.planfile import PlanFile
+
+EXAMPLE = "Example: `fluidgate serve-args plan.json --model-name meta-llama/Llama-2-7b-hf`"
+
+PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file, from `fluidgate plan --save`.")]
+ModelName = Annotated[str | None, typer.Option("--model-name", help="Hugging Face name or folder of the model.")]
+MaxWait = Annotated[
+    float | None,
+    typer.Option("--max-wait-s", help="Refuse requests (HTTP 503) that would wait longer than this; else none."),
+]
+
+
+def command(
+    plan_path: PlanPath,
+    model_name: ModelName = None,
+    max_wait_s: MaxWait = None,
+    policy_file: o.PolicyFile = None,
+    output_format: o.OutputFormat = o.Format.TABLE,
+) -> None:
+    """Print the `vllm serve` line of a plan, in two forms: with fluidgate's scheduler, and with stock flags alone."""
+    from fluidgate.serving.flags import serve_command, serve_flags
+    from fluidgate.serving.planfile import PlanFile
+
+    o.load_policies(policy_file)
+    plan = PlanFile.load(plan_path)
+    model = _model(plan, model_name, plan_path)
+    plugin = serve_flags(plan, "plugin", max_wait_s=max_wait_s)
+    stock = serve_flags(plan, "stock", max_wait_s=max_wait_s)
+    forms = [
+        (f"With fluidgate's scheduler: {plan.policy_line()}", serve_command(plugin, model, plan_path), plugin),
+        (f"Stock vLLM, {_likeness(plan)}", serve_command(stock, model), stock),
+    ]
+    if output_format is o.Format.JSON:
+        made = {name: _plain(*form) for name, form in zip(("plugin", "stock"), forms, strict=True)}
+        o.write_json({"model": model, "policy": plan.policy, **made})
+    else:
+        for title, line, flags in forms:
+            o.console().print(f"[bold]{title}[/bold]", highlight=False)
+            print(line)  # as it is: a wrapped line could not be copied
+            o.console().print(_table(flags))
+    if plan.planned.load > 1.0 and max_wait_s is None:
+        o.say("the plan is for an overload, where the queue grows without end: --max-wait-s bounds the wait")
+
+
+def _model(plan: PlanFile, given: str | None, path: Path) -> str:
+    name = given or plan.model.name
+    if name is None:
+        raise InputError(f"{path}: was planned from a hardware file, which names no model; add --model-name")
+    if given is None and "/" not in name:
+        o.say(f"{name} is fluidgate's name for the model: give what vLLM is to load with --model-name")
+    return name
+
+
+def _likeness(plan: PlanFile) -> str:
+    from fluidgate.serving.flags import is_stock
+
+    return f"which has {plan.policy} itself:" if is_stock(plan) else f"as near to {plan.policy} as its flags come:"
+
+
+def _table(flags: Sequence[Flag]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column("flag", style="bold", no_wrap=True)
+    table.add_column("value", overflow="fold", max_width=24)
+    table.add_column("why")
+    for flag in flags:
+        table.add_row(Text(flag.name), Text(flag.value), Text(flag.why))
+    return table
+
+
+def _plain(_title: str, line: str, flags: Sequence[Flag]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"command": line, "flags": [asdict(flag) for flag in flags]}

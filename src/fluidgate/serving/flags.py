@@ -1,0 +1,157 @@
+"""`serve_flags`: a plan as arguments of `vllm serve`, each with its reason. The names are those of vLLM 0.32."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+from pathlib import Path
+from typing import Literal
+
+from fluidgate.errors import InputError
+from fluidgate.fluid.verdict import number, percent
+from fluidgate.policies import ConcurrencyCap, Greedy, Watermark
+from fluidgate.serving.planfile import PlanFile
+
+Form = Literal["plugin", "stock"]
+
+SCHEDULER_CLASS = "fluidgate.serving.scheduler.GateScheduler"
+PLAN_VARIABLE = "FLUIDGATE_PLAN"
+VLLM_BLOCK_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One argument of `vllm serve`; `value` is empty for a switch, `why` one line for people."""
+
+    name: str
+    value: str
+    why: str
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The words on the command line."""
+        return (self.name, self.value) if self.value else (self.name,)
+
+
+def serve_flags(plan: PlanFile, form: Form = "plugin", *, max_wait_s: float | None = None) -> tuple[Flag, ...]:
+    """The arguments that make a vLLM server the one that was planned.
+
+    What equals vLLM's own default stays off the line, except where that default differs between machines.
+
+    Args:
+        form: "plugin": fluidgate's scheduler runs the policy. "stock": vLLM's own flags alone, which are the policy
+            itself for `greedy`, `watermark` and `concurrency-cap`, and the nearest to it for the others.
+        max_wait_s: refuse requests that would wait longer than this in the queue; None: an endless queue.
+
+    Raises:
+        InputError: `max_wait_s` is not a finite time above 0, or the plan's policy is unknown.
+    """
+    scheduler = Flag("--scheduler-cls", SCHEDULER_CLASS, f"fluidgate's scheduler, which runs {plan.policy} as planned")
+    seats, tokens = str(plan.engine.max_num_seqs), str(plan.engine.max_num_batched_tokens)
+    default = "as planned; vLLM's default varies by GPU"
+    return (
+        *([scheduler] if form == "plugin" else []),
+        *_memory(plan),
+        Flag("--max-num-seqs", seats, f"seats, {default}"),
+        *(_planned_admission(plan) if form == "plugin" else _stock_admission(plan)),
+        Flag("--max-num-batched-tokens", tokens, f"tokens per iteration, {default}"),
+        *_switches(plan),
+        *([] if max_wait_s is None else [_queue_limit(plan, max_wait_s)]),
+    )
+
+
+def is_stock(plan: PlanFile) -> bool:
+    """Whether vLLM's own flags are the plan's policy itself."""
+    return isinstance(plan.make_policy(), Greedy | Watermark | ConcurrencyCap)
+
+
+def serve_command(flags: Sequence[Flag], model: str, plan_path: Path | str | None = None) -> str:
+    """The line to type: `vllm serve` with `flags`, quoted for a POSIX shell; `plan_path` for the plugin.
+
+    Raises:
+        InputError: a model name that the command line cannot take.
+    """
+    if not model or model.startswith("-"):
+        raise InputError(f"model name {model!r} cannot be served; give a Hugging Face name or a folder")
+    words = ["vllm", "serve", model, *(word for flag in flags for word in flag.arguments)]
+    environment = "" if plan_path is None else f"{PLAN_VARIABLE}={shlex.quote(str(plan_path))} "
+    return environment + shlex.join(words)
+
+
+def _memory(plan: PlanFile) -> list[Flag]:
+    """What sets the number of KV blocks."""
+    model, machine = plan.model, plan.hardware
+    flags = []
+    if model.tensor_parallel_size is not None and model.tensor_parallel_size > 1:
+        gpus = str(model.tensor_parallel_size)
+        flags.append(Flag("--tensor-parallel-size", gpus, "GPUs that share the model, as planned"))
+    if model.gpu_memory_utilization is not None:
+        why = f"leaves about {machine.num_gpu_blocks:,} KV blocks; compare with vLLM's log"
+        flags.append(Flag("--gpu-memory-utilization", repr(model.gpu_memory_utilization), why))
+    if machine.block_size != VLLM_BLOCK_SIZE:
+        flags.append(Flag("--block-size", str(machine.block_size), "tokens per KV block, as planned"))
+    return flags
+
+
+def _planned_admission(plan: PlanFile) -> list[Flag]:
+    """vLLM's own admission limits, where the plan was made with them."""
+    engine = plan.engine
+    flags = []
+    if engine.max_num_active_seqs is not None:
+        flags.append(_active(engine.max_num_active_seqs, "most residents, as planned"))
+    if engine.watermark > 0:
+        flags.append(_watermark(engine.watermark, "of the blocks stay free at admission, as planned"))
+    return flags
+
+
+def _stock_admission(plan: PlanFile) -> list[Flag]:
+    """The policy in vLLM's own flags, or the two of them that come nearest to it."""
+    policy, engine, planned = plan.make_policy(), plan.engine, plan.planned
+    if isinstance(policy, Greedy | Watermark):
+        return _planned_admission(plan)
+    if isinstance(policy, ConcurrencyCap):
+        own = _active(min(int(policy.cap), engine.seats), "the policy itself: most requests that hold KV at once")
+        return [own, *(flag for flag in _planned_admission(plan) if flag.name != own.name)]
+    cap = max(1, min(int(planned.concurrency_cap), engine.seats))
+    share = max(engine.watermark, round(planned.watermark, 3))
+    return [
+        _active(cap, f"stock vLLM has no {plan.policy}: this is n*, the residents at the stability boundary"),
+        _watermark(share, "of the blocks stay free at admission: two sd of what residents may still need"),
+    ]
+
+
+def _active(cap: int, why: str) -> Flag:
+    return Flag("--max-num-active-seqs", str(cap), why)
+
+
+def _watermark(share: float, why: str) -> Flag:
+    return Flag("--watermark", repr(share), f"{percent(share)} {why}")
+
+
+def _switches(plan: PlanFile) -> list[Flag]:
+    """The other settings, where they differ from vLLM's defaults."""
+    engine = plan.engine
+    flags = []
+    if not engine.enable_prefix_caching:
+        flags.append(Flag("--no-enable-prefix-caching", "", "planned without reuse of equal prefixes"))
+    if not engine.scheduler_reserve_full_isl:
+        flags.append(Flag("--no-scheduler-reserve-full-isl", "", "planned to admit where the first chunk fits"))
+    if engine.long_prefill_token_threshold:
+        tokens = str(engine.long_prefill_token_threshold)
+        flags.append(Flag("--long-prefill-token-threshold", tokens, "most prompt tokens of a request per iteration"))
+    return flags
+
+
+def _queue_limit(plan: PlanFile, max_wait_s: float) -> Flag:
+    """Little's law at the boundary: a queue of λ_max·W clears in W seconds, behind n* residents."""
+    if not 0 < max_wait_s < inf:
+        raise InputError(f"max_wait_s = {max_wait_s} must be a finite number of seconds above 0")
+    residents, rate = plan.planned.concurrency_cap, plan.planned.boundary_rate
+    in_flight = ceil(residents + rate * max_wait_s)
+    why = (
+        f"{number(residents)} residents and a queue of {number(max_wait_s)} s at {number(rate)} req/s; "
+        "above it HTTP 503"
+    )
+    return Flag("--max-num-queued-reqs", str(in_flight), why)

@@ -1,0 +1,319 @@
+"""`PlanFile`: what `fluidgate plan --save` writes and a server reads. One JSON file: the policy, and what it was
+planned for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError, model_validator
+
+from fluidgate import __version__
+from fluidgate.errors import InputError
+from fluidgate.fluid.verdict import number
+from fluidgate.hardware._json import read_object
+from fluidgate.policies import Policy, policy_class
+
+if TYPE_CHECKING:
+    from fluidgate.engine import EngineConfig
+    from fluidgate.fluid import FluidPlan
+
+FORMAT: Final = "fluidgate-plan"
+VERSION: Final = 1
+_AGAIN = "make the file again with `fluidgate plan … --save`"
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Scalar = bool | int | float
+Parameter = Scalar | tuple[Scalar, ...]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ServedModel(_Section):
+    """What `vllm serve` loads, and on how much of which GPUs; None where the plan does not know."""
+
+    name: Annotated[str, Field(min_length=1)] | None = None
+    tensor_parallel_size: Count | None = None
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class Machine(_Section):
+    """The KV cache that was planned for; one of the blocks is vLLM's null block and holds nothing."""
+
+    name: str
+    num_gpu_blocks: Annotated[int, Field(ge=2)]
+    block_size: Count
+    kv_capacity_tokens: Count
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        capacity = (self.num_gpu_blocks - 1) * self.block_size
+        if self.kv_capacity_tokens != capacity:
+            raise ValueError(
+                f"kv_capacity_tokens = {self.kv_capacity_tokens}, but (num_gpu_blocks - 1) × block_size is {capacity}"
+            )
+        return self
+
+
+class EngineLimits(_Section):
+    """vLLM's settings in force, the policy's own among them; named as in `EngineConfig`."""
+
+    max_num_seqs: Count
+    max_num_active_seqs: Count | None
+    max_num_batched_tokens: Count
+    watermark: Share
+    enable_prefix_caching: bool
+    scheduler_reserve_full_isl: bool
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _acceptable_to_vllm(self) -> Self:
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens = {self.max_num_batched_tokens} is below max_num_seqs = {self.max_num_seqs}, "
+                "which vLLM refuses; plan with fewer seats (--max-num-seqs)"
+            )
+        if self.seats > self.max_num_seqs:
+            raise ValueError(f"max_num_active_seqs = {self.seats} is above max_num_seqs = {self.max_num_seqs}")
+        return self
+
+    @property
+    def seats(self) -> int:
+        """Most residents that admission may reach."""
+        return self.max_num_active_seqs or self.max_num_seqs
+
+
+class Traffic(_Section):
+    """What arrives: requests per second, and tokens."""
+
+    rate: Positive
+    mean_prompt_tokens: Positive
+    max_prompt_tokens: Count
+    mean_output_tokens: Positive
+    max_output_tokens: Count
+
+
+class Planned(_Section):
+    """The fluid plan's numbers.
+
+    Attributes:
+        boundary_rate: the stability boundary, req/s.
+        load: arrivals over the boundary.
+        onset_rate: req/s from which memory control matters; None: never.
+        concurrency_cap: n*, residents at the boundary.
+        rate_limit: x*, admissions per iteration at the boundary.
+        watermark: the share of blocks to keep free at saturation.
+        kv_peak: mean + 2 sd of greedy admission's KV over the capacity, at this load; above 1 it overflows.
+    """
+
+    boundary_rate: Positive
+    load: Positive
+    onset_rate: Positive | None
+    concurrency_cap: Positive
+    rate_limit: Positive
+    watermark: Share
+    kv_peak: Annotated[float, Field(ge=0)]
+
+
+class PlanFile(_Section):
+    """A policy with its parameters, and the plan they come from; `parameters` are the policy's fields by name."""
+
+    format: Literal["fluidgate-plan"] = FORMAT
+    version: Literal[1] = VERSION
+    fluidgate: str
+    policy: str
+    parameters: dict[str, Parameter]
+    model: ServedModel
+    hardware: Machine
+    engine: EngineLimits
+    traffic: Traffic
+    planned: Planned
+    verdict: tuple[str, ...]
+
+    @classmethod
+    def of(cls, plan: FluidPlan, policy: Policy, config: EngineConfig, model: ServedModel | None = None) -> Self:
+        """The file for `policy` under `plan`, which was made for the limits of `config`.
+
+        Raises:
+            InputError: an engine that vLLM has not, a plan for other limits, a policy that cannot be kept in a file.
+        """
+        if config.mode != "vllm" or config.preemption != "recompute":
+            raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}: plan with mode vllm")
+        budget = config.token_budget(plan.mix.max_prompt_tokens + plan.mix.max_output_tokens)
+        if (plan.limits.max_num_seqs, plan.limits.max_num_batched_tokens) != (config.seats, budget):
+            raise InputError(
+                f"the plan is for max_num_seqs = {plan.limits.max_num_seqs} and max_num_batched_tokens = "
+                f"{plan.limits.max_num_batched_tokens}, the engine has {config.seats} and {budget}; plan for the engine"
+            )
+        if policy_class(policy.name) is not type(policy):
+            raise InputError(f"{type(policy).__name__} is not the policy registered as {policy.name!r}; register it")
+        try:
+            file = cls(
+                fluidgate=__version__,
+                policy=policy.name,
+                parameters={field.name: _plain(getattr(policy, field.name)) for field in fields(policy)},
+                model=model or ServedModel(),
+                hardware=_machine(plan),
+                engine=_engine(config.with_(**policy.engine_settings), budget),
+                traffic=_traffic(plan),
+                planned=_planned(plan),
+                verdict=plan.verdict,
+            )
+        except ValidationError as error:
+            raise InputError(f"the plan cannot be saved: {_sentence(error)}") from None
+        if file.make_policy() != policy:
+            raise InputError(f"policy {policy.name} cannot be saved: give it numbers and tuples of numbers as fields")
+        return file
+
+    def save(self, path: Path | str) -> None:
+        """Write the file; `load` reads it back exactly.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+        try:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        except OSError as problem:
+            raise InputError(f"{path}: the plan cannot be written there ({problem.strerror})") from None
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """The plan in a file that `save` wrote.
+
+        Raises:
+            InputError: no such file, not a plan, another version, or a value that cannot be; names file and key.
+        """
+        values = read_object(path, "a plan file, as `fluidgate plan … --save` writes it").values
+        _refuse_other_formats(values, path)
+        try:
+            file = cls.model_validate_json(json.dumps(values))
+            file.make_policy()
+        except ValidationError as error:
+            raise InputError(f"{path}: {_sentence(error)}") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        return file
+
+    def make_policy(self) -> Policy:
+        """The policy, equal to the one that was saved.
+
+        Raises:
+            InputError: an unknown policy, or parameters that are not its own.
+        """
+        cls = policy_class(self.policy)
+        names = [field.name for field in fields(cls)]
+        for name in names:
+            if name not in self.parameters:
+                raise InputError(f"'parameters.{name}' is missing: policy {self.policy} needs it; {_AGAIN}")
+        for name in self.parameters:
+            if name not in names:
+                known = ", ".join(names) or "none"
+                raise InputError(f"'parameters.{name}' is not a parameter of policy {self.policy} (known: {known})")
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(self.parameters), strict=True)
+        except ValidationError as error:
+            raise InputError(_sentence(error, "parameters")) from None
+        except (PydanticUserError, NameError) as error:
+            raise InputError(f"policy {self.policy} has a field that is not a number or a tuple: {error}") from None
+
+    def policy_line(self) -> str:
+        """The policy and its parameters in a line, for people."""
+        values = [f"{name} = {_brief(value)}" for name, value in self.parameters.items()]
+        return f"{self.policy} ({', '.join(values)})" if values else self.policy
+
+
+def _machine(plan: FluidPlan) -> Machine:
+    hardware = plan.hardware
+    return Machine(
+        name=hardware.name,
+        num_gpu_blocks=int(hardware.num_gpu_blocks),
+        block_size=int(hardware.block_size),
+        kv_capacity_tokens=int(hardware.kv_capacity_tokens),
+    )
+
+
+def _engine(config: EngineConfig, token_budget: int) -> EngineLimits:
+    return EngineLimits(
+        max_num_seqs=config.max_num_seqs,
+        max_num_active_seqs=config.max_num_active_seqs,
+        max_num_batched_tokens=token_budget,
+        watermark=float(config.watermark_share),
+        enable_prefix_caching=config.enable_prefix_caching,
+        scheduler_reserve_full_isl=config.scheduler_reserve_full_isl,
+        long_prefill_token_threshold=config.long_prefill_token_threshold,
+    )
+
+
+def _traffic(plan: FluidPlan) -> Traffic:
+    mix = plan.mix
+    return Traffic(
+        rate=float(mix.rate),
+        mean_prompt_tokens=float(mix.mean_prompt_tokens),
+        max_prompt_tokens=mix.max_prompt_tokens,
+        mean_output_tokens=float(mix.mean_output_tokens),
+        max_output_tokens=mix.max_output_tokens,
+    )
+
+
+def _planned(plan: FluidPlan) -> Planned:
+    stable = plan.stability
+    return Planned(
+        boundary_rate=float(stable.boundary_rate),
+        load=float(stable.load),
+        onset_rate=None if stable.onset_rate is None else float(stable.onset_rate),
+        concurrency_cap=float(plan.concurrency_cap),
+        rate_limit=float(plan.rate_limit),
+        watermark=float(plan.watermark),
+        kv_peak=float(stable.kv_peak),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _brief(value: Parameter) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_brief, value))}]"
+    return str(value).lower() if isinstance(value, bool) else number(value)
+
+
+def _refuse_other_formats(values: dict[str, Any], path: Path | str) -> None:
+    if values.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: is not a plan for a server: its 'format' is {values.get('format')!r}, not {FORMAT!r}; {_AGAIN} "
+            "(--format json and --output-dir write a report, which no server reads)"
+        )
+    version = values.get("version")
+    if type(version) is not int or version != VERSION:
+        raise InputError(
+            f"{path}: 'version' = {version!r} was written by fluidgate {values.get('fluidgate', '(unknown)')}; this is "
+            f"fluidgate {__version__}, which reads version {VERSION}: install the fluidgate that wrote it, or {_AGAIN}"
+        )
+
+
+def _sentence(error: ValidationError, *section: str) -> str:
+    """The first problem: key, value, what is wrong, and the mend."""
+    first = error.errors(include_url=False)[0]
+    place = (*section, *map(str, first["loc"]))
+    if not section and place[:1] == ("parameters",) and len(place) > 1:
+        key = f"'parameters.{place[1]}'"
+        return f"{key} = {first['input']!r} must be a finite number, true, false, or a list of those; {_AGAIN}"
+    key = f"'{'.'.join(place)}'"
+    if first["type"] == "missing":
+        return f"{key} is missing; {_AGAIN}"
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a known key; take it out, or {_AGAIN}"
+    if first["type"] == "value_error":  # a section that does not add up: the message names the keys
+        return ": ".join([*place, str(first["ctx"]["error"])])
+    return f"{key} = {first['input']!r}: {first['msg'].replace('Input should', 'it must')}; {_AGAIN}"
