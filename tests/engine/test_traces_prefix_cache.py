@@ -74,6 +74,22 @@ def test_the_tail_of_old_content_is_overwritten_first(simulate: Simulate) -> Non
     assert r.cached_tokens.tolist() == [0, 0, 2]
 
 
+def test_blocks_that_hold_nothing_whole_are_overwritten_first(simulate: Simulate) -> None:
+    # 3 blocks. Row 0 leaves 7 and 8; rows 1 and 2, of one token, use the third block one after the other.
+    prefixes = ([[7, 8], [], [], [7, 8]], 2)
+    r = simulate([(0.0, 4, 1), (1.0, 1, 1), (2.0, 1, 1), (3.0, 5, 1)], block_size=2, blocks=3, prefixes=prefixes)
+    assert r.cached_tokens.tolist() == [0, 0, 0, 4]
+
+
+def test_different_content_is_never_taken_for_the_same(simulate: Simulate) -> None:
+    # 33 contents in a table of 32 places (for 17 blocks): the first and the last share one.
+    ids = [0, 32, *range(1, 32)]
+    r = simulate([(float(t), 3, 1) for t in range(33)], block_size=2, blocks=16, prefixes=([[i] for i in ids], 2))
+    assert r.cached_tokens.sum() == 0
+    again = simulate([(0.0, 3, 1), (1.0, 3, 1), (2.0, 3, 1)], block_size=2, blocks=16, prefixes=([[0], [32], [0]], 2))
+    assert again.cached_tokens.tolist() == [0, 0, 2]
+
+
 @pytest.mark.parametrize(("caching", "tokens", "recomputed"), [(True, 4, 3), (False, 6, 5)])
 def test_a_victim_finds_its_own_blocks(
     simulate: Simulate, batches: Batches, caching: bool, tokens: int, recomputed: int

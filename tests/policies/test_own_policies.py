@@ -40,6 +40,11 @@ def test_rank_orders_the_queue(simulate: Simulate) -> None:
     check_policy(ShortestPromptFirst())
 
 
+def test_a_rank_may_fall_between_two_others(simulate: Simulate) -> None:
+    r = simulate(ShortestPromptFirst(), [(0.0, 2, 1), (0.0, 4, 1), (0.0, 3, 1)], blocks=4)
+    assert r.first_scheduled_s.tolist() == [0.0, 2.0, 1.0]
+
+
 def test_equal_ranks_keep_their_order(simulate: Simulate) -> None:
     # 4 blocks: prompts of 2 are all equal, so they enter two by two in order of arrival.
     r = simulate(ShortestPromptFirst(), [(0.0, 2, 1)] * 5, blocks=4)

@@ -37,6 +37,23 @@ def test_concurrency_cap_counts_residents(simulate: Simulate) -> None:
     assert r.first_scheduled_s.tolist() == [0.0, 0.0, 2.0, 3.0]
 
 
+def test_only_the_policys_own_hold_counts_as_held(simulate: Simulate) -> None:
+    # 4 blocks: the cap of 2 would let row 1 in, but its prompt of 3 has to wait for row 0 to end.
+    r = simulate(ConcurrencyCap(2.0), [(0.0, 3, 2), (0.0, 3, 1)], blocks=4)
+    assert r.first_scheduled_s.tolist() == [0.0, 2.0]
+    assert r.held_s.tolist() == [0.0, 0.0]
+
+
+def test_a_hold_before_an_eviction_still_counts(simulate: Simulate) -> None:
+    # 10 blocks. Row 1 enters at 2, when half a request per iteration allows it. KV 3 + 2, ... 6 + 4 in the step from
+    # 4; at 5 row 0 evicts it, and at 8, when row 0 has ended, the credit has long been there again.
+    config = EngineConfig(enable_prefix_caching=False)
+    r = simulate(RateLimited(0.5), [(0.0, 2, 8), (0.0, 2, 4)], blocks=10, config=config)
+    assert r.preemptions.tolist() == [0, 1]
+    assert r.last_token_s.tolist() == [8.0, 9.0]
+    assert r.held_s.tolist() == [0.0, 2.0]
+
+
 def test_rate_limited_carries_fractions_over(simulate: Simulate) -> None:
     # Half a request per iteration: the first at once, then every second iteration.
     r = simulate(RateLimited(0.5), [(0.0, 1, 8)] * 4)
