@@ -50,8 +50,8 @@ def admit_only(scheduler: Any, allowed: list[Any]) -> Iterator[None]:
         with admit_at_most(scheduler, len(allowed)):
             yield
     finally:
-        left = set(scheduler.waiting)
-        evicted = [request for request in scheduler.waiting if request not in set(order)]
+        left, before = set(scheduler.waiting), set(order)
+        evicted = [request for request in scheduler.waiting if request not in before]
         scheduler.waiting = FCFSRequestQueue([*evicted, *(request for request in order if request in left)])
 
 
