@@ -122,9 +122,6 @@ def check_records(records: RunRecords, *, max_idle_s: float = 0.0) -> None:
 
     Args:
         max_idle_s: longest time the engine may idle while requests wait; infinite allows a run that stalled.
-
-    Raises:
-        AssertionError: a law does not hold.
     """
     for law, broken in _LAWS.items():
         _require(law, records, broken(records))
@@ -136,11 +133,7 @@ def check_records(records: RunRecords, *, max_idle_s: float = 0.0) -> None:
 
 
 def check_same(a: RunRecords, b: RunRecords, law: str) -> None:
-    """Assert that two runs of one case agree in every bit of every record.
-
-    Raises:
-        AssertionError: naming `law` and the first record that differs.
-    """
+    """Assert that two runs of one case agree in every bit; the sentence names `law` and the record that differs."""
     for field in fields(RunRecords):
         if field.name not in ("workload", "hardware", "config", "steps"):
             _require(law, a, _different(getattr(a, field.name), getattr(b, field.name), field.name))
@@ -167,13 +160,12 @@ def _case(policy: str, workload: Workload, config: EngineConfig) -> str:
 
 
 def _check_parameters(policy: Policy) -> None:
-    packed, memory, fresh = policy.pack(), policy.new_memory(), policy.new_memory()
+    packed, memory = policy.pack(), policy.new_memory()
+    floats = memory.ndim == 1 and memory.dtype == np.float64 and len(memory) > 0
     laws = {
         "pack() gives finite numbers in one row": packed.ndim == 1 and bool(np.isfinite(packed).all()),
-        "new_memory() gives one row of at least one float": memory.ndim == 1
-        and memory.dtype == np.float64
-        and len(memory) > 0,
-        "new_memory() is made anew for every run": not np.shares_memory(memory, fresh),
+        "new_memory() gives one row of at least one float": floats,
+        "new_memory() is made anew for every run": not np.shares_memory(memory, policy.new_memory()),
     }
     for law, holds in laws.items():
         if not holds:
@@ -248,9 +240,8 @@ def _tokens_conserved(records: RunRecords) -> str:
         return ""  # then only the step-wise law knows what had to be computed
     useful = int((load.prompt_tokens + load.output_tokens - 1).sum())
     again = int(records.recomputed_tokens.sum())
-    return "" if records.computed_tokens == useful + again else (
-        f"{records.computed_tokens} tokens computed, {useful} useful and {again} recomputed"
-    )  # fmt: skip
+    wrong = records.computed_tokens != useful + again
+    return f"{records.computed_tokens} tokens computed, {useful} useful and {again} recomputed" if wrong else ""
 
 
 _LAWS: dict[str, Callable[[RunRecords], str]] = {
@@ -393,12 +384,11 @@ def _replayed(records: RunRecords, steps: StepRecords) -> str:
     wrong = ~np.isclose(found.seconds, steps.end_s - steps.start_s, rtol=1e-6)
     if wrong.any():
         return f"the batch of iteration {np.argmax(wrong)} takes {found.seconds[np.argmax(wrong)]} s"
-    pairs = {
-        "first_token_s": (found.first_token_s, records.first_token_s),
-        "last_token_s": (found.last_token_s, records.last_token_s),
-        "generated_tokens": (found.generated, records.generated_tokens),
-    }
-    return next((problem for name, (a, b) in pairs.items() if (problem := _different(a, b, name))), "")
+    return (
+        _different(found.first_token_s, records.first_token_s, "first_token_s")
+        or _different(found.last_token_s, records.last_token_s, "last_token_s")
+        or _different(found.generated, records.generated_tokens, "generated_tokens")
+    )
 
 
 _STEP_LAWS: dict[str, Callable[[RunRecords, StepRecords], str]] = {
