@@ -110,6 +110,13 @@ def test_wait_to_the_letter_admits_n_per_iteration(simulate: Simulate, rows: Row
     assert r.generated_tokens.tolist() == [3, 2, 1]
 
 
+def test_wait_to_the_letter_runs_n_per_stage(simulate: Simulate, rows: Rows) -> None:
+    # Prompts of 3 in chunks of 1, so rows 0 and 1 are both at stage 0 when the step from 2 begins: n = 1 of them runs.
+    policy = Wait(hold_s=0.0, strict=True, thresholds=(1.0,), output_edges=())
+    r = simulate(policy, [(0.0, 3, 2)] * 3, config=EngineConfig(long_prefill_token_threshold=1))
+    assert rows(r) == [(0.0, [0]), (1.0, [0, 1]), (2.0, [0, 2])]
+
+
 @pytest.mark.parametrize(("hold_s", "start_s"), [(4.0, 5.0), (3.5, 5.0), (3.0, 4.0), (0.0, 1.0)])
 @pytest.mark.parametrize("kind", ["wait", "nested-wait"])
 def test_the_hold_of_an_incomplete_group_is_bounded(
