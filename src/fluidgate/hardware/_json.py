@@ -120,6 +120,8 @@ def read_object(path: Path | str, what: str) -> JsonObject:
         values = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path))
     except json.JSONDecodeError as problem:
         raise InputError(f"{path}:{problem.lineno}: is not JSON ({problem.msg}); give {what}") from None
+    except ValueError:  # Python refuses to read numbers of thousands of digits
+        raise InputError(f"{path}: holds a number too long to read; give {what}") from None
     except RecursionError:
         raise InputError(f"{path}: is nested too deeply to be {what}") from None
     if not isinstance(values, dict):

@@ -150,8 +150,5 @@ def _queue_limit(plan: PlanFile, max_wait_s: float) -> Flag:
         raise InputError(f"max_wait_s = {max_wait_s} must be a finite number of seconds above 0")
     residents, rate = plan.planned.concurrency_cap, plan.planned.boundary_rate
     in_flight = ceil(residents + rate * max_wait_s)
-    why = (
-        f"{number(residents)} residents and a queue of {number(max_wait_s)} s at {number(rate)} req/s; "
-        "above it HTTP 503"
-    )
+    why = f"{number(residents)} residents, {number(max_wait_s)} s of queue at {number(rate)} req/s; else HTTP 503"
     return Flag("--max-num-queued-reqs", str(in_flight), why)

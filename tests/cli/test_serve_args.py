@@ -1,0 +1,164 @@
+"""From `fluidgate plan --save` to `vllm serve`: the two commands as a user types them."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fluidgate.policies import policy_names
+
+FLUIDGATE = str(Path(sys.executable).with_name("fluidgate"))
+SMALL = ["--preset", "p512-d20", "--requests", "80", "--rate", "5"]
+
+OWN_POLICY = """
+from __future__ import annotations
+
+import fluidgate
+
+
+@fluidgate.policy("half-open")
+class HalfOpen(fluidgate.Policy):
+    share: float = 0.5
+"""
+
+
+def fluidgate_run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([FLUIDGATE, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def good(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    done = fluidgate_run(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "own.py").write_text(OWN_POLICY)
+    model = ["--model", "meta-llama/Llama-2-7b-hf", "--gpu", "a100-80gb"]
+    good("plan", *SMALL, *model, "--policy", "rate-limited", "--save", "paced.json", cwd=folder)
+    late = json.loads((folder / "paced.json").read_text()) | {"version": 2}
+    (folder / "late.json").write_text(json.dumps(late))
+    return folder
+
+
+def test_plan_saves_a_concurrency_cap_unless_told_otherwise(folder: Path) -> None:
+    done = good("plan", *SMALL, "--save", "plan.json", cwd=folder)
+    assert "policy saved" in done.stdout
+    assert "concurrency-cap (cap = " in done.stdout
+    assert "wrote plan.json" in done.stderr
+    assert json.loads((folder / "plan.json").read_text())["policy"] == "concurrency-cap"
+    assert "policy saved" not in good("plan", *SMALL, cwd=folder).stdout
+
+
+def test_json_of_the_plan_stays_alone_on_stdout(folder: Path) -> None:
+    done = good("plan", *SMALL, "--save", "also.json", "--format", "json", cwd=folder)
+    saved = json.loads((folder / "also.json").read_text())
+    assert json.loads(done.stdout)["concurrency_cap"] == saved["parameters"]["cap"]
+
+
+@pytest.mark.parametrize("spec", ["wait:strict=true", "concurrency-cap:cap=25"])
+def test_a_spec_is_saved_as_given(spec: str, folder: Path) -> None:
+    good("plan", *SMALL, "--policy", spec, "--save", "spec.json", cwd=folder)
+    name, _, rest = spec.partition(":")
+    key, _, text = rest.partition("=")
+    saved = json.loads((folder / "spec.json").read_text())
+    assert saved["policy"] == name
+    assert saved["parameters"][key] == json.loads(text)
+
+
+def test_both_lines_and_a_reason_for_each_flag(folder: Path) -> None:
+    done = good("serve-args", "paced.json", cwd=folder)
+    lines = [line for line in done.stdout.splitlines() if "vllm serve" in line and "--" in line]
+    plugin, stock = (shlex.split(line) for line in lines)
+    assert plugin[:4] == ["FLUIDGATE_PLAN=paced.json", "vllm", "serve", "meta-llama/Llama-2-7b-hf"]
+    assert plugin[4:6] == ["--scheduler-cls", "fluidgate.serving.scheduler.GateScheduler"]
+    assert stock[:3] == ["vllm", "serve", "meta-llama/Llama-2-7b-hf"]
+    assert {"--max-num-seqs", "--max-num-active-seqs", "--watermark", "--max-num-batched-tokens"} <= set(stock)
+    assert "stock vLLM has no rate-limited" in done.stdout
+    assert done.stderr == ""
+
+
+def test_json_holds_what_the_table_shows(folder: Path) -> None:
+    arguments = ("serve-args", "paced.json", "--model-name", "my models/x", "--max-wait-s", "20")
+    made = json.loads(good(*arguments, "--format", "json", cwd=folder).stdout)
+    assert (made["policy"], made["model"]) == ("rate-limited", "my models/x")
+    for form in ("plugin", "stock"):
+        flags = [word for flag in made[form]["flags"] for word in (flag["name"], flag["value"])]
+        assert shlex.split(made[form]["command"])[-len(flags) :] == flags
+        assert "--max-num-queued-reqs" in flags
+        assert "'my models/x'" in made[form]["command"]
+
+
+def test_the_parallelism_of_a_variant_is_served(folder: Path) -> None:
+    gpus = ["--model", "llama-3.1-70b", "--gpu", "a100-80gb", "--variant", "tp4"]
+    good("plan", *SMALL, *gpus, "--save", "wide.json", cwd=folder)
+    done = good("serve-args", "wide.json", cwd=folder)
+    assert "--tensor-parallel-size 4" in done.stdout
+    assert "give what vLLM is to load with --model-name" in done.stderr
+
+
+def test_given_blocks_do_not_tell_a_share_of_memory(folder: Path) -> None:
+    good("plan", *SMALL, "--num-gpu-blocks", "4000", "--save", "blocks.json", cwd=folder)
+    assert "--gpu-memory-utilization" not in good("serve-args", "blocks.json", cwd=folder).stdout
+
+
+def test_a_hardware_file_needs_a_model_name(folder: Path) -> None:
+    hardware = {"version": 1, "name": "mine", "step_time": {"c0": 0.01}, "num_gpu_blocks": 4000}
+    (folder / "hardware.json").write_text(json.dumps(hardware))
+    good("plan", *SMALL, "--hardware", "hardware.json", "--save", "bare.json", cwd=folder)
+    assert "vllm serve org/m " in good("serve-args", "bare.json", "--model-name", "org/m", cwd=folder).stdout
+    done = fluidgate_run("serve-args", "bare.json", cwd=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "names no model; add --model-name" in done.stderr
+
+
+def test_an_overload_asks_for_a_bound_on_the_wait(folder: Path) -> None:
+    heavy = ["--preset", "p512-d20", "--requests", "80", "--rate", "5000"]
+    good("plan", *heavy, "--save", "heavy.json", cwd=folder)
+    named = ("serve-args", "heavy.json", "--model-name", "org/m")
+    assert "--max-wait-s bounds the wait" in good(*named, cwd=folder).stderr
+    assert good(*named, "--max-wait-s", "9", cwd=folder).stderr == ""
+
+
+def test_a_users_own_policy(folder: Path) -> None:
+    own = ("--policy-file", "own.py")
+    good("plan", *SMALL, "--policy", "half-open:share=0.25", *own, "--save", "own.json", cwd=folder)
+    done = good("serve-args", "own.json", *own, cwd=folder)
+    assert "half-open (share = 0.25)" in done.stdout
+    refused = fluidgate_run("serve-args", "own.json", cwd=folder)
+    assert refused.returncode == 1
+    assert "unknown policy 'half-open'" in refused.stderr
+    assert all(name in refused.stderr for name in policy_names())
+
+
+BAD = [
+    (("serve-args", "none.json"), "none.json: no such file"),
+    (("serve-args", "late.json"), "install the fluidgate that wrote it"),
+    (("serve-args", "own.py"), "own.py:2: is not JSON"),
+    (("serve-args", "paced.json", "--max-wait-s", "nan"), "max_wait_s = nan"),
+    (("serve-args", "paced.json", "--model-name=--help"), "model name '--help' cannot be served"),
+    (("plan", *SMALL, "--policy", "greedy"), "add --save plan.json"),
+    (("plan", *SMALL, "--policy", "greeedy", "--save", "x.json"), "did you mean 'greedy'"),
+    (("plan", *SMALL, "--save", "no/such/folder/x.json"), "cannot be written"),
+    (("plan", *SMALL, "--save", "x.json", "--max-num-batched-tokens", "64"), "is below max_num_seqs = 256"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[" ".join(arguments) for arguments, _ in BAD])
+def test_bad_input_is_one_sentence(arguments: tuple[str, ...], words: str, folder: Path) -> None:
+    done = fluidgate_run(*arguments, cwd=folder)
+    assert done.returncode == 1, done.stdout + done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert words in last
+    assert "Traceback" not in done.stderr
+    assert not (folder / "x.json").exists()
+
+
+def test_help_shows_an_example(folder: Path) -> None:
+    assert "fluidgate serve-args plan.json" in " ".join(good("serve-args", "--help", cwd=folder).stdout.split())
