@@ -69,13 +69,13 @@ def explain(a: RunRecords, b: RunRecords, step: int, names: Names = ("simulate",
     else:
         differing = {
             "time": (one.start_s, one.end_s) != (other.start_s, other.end_s),
-            "batch": one.batch != other.batch,
+            "batch": (one.tokens, one.batch) != (other.tokens, other.batch),
             "preempted requests": one.victims != other.victims,
             "free blocks": one.free_blocks != other.free_blocks,
             "running and waiting": (one.running, one.waiting) != (other.running, other.waiting),
         }
         found = [part for part, differs in differing.items() if differs]
-        title = f"step {step}: {', '.join(found)} differ" if found else f"step {step}: equal"
+        title = f"step {step} differs in {', '.join(found)}" if found else f"step {step} is equal"
     lines = [_line(("", *names), mark=False)]
     lines += [_line(row) for row in _rows(one, other)]
     return "\n".join([title, *lines])
@@ -85,6 +85,7 @@ def explain(a: RunRecords, b: RunRecords, step: int, names: Names = ("simulate",
 class _Step:
     start_s: float
     end_s: float
+    tokens: int
     running: int
     waiting: int
     free_blocks: int
@@ -106,6 +107,7 @@ def _step(steps: StepRecords, k: int) -> _Step | None:
     return _Step(
         float(steps.start_s[k]),
         float(steps.end_s[k]),
+        int(steps.tokens[k]),
         int(steps.running[k]),
         int(steps.waiting[k]),
         int(steps.free_blocks[k]),
@@ -150,6 +152,7 @@ def _rows(one: _Step | None, other: _Step | None) -> Iterator[Row]:
     for label, name in (
         ("start (s)", "start_s"),
         ("end (s)", "end_s"),
+        ("tokens", "tokens"),
         ("running", "running"),
         ("waiting", "waiting"),
         ("free blocks", "free_blocks"),
@@ -175,7 +178,7 @@ def _named(row: int | None) -> str:
 
 
 def _entry(entry: tuple[int, int] | None) -> str:
-    return "–" if entry is None else f"request {entry[0]}: {entry[1]} tokens"
+    return "–" if entry is None else f"request {entry[0]}: {entry[1]} token{'s' * (entry[1] != 1)}"
 
 
 def _line(row: Row, *, mark: bool = True) -> str:

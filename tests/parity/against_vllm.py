@@ -1,0 +1,31 @@
+"""One way to hold the simulator against vLLM's own scheduler."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from fluidgate.engine import EngineConfig, RunRecords
+from fluidgate.experiments import simulate
+from fluidgate.hardware import Hardware
+from fluidgate.policies import Greedy, Policy
+from fluidgate.serving import emulate, first_difference
+from fluidgate.workload import Workload
+
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None,
+    reason="vLLM is not installed here; `make test` runs these in an environment of their own",
+)
+
+
+def simulate_as_vllm(
+    workload: Workload, hardware: Hardware, config: EngineConfig, policy: Policy | None = None
+) -> RunRecords:
+    """The simulator's run, equal to vLLM's in every decision and record."""
+    policy = policy or Greedy()
+    simulated = simulate(workload, hardware, policy, config=config, record="decisions")
+    emulated = emulate(workload, hardware, policy, config=config, record="decisions")
+    difference = first_difference(simulated, emulated)
+    assert difference is None, difference
+    return simulated

@@ -1,0 +1,213 @@
+"""Small cases for the parity tests. A failing case prints as one line that can be pasted into a test."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from fluidgate.engine import EngineConfig
+from fluidgate.hardware import Hardware, StepTime
+from fluidgate.policies import (
+    ConcurrencyCap,
+    Greedy,
+    LearnedCap,
+    NestedWait,
+    Policy,
+    RateLimited,
+    Wait,
+    Watermark,
+)
+from fluidgate.workload import Workload
+
+TICK_S = 1 / 64
+
+STEP_TIMES = (StepTime(4 * TICK_S), StepTime(0.01, 1e-4, 1e-6, 1e-8))
+"""With the first, steps end on the grid of arrivals, so that the two tie."""
+
+MORE = int(os.environ.get("FLUIDGATE_PARITY_EXAMPLES", "0"))
+"""Generated workloads per file, other ones in every run; 0: a fixed set."""
+
+
+def examples(default: int, *, of: int) -> settings:
+    """Hypothesis settings for a test that makes `default` examples out of the `of` that its file makes in all."""
+    return settings(
+        max_examples=max(default, MORE * default // of),
+        derandomize=not MORE,
+        deadline=None,
+        print_blob=True,
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class Case:
+    """A workload, hardware and engine limits.
+
+    Attributes:
+        requests: (arrival in ticks, prompt tokens, output tokens), in order of arrival.
+        blocks: KV blocks that hold tokens.
+        prefixes: content ids of each request's leading blocks of `unit` tokens.
+        config: what differs from `EngineConfig()`.
+    """
+
+    requests: list[tuple[int, int, int]]
+    blocks: int
+    block_size: int = 16
+    prefixes: list[list[int]] = field(default_factory=list)
+    unit: int = 0
+    step: StepTime = STEP_TIMES[0]
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        default = Case([], 0)
+        shown = [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
+        return f"Case({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))  # hypothesis would show every field
+
+    @property
+    def workload(self) -> Workload:
+        """The requests as arrays."""
+        arrival, prompt, output = np.array(self.requests).T
+        shared: dict[str, Any] = {}
+        if any(self.prefixes):
+            shared["prefix_ids"] = np.array([i for chain in self.prefixes for i in chain])
+            shared["prefix_offsets"] = np.cumsum([0, *map(len, self.prefixes)])
+            shared["prefix_block_tokens"] = self.unit
+        return Workload(arrival * TICK_S, prompt, output, name="generated", **shared)
+
+    @property
+    def hardware(self) -> Hardware:
+        """`blocks` usable ones and the null block."""
+        return Hardware("generated", self.step, self.blocks + 1, self.block_size)
+
+    @property
+    def engine(self) -> EngineConfig:
+        """The limits."""
+        return EngineConfig(**self.config)
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    *,
+    crowded: bool = False,
+    shared: bool = False,
+    configs: st.SearchStrategy[dict[str, Any]] | None = None,
+) -> Case:
+    """Small cases.
+
+    Args:
+        crowded: short prompts that grow together and a cache that they outgrow, so that residents are evicted.
+        shared: prompts from a tree of prefixes.
+        configs: engine limits; by default any of mode vllm.
+    """
+    block_size = draw(st.sampled_from([16, 1, 32]))
+    least = 5 if crowded else 1
+    requests = draw(st.lists(_requests(block_size, crowded), min_size=least, max_size=14))
+    arrival = np.cumsum([gap for gap, *_ in requests]).tolist()
+    lengths = [(prompt, output) for _, prompt, output, *_ in requests]
+    largest = max(-(-(prompt + output - 1) // block_size) for prompt, output in lengths)
+    few = st.integers(0, 8)
+    prefixes, unit = draw(_chains([r[3:] for r in requests], lengths, block_size)) if shared else ([], 0)
+    return Case(
+        [(at, prompt, output) for at, (prompt, output) in zip(arrival, lengths, strict=True)],
+        blocks=largest + draw(few if crowded else st.one_of(st.integers(0, 2), few, st.integers(0, 200))),
+        block_size=block_size,
+        prefixes=prefixes,
+        unit=unit,
+        step=draw(st.sampled_from(STEP_TIMES)),
+        config=draw(configs if configs is not None else vllm_configs(crowded)),
+    )
+
+
+def _requests(block_size: int, crowded: bool) -> st.SearchStrategy[tuple[Any, ...]]:
+    """(ticks since the arrival before, prompt tokens, output tokens, path in the tree of prefixes, its length)."""
+    gap = st.sampled_from([0, 0, 0, 1, 2, 4, 8, 40])
+    whole_blocks = st.integers(1, 2 if crowded else 6).map(lambda blocks: blocks * block_size)
+    prompt = st.one_of(st.integers(1, 40), whole_blocks, st.integers(1, 40 if crowded else 200))
+    one_block_more = st.integers(1, 3).map(lambda blocks: blocks * block_size + 1)
+    output = st.integers(20, 90) if crowded else st.one_of(st.integers(1, 60), one_block_more)
+    path = st.lists(st.integers(0, 1), min_size=6, max_size=6)
+    return st.tuples(gap, prompt, output, path, st.integers(0, 6))
+
+
+@st.composite
+def _chains(
+    draw: st.DrawFn, paths: list[tuple[list[int], int]], lengths: list[tuple[int, int]], block_size: int
+) -> tuple[list[list[int]], int]:
+    """Chains of content ids: equal ids mean equal content up to there; the last part of a prompt may be partial."""
+    unit = draw(st.sampled_from([4, 8])) if block_size == 1 else block_size * draw(st.sampled_from([1, 2, 4]))
+    partial_is_own = draw(st.booleans())  # else an id names the whole part, of which a prompt holds the beginning
+    number: dict[object, int] = {}
+    chains = []
+    for (path, depth), (prompt, _) in zip(paths, lengths, strict=True):
+        chain = []
+        for part in range(min(depth, -(-prompt // unit))):
+            held = min(unit, prompt - part * unit) if partial_is_own else unit
+            chain.append(number.setdefault((tuple(path[: part + 1]), held), len(number)))
+        chains.append(chain)
+    return chains, unit
+
+
+def vllm_configs(crowded: bool = False) -> st.SearchStrategy[dict[str, Any]]:
+    """Every limit and switch of mode vllm; few seats only where nothing has to be crowded."""
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "max_num_seqs": st.sampled_from([256, 12, 8] if crowded else [256, 1, 2, 3, 4, 8]),
+            "max_num_active_seqs": st.sampled_from([6, 8] if crowded else [1, 2, 3]),
+            "max_num_batched_tokens": st.one_of(st.integers(5 if crowded else 1, 40), st.sampled_from([16, 64, 300])),
+            "watermark": st.sampled_from([0.01, 0.05, 0.2, 0.5]),
+            "enable_prefix_caching": st.just(False),
+            "scheduler_reserve_full_isl": st.just(False),
+            "long_prefill_token_threshold": st.sampled_from([1, 5, 16, 50]),
+        },
+    ).map(_active_within_seats)
+
+
+def _active_within_seats(config: dict[str, Any]) -> dict[str, Any]:
+    if "max_num_active_seqs" in config and "max_num_seqs" in config:
+        return config | {"max_num_active_seqs": min(config["max_num_active_seqs"], config["max_num_seqs"])}
+    return config
+
+
+def _whole(most: int) -> st.SearchStrategy[float]:
+    return st.integers(1, most).map(float)
+
+
+def _pace(most: float) -> st.SearchStrategy[float]:
+    """Requests per iteration or per group, in sixteenths: short to print."""
+    return st.integers(1, round(16 * most)).map(lambda sixteenths: sixteenths / 16)
+
+
+_HOLD_S = st.sampled_from([0.0, TICK_S, 4 * TICK_S, 1.0])
+
+
+@st.composite
+def _staged(draw: st.DrawFn, make: Any, cuts: str, strict: bool) -> Policy:
+    """`Wait` or `NestedWait` with one to three types or segments."""
+    edges = draw(st.lists(_whole(40), max_size=2, unique=True).map(sorted))
+    threshold = _whole(3) if strict else _pace(3)
+    thresholds = draw(st.lists(threshold, min_size=len(edges) + 1, max_size=len(edges) + 1))
+    made: Policy = make(draw(_HOLD_S), strict, tuple(thresholds), **{cuts: tuple(edges)})
+    return made
+
+
+POLICIES: dict[str, st.SearchStrategy[Policy]] = {
+    "greedy": st.just(Greedy()),
+    "concurrency-cap": st.builds(ConcurrencyCap, _whole(6)),
+    "learned-cap": st.builds(LearnedCap, _whole(3), _whole(20), st.sampled_from([1.0, 0.25, 2.0])),
+    "rate-limited": st.builds(RateLimited, _pace(2)),
+    "watermark": st.builds(Watermark, st.sampled_from([0.0, 0.05, 0.2, 0.5])),
+    "wait": _staged(Wait, "output_edges", strict=False),
+    "wait, strict": _staged(Wait, "output_edges", strict=True),
+    "nested-wait": _staged(NestedWait, "cuts", strict=False),
+    "nested-wait, strict": _staged(NestedWait, "cuts", strict=True),
+}
+"""Every built-in policy with parameters in the range where it acts on a small case."""

@@ -1,0 +1,67 @@
+"""What a run went through: shows that generated cases reach the paths that are easy to get wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from fluidgate.engine import RunRecords
+
+
+def require_reached(reached: Counter[str], least: dict[str, int]) -> None:
+    """Fail if the cases of a test took a path less often than they should."""
+    missed = {path: f"{reached[path]} < {count}" for path, count in least.items() if reached[path] < count}
+    assert not missed, f"the generated cases do not reach enough: {missed}"
+
+
+def rare_paths(records: RunRecords) -> Counter[str]:
+    """How often each rare path was taken in a run with decisions."""
+    steps, load = records.steps, records.workload
+    assert steps is not None
+    _, tokens = steps.batch.T
+    budget = records.config.token_budget(int((load.prompt_tokens + load.output_tokens).max()))
+    chunks, self_reuse = _chunks_and_self_reuse(records)
+    seats_left = (steps.running < records.config.seats) & (steps.waiting > 0)
+    return Counter(
+        {
+            "preemptions": int(steps.preempted.sum()),
+            "steps that preempted several": int((steps.preempted > 1).sum()),
+            "steps that only preempted": int((steps.scheduled == 0).sum()),
+            "prefix hits": int((records.cached_tokens > 0).sum()),
+            "hits on own old blocks": self_reuse,
+            "chunks of a prompt": chunks,
+            "cache full": int((steps.free_blocks == 0).sum()),
+            "token budget used up": int((steps.tokens == budget).sum()),
+            "seats taken": int(((steps.running == records.config.seats) & (steps.waiting > 0)).sum()),
+            "no room for the next one": int((seats_left & (steps.tokens < budget)).sum()),
+            "arrival as a step ends": int(np.isin(load.arrival_s[load.arrival_s > 0], steps.end_s).sum()),
+            "idle engine": int((steps.start_s[1:] > steps.end_s[:-1]).sum()),
+            "one-token prompt": int((load.prompt_tokens == 1).sum()),
+            "one-token output": int((load.output_tokens == 1).sum()),
+            "one-token batch entries": int((tokens == 1).sum()),
+            "held requests": int((records.held_s > 0).sum()),
+            "paused residents": int((steps.running - steps.scheduled)[steps.tokens < budget].sum()),
+            "stalled": int(records.stalled),
+        }
+    )
+
+
+def _chunks_and_self_reuse(records: RunRecords) -> tuple[int, int]:
+    """Batch entries that leave part of a prompt for later, and evicted requests that did not start from nothing."""
+    steps, load = records.steps, records.workload
+    assert steps is not None
+    computed = records.cached_tokens.copy()
+    evicted = np.zeros(len(load), bool)
+    chunks = 0
+    batches = np.split(steps.batch, np.cumsum(steps.scheduled)[:-1])
+    victims = np.split(steps.victims, np.cumsum(steps.preempted)[:-1])
+    for batch, lost in zip(batches, victims, strict=True):
+        computed[lost] = 0
+        evicted[lost] = True
+        for row, tokens in batch.tolist():
+            computed[row] += tokens
+            chunks += bool(not evicted[row] and computed[row] < load.prompt_tokens[row])
+    without_own = np.diff(load.prefix_offsets) == 0
+    short = computed < load.prompt_tokens + load.output_tokens - 1
+    return chunks, int((evicted & without_own & records.finished & short).sum())

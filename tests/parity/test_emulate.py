@@ -1,0 +1,101 @@
+"""What `emulate` refuses, and what it warns of."""
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fluidgate.engine import EngineConfig
+from fluidgate.errors import InputError, Stalled
+from fluidgate.policies import Greedy, Policy
+from fluidgate.serving import emulate, emulator
+
+from .against_vllm import needs_vllm, simulate_as_vllm
+from .generators import Case
+
+CASE = Case([(0, 20, 5), (2, 7, 3)], blocks=4)
+
+
+def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"emulate needs vLLM: pip install 'fluidgate\[vllm\]'"):
+        emulate(CASE.workload, CASE.hardware)
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"mode": "sarathi"}, "no mode sarathi"),
+        ({"mode": "prefill-first"}, "no mode prefill-first"),
+        ({"preemption": "restart"}, "preemption restart"),
+        ({"mode": "sarathi", "preemption": "restart"}, "no mode sarathi with preemption restart"),
+    ],
+)
+def test_what_vllm_does_not_have_is_refused(config: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        emulate(CASE.workload, CASE.hardware, config=EngineConfig(**config))
+
+
+@needs_vllm
+def test_a_request_that_never_fits_is_refused() -> None:
+    with pytest.raises(InputError, match="request 0 needs 24 KV tokens"):
+        emulate(CASE.workload, CASE.hardware.with_(num_gpu_blocks=2), Greedy())
+
+
+class HoldsForEver(Policy):
+    name = "holds-for-ever"
+
+    @staticmethod
+    def admit(params: Any, memory: Any, view: Any, out_quota: Any) -> float:
+        out_quota[0] = 0
+        return np.inf
+
+
+@needs_vllm
+def test_a_policy_that_holds_for_ever_is_named() -> None:
+    with pytest.raises(Stalled, match=r"policy holds-for-ever holds for ever.* 2 requests wait"):
+        emulate(CASE.workload, CASE.hardware, HoldsForEver())
+
+
+@needs_vllm
+def test_content_ids_may_be_as_large_as_a_hash() -> None:
+    ids = [2**63 - 1, 2**63 - 2]
+    twins = Case([(0, 40, 3), (8, 40, 3)], blocks=9, prefixes=[ids, ids], unit=16)
+    records = simulate_as_vllm(twins.workload, twins.hardware, twins.engine)
+    assert records.cached_tokens.tolist() == [0, 32]
+
+
+@pytest.fixture
+def fresh_warnings() -> Iterator[None]:
+    emulator._warn_if_untested.cache_clear()
+    yield
+    emulator._warn_if_untested.cache_clear()
+
+
+@needs_vllm
+@pytest.mark.usefixtures("fresh_warnings")
+def test_an_untested_version_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fluidgate.serving import vllm_core
+
+    monkeypatch.setattr(vllm_core, "VLLM_VERSION", "9.9.0")
+    with pytest.warns(UserWarning, match=r"vLLM 9\.9\.0 is.*equal to vLLM 0\.32\.0.*docs/parity\.md") as seen:
+        emulate(CASE.workload, CASE.hardware)
+    assert [warning.filename for warning in seen] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        emulate(CASE.workload, CASE.hardware)
+
+
+@needs_vllm
+@pytest.mark.usefixtures("fresh_warnings")
+def test_a_tested_version_is_silent() -> None:
+    from fluidgate.serving import vllm_core
+
+    assert vllm_core.VLLM_VERSION in vllm_core.TESTED_VERSIONS, "then add it there"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        emulate(CASE.workload, CASE.hardware)

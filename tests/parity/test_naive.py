@@ -1,0 +1,110 @@
+"""Every mode equals an independent reference scheduler (`naive.py`) on generated workloads, step for step."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluidgate.engine import RunRecords, run
+from fluidgate.policies import Greedy
+
+from .generators import Case, cases, examples, vllm_configs
+from .naive import Scheduler, Step
+from .rare_paths import rare_paths, require_reached
+
+EACH, ALL = 200, 800
+
+
+def engine_steps(records: RunRecords) -> list[Step]:
+    """The engine's run in the reference's words."""
+    steps = records.steps
+    assert steps is not None
+    batches = np.split(steps.batch, np.cumsum(steps.scheduled)[:-1])
+    victims = np.split(steps.victims, np.cumsum(steps.preempted)[:-1])
+    return [
+        Step(start_s, end_s, [(row, tokens) for row, tokens in batch.tolist()], lost.tolist(), free)
+        for start_s, end_s, batch, lost, free in zip(
+            steps.start_s.tolist(), steps.end_s.tolist(), batches, victims, steps.free_blocks.tolist(), strict=True
+        )
+    ]
+
+
+def check(case: Case) -> RunRecords:
+    """The engine's run, equal to the reference's in every step and every record that the reference keeps."""
+    records = run(case.workload, case.hardware, Greedy(), case.engine, record="decisions")
+    naive = Scheduler(case.workload, case.hardware, case.engine)
+    naive.run()
+    for k, (engine, reference) in enumerate(zip(engine_steps(records), naive.steps, strict=False)):
+        assert engine == reference, f"step {k}"
+    assert len(records.steps) == len(naive.steps)
+    for request in naive.requests:
+        row = request.row
+        times = request.token_s
+        assert records.first_scheduled_s[row] == request.first_scheduled_s
+        assert (records.first_token_s[row], records.last_token_s[row]) == (times[0], times[-1])
+        assert records.longest_gap_s[row] == max(np.diff(times), default=0.0)
+        assert records.generated_tokens[row] == request.generated == len(times)
+        assert records.preemptions[row] == request.preemptions
+        assert records.recomputed_tokens[row] == request.recomputed
+        assert records.cached_tokens[row] == request.cached
+    assert records.computed_tokens == sum(tokens for step in naive.steps for _, tokens in step.batch)
+    assert records.end_s == naive.now_s
+    return records
+
+
+def other_modes(mode: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Limits of the modes that vLLM does not have; prefill-first needs a budget for a whole request."""
+    budgets = st.integers(1, 64) if mode == "sarathi" else st.sampled_from([300, 400, 1000])
+    return st.fixed_dictionaries(
+        {"mode": st.just(mode)},
+        optional={
+            "max_num_seqs": st.sampled_from([256, 2, 4, 8]),
+            "max_num_batched_tokens": budgets,
+            "watermark": st.sampled_from([0.0, 0.05, 0.2]),
+            "enable_prefix_caching": st.just(False),
+            "scheduler_reserve_full_isl": st.just(False),
+            "preemption": st.just("restart"),
+        },
+    )
+
+
+def restarting(config: dict[str, Any]) -> dict[str, Any]:
+    return config | {"preemption": "restart"}
+
+
+CONFIGS = {
+    "vllm": vllm_configs(),
+    "vllm, restart": vllm_configs().map(restarting),
+    "sarathi": other_modes("sarathi"),
+    "prefill-first": other_modes("prefill-first"),
+}
+
+ALWAYS = {"preemptions": 300, "cache full": 1500, "seats taken": 500, "prefix hits": 20, "arrival as a step ends": 60}
+IN_CHUNKS = {"chunks of a prompt": 700, "token budget used up": 200}
+
+REACHES = {
+    "vllm": IN_CHUNKS | {"hits on own old blocks": 15},
+    "vllm, restart": IN_CHUNKS,
+    "sarathi": IN_CHUNKS | {"hits on own old blocks": 30},
+    "prefill-first": {"hits on own old blocks": 30},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_step_is_the_references(name: str) -> None:
+    reached: Counter[str] = Counter()
+    configs = CONFIGS[name]
+    kinds = [
+        cases(crowded=crowded, shared=shared, configs=configs) for crowded in (False, True) for shared in (False, True)
+    ]
+
+    @examples(EACH, of=ALL)
+    @given(st.one_of(kinds))
+    def every_case(case: Case) -> None:
+        reached.update(rare_paths(check(case)))
+
+    every_case()
+    require_reached(reached, ALWAYS | REACHES[name])
