@@ -11,7 +11,7 @@ from functools import cache
 
 from prometheus_client import Counter, Gauge
 
-from fluidgate.serving.gate import Gate
+from fluidgate.serving.gate import Gate, empty_books
 
 SECONDS_BETWEEN_UPDATES = 0.25
 
@@ -23,6 +23,8 @@ _COUNTERS = {
     "computed_tokens": ("fluidgate_computed_tokens", "Tokens computed, recomputed ones included."),
     "recomputed_tokens": ("fluidgate_recomputed_tokens", "Tokens computed again after a preemption."),
 }
+
+FALLBACK_PLACES = ("probe", "start", "add_request", "decide", "book")
 
 _ADMISSION_REASONS = {"admitted": "new", "resumed": "resumed", "forced": "idle"}
 
@@ -43,6 +45,8 @@ class GateMetrics:
         self.counters = {field: Counter(name, text) for field, (name, text) in _COUNTERS.items()}
         self.counters |= {field: admissions.labels(reason=reason) for field, reason in _ADMISSION_REASONS.items()}
         self.fallbacks = Counter("fluidgate_fallbacks", "Times the gate gave way to stock scheduling.", ["where"])
+        for where in FALLBACK_PLACES:  # at 0 from the start, so that an alert sees the first one
+            self.fallbacks.labels(where=where)
         gauges = {
             "held": ("fluidgate_held_requests", "Waiting requests that the policy keeps out now."),
             "paused": ("fluidgate_paused_residents", "Residents that the policy pauses now."),
@@ -58,11 +62,13 @@ class GateMetrics:
     def fell_back(self, where: str) -> None:
         """Count a return to stock scheduling."""
         self.fallbacks.labels(where=where).inc()
+        for now in ("held", "paused", "peak"):  # nobody is held from here on
+            self.gauges[now].set(0)
 
     def update(self, gate: Gate) -> None:
-        """Write what has changed, at most every quarter of a second."""
+        """Write what has changed, at most every quarter of a second, and at once when the engine falls idle."""
         now_s = time.monotonic()
-        if now_s < self._next_s:
+        if now_s < self._next_s and not empty_books(gate):
             return
         self._next_s = now_s + SECONDS_BETWEEN_UPDATES
         totals = gate.totals
