@@ -22,7 +22,8 @@ from vllm.v1.core.sched.request_queue import FCFSRequestQueue
 def hold_all(scheduler: Any) -> Iterator[None]:
     """Admit nobody within the block."""
     before = scheduler._pause_state
-    scheduler._pause_state = PauseState.PAUSED_NEW
+    if before == PauseState.UNPAUSED:  # an operator's pause goes further
+        scheduler._pause_state = PauseState.PAUSED_NEW
     try:
         yield
     finally:  # left set, the engine would forget queued work and sleep
