@@ -23,7 +23,7 @@ FIRST_ROWS = 1024
 COLUMNS = ("prompt", "generated", "computed", "output", "class_id", "group", "start", "high_water", "next", "previous")
 
 MOST_IDLE_S = 0.1
-"""Longest time for which a policy may keep an engine idle with work; then the first request enters regardless."""
+"""Longest time for which a policy may idle an engine with work; then residents run and the first request enters."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Gate:
         self.num_paused = 0
         self._mask = np.ones(FIRST_ROWS, np.int64)
         self._iteration = 0
-        self._last_step_s = 0.0
+        self._held_at_s: float | None = None
         self._idle_since_s: float | None = None
 
     @property
@@ -223,39 +223,40 @@ class Gate:
     def decide(self, now_s: float, free_blocks: int) -> Decision:
         """Ask the policy what may happen in the next iteration."""
         books = self.books
-        self.num_paused = 0
         self._quota[:] = NO_LIMIT
+        self.num_paused = 0
         if self.num_waiting == 0 and not (self.hooks & HAS_ADVANCE):
             return Decision()
         view = self._view(now_s, free_blocks)
-        paused: list[str] = []
-        if self.hooks & HAS_ADVANCE and books.num_residents:
-            mask = self._mask[: books.num_residents]
-            mask[:] = 1
-            self._advance(self._params, self._memory, view, self._mask)
-            paused = [books.name_of[row] for row in view.residents[mask == 0]]
-            self.num_paused = len(paused)
-            self.totals.paused += len(paused)
-        if self.num_waiting == 0 or not self.hooks & HAS_ADMIT:
-            return Decision(paused=paused)
-        self._admit(self._params, self._memory, view, self._quota)
-        np.maximum(self._quota, 0, out=self._quota)
-        runs = books.num_residents - len(paused)
-        self._release_idle_engine(now_s, runs)
+        paused = self._paused(view)
+        if self.num_waiting and self.hooks & HAS_ADMIT:
+            self._admit(self._params, self._memory, view, self._quota)
+            np.maximum(self._quota, 0, out=self._quota)
+        idle_s = 0.0 if self._idle_since_s is None else now_s - self._idle_since_s
+        if idle_s > MOST_IDLE_S and len(paused) == books.num_residents:
+            paused = []
+            self._release_idle_engine()
+        self.num_paused = len(paused)
+        self.totals.paused += len(paused)
         return self._admission(paused)
 
-    def _release_idle_engine(self, now_s: float, runs: int) -> None:
-        """Let the first request enter once the policy has left the engine idle for too long."""
-        idle = runs == 0 and not (np.minimum(self._quota, self.books.waiting) > 0).any()
-        if not idle:
-            self._idle_since_s = None
-        elif self._idle_since_s is None:
-            self._idle_since_s = now_s
-        elif now_s - self._idle_since_s > MOST_IDLE_S:
-            heads = [(self.books.arrival_s[row], group) for group, row in enumerate(self.books.head) if row != NONE]
-            self._quota[min(heads)[1]] = 1
-            self._idle_since_s = None
-            self.totals.forced += 1
+    def _paused(self, view: View) -> list[str]:
+        """The residents that the policy lets skip the iteration."""
+        count = len(view.residents)
+        if count == 0 or not self.hooks & HAS_ADVANCE:
+            return []
+        self._mask[:count] = 1
+        self._advance(self._params, self._memory, view, self._mask)
+        return [self.books.name_of[row] for row in view.residents[self._mask[:count] == 0]]
+
+    def _release_idle_engine(self) -> None:
+        """Let the first request enter, whatever the policy says; the residents run as well."""
+        heads = [(self.books.arrival_s[row], group) for group, row in enumerate(self.books.head) if row != NONE]
+        if heads:
+            first = min(heads)[1]
+            self._quota[first] = max(self._quota[first], 1)
+        self._idle_since_s = None
+        self.totals.forced += 1
 
     def _admission(self, paused: list[str]) -> Decision:
         allowed = np.minimum(self._quota, self.books.waiting)
@@ -275,13 +276,15 @@ class Gate:
                 row = books.ints["next"][row]
         return names
 
-    def book(self, now_s: float, scheduled: Mapping[str, int], cached: Mapping[str, int], evicted: list[str]) -> None:
+    def book(
+        self, now_s: float, scheduled: Mapping[str, int], cached: Mapping[str, int], evicted: Collection[str] = ()
+    ) -> None:
         """An iteration has been formed.
 
         Args:
             scheduled: tokens by name, in the scheduler's order.
             cached: tokens found in the prefix cache, by name, of the requests that have just become resident.
-            evicted: names of preempted requests, in order.
+            evicted: names of preempted requests; vLLM takes them from the end of the running order.
         """
         books, ints = self.books, self.books.ints
         self._book_evictions(evicted, now_s)
@@ -296,14 +299,29 @@ class Gate:
         if len(scheduled):
             self._iteration += 1
             self._book_tokens(now_s, scheduled)
-        if self.num_waiting and self._quota.sum() == 0:
-            self.totals.held_steps += 1
-            self.totals.held_s += max(0.0, now_s - self._last_step_s)
-        self._last_step_s = now_s
+        self._book_idling(now_s, idle=not scheduled and bool(books.row_of))
+        self._book_hold(now_s)
 
-    def _book_evictions(self, evicted: list[str], now_s: float) -> None:
+    def _book_idling(self, now_s: float, *, idle: bool) -> None:
+        if not idle:
+            self._idle_since_s = None
+        elif self._idle_since_s is None:
+            self._idle_since_s = now_s
+
+    def _book_hold(self, now_s: float) -> None:
+        """Count an iteration in which nobody may enter, and the time since the one before if it was one too."""
+        held = self.num_waiting > 0 and not self._quota.any()
+        if held:
+            self.totals.held_steps += 1
+            self.totals.held_s += 0.0 if self._held_at_s is None else now_s - self._held_at_s
+        self._held_at_s = now_s if held else None
+
+    def _book_evictions(self, evicted: Collection[str], now_s: float) -> None:
+        if not evicted:
+            return
         books = self.books
-        rows = [books.row_of[name] for name in evicted]
+        chosen = {books.row_of[name] for name in evicted if name in books.row_of}  # the others were aborted since
+        rows = [row for row in books.residents[: books.num_residents].tolist()[::-1] if row in chosen]
         self._end_residencies(rows)
         for row in rows:
             books.ints["computed"][row] = 0

@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from itertools import islice
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -83,6 +82,8 @@ class GateScheduler(AsyncScheduler):
         logger.info("fluidgate: policy %s over %d blocks", policy, limits.total_blocks)
 
     def _book_arrival(self, request: Request) -> None:
+        if request.resumable:
+            raise RuntimeError("requests whose input is streamed are not supported")
         if self.gate is not None:
             self.gate.joined(
                 request.request_id,
@@ -115,9 +116,9 @@ class GateScheduler(AsyncScheduler):
             cached |= {name: tokens for name, tokens in resumed if name in again.resumed_req_ids}
         if len(cached) > 1:  # in the order in which they became resident
             cached = {name: cached[name] for name in output.num_scheduled_tokens if name in cached}
-        count = len(output.preempted_req_ids or ())
-        evicted = [request.request_id for request in islice(self.waiting, count)][::-1]
-        self.gate.book(time.monotonic(), output.num_scheduled_tokens, cached, evicted)
+        self.gate.book(time.monotonic(), output.num_scheduled_tokens, cached, output.preempted_req_ids or ())
+        if self.gate.books.num_residents != len(self.running):
+            raise RuntimeError(f"{self.gate.books.num_residents} residents in the books, {len(self.running)} in vLLM")
         self.gate_metrics.update(self.gate)
 
 
