@@ -40,9 +40,10 @@ def command(
     """Compare policies: the plan, a table per load with 95% intervals, and a report if asked for."""
     from fluidgate.experiments import DEFAULT_POLICIES, compare
     from fluidgate.metrics import parse_goodput
+    from fluidgate.policies import load_policy_file
     from fluidgate.report import comparison_table, plan_table, write_report
 
-    o.load_policies(policy_file)
+    load_policy_file(policy_file)
     draws = workload.draws(repeats)
     with o.progress_bar("simulating") as progress:
         result = compare(

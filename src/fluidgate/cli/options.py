@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import sys
@@ -217,21 +216,6 @@ class EngineOptions:
         from fluidgate.engine import EngineConfig
 
         return EngineConfig(**asdict(self))
-
-
-def load_policies(path: Path | None) -> None:
-    """Run a user's Python file, so that the policies it registers can be named."""
-    if path is None:
-        return
-    spec = importlib.util.spec_from_file_location(f"fluidgate_policies_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise InputError(f"{path}: is not a Python file; give the file that defines the policy")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses look up deferred annotations there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own code raises
-        raise InputError(f"{path}: {type(error).__name__}: {error}; run the file with python to see where") from error
 
 
 def console() -> Console:

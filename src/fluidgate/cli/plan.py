@@ -41,11 +41,12 @@ def command(
 ) -> None:
     """Plan: what the GPU can sustain, what binds, when memory control matters, and what to set."""
     from fluidgate.experiments import plan_for
+    from fluidgate.policies import load_policy_file
     from fluidgate.report import plan_table
 
     if policy is not None and save is None:
         raise InputError("--policy names the policy to save: add --save plan.json")
-    o.load_policies(policy_file)
+    load_policy_file(policy_file)
     config = engine.load()
     fluid_plan = plan_for(workload.load(), hardware.load(), config)
     saved = None if save is None else _plan_file(fluid_plan, policy or DEFAULT_POLICY, config, _served(hardware))

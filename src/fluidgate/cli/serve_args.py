@@ -36,10 +36,11 @@ def command(
     output_format: o.OutputFormat = o.Format.TABLE,
 ) -> None:
     """Print the `vllm serve` line of a plan, in two forms: with fluidgate's scheduler, and with stock flags alone."""
+    from fluidgate.policies import load_policy_file
     from fluidgate.serving.flags import serve_command, serve_flags
     from fluidgate.serving.planfile import PlanFile
 
-    o.load_policies(policy_file)
+    load_policy_file(policy_file)
     plan = PlanFile.load(plan_path)
     model = _model(plan, model_name, plan_path)
     plugin = serve_flags(plan, "plugin", max_wait_s=max_wait_s)

@@ -33,8 +33,9 @@ def simulate_command(
 ) -> None:
     """Simulate one policy; prints every metric, with 95% intervals where there are repeats."""
     from fluidgate.experiments import simulate
+    from fluidgate.policies import load_policy_file
 
-    o.load_policies(policy_file)
+    load_policy_file(policy_file)
     _run(simulate, workload, hardware, engine, policy, repeats, goodput, output_format, output_dir)
 
 
@@ -51,9 +52,10 @@ def emulate_command(
     output_dir: o.OutputDir = None,
 ) -> None:
     """Run one policy in vLLM's own scheduler, on virtual time, without a model; prints what `simulate` prints."""
+    from fluidgate.policies import load_policy_file
     from fluidgate.serving import emulate
 
-    o.load_policies(policy_file)
+    load_policy_file(policy_file)
     _run(emulate, workload, hardware, engine, policy, repeats, goodput, output_format, output_dir)
 
 

@@ -6,7 +6,7 @@ from fluidgate.policies.learned_cap import LearnedCap
 from fluidgate.policies.nested_wait import NestedWait
 from fluidgate.policies.protocol import Event, Policy, Request, View
 from fluidgate.policies.rate_limited import RateLimited
-from fluidgate.policies.registry import make_policy, policy, policy_class, policy_names
+from fluidgate.policies.registry import load_policy_file, make_policy, policy, policy_class, policy_names
 from fluidgate.policies.wait import Wait
 from fluidgate.policies.watermark import Watermark
 
@@ -22,6 +22,7 @@ __all__ = [
     "View",
     "Wait",
     "Watermark",
+    "load_policy_file",
     "make_policy",
     "policy",
     "policy_class",

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fluidgate.errors import InputError
@@ -60,6 +63,25 @@ def make_policy(spec: str | Policy, plan: FluidPlan) -> Policy:
     name, _, rest = spec.partition(":")
     cls = policy_class(name)
     return cls.from_plan(plan, **_overrides(cls, rest))
+
+
+def load_policy_file(path: Path | None) -> None:
+    """Run a user's Python file, so that the policies it registers can be named; None: nothing to do.
+
+    Raises:
+        InputError: it is no Python file, or its code fails.
+    """
+    if path is None:
+        return
+    spec = importlib.util.spec_from_file_location(f"fluidgate_policies_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise InputError(f"{path}: is not a Python file; give the file that defines the policy")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look up deferred annotations there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own code raises
+        raise InputError(f"{path}: {type(error).__name__}: {error}; run the file with python to see where") from error
 
 
 def _overrides(cls: type[Policy], rest: str) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 from typing import Any
 
-from fluidgate.policies import LearnedCap, Policy
+from fluidgate.policies import LearnedCap, Policy, load_policy_file
 from fluidgate.serving.gate import Limits
 
 logger = logging.getLogger("vllm.fluidgate")
 
 PLAN_KEY = "fluidgate_plan"
 """Key of vLLM's `--additional-config` that names the plan file; the variable FLUIDGATE_PLAN goes before it."""
+
+POLICY_FILE_VARIABLE = "FLUIDGATE_POLICY_FILE"
+"""Environment variable that names the Python file of a policy of one's own."""
 
 TOLERATED_BLOCK_DIFFERENCE = 0.05
 
@@ -29,6 +34,8 @@ def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -
         return LearnedCap()
     from fluidgate.serving.planfile import PlanFile  # pydantic, needed only with a plan
 
+    own = os.environ.get(POLICY_FILE_VARIABLE)
+    load_policy_file(Path(own) if own else None)
     plan = PlanFile.load(path)
     planned, actual = plan.hardware.num_gpu_blocks - 1, limits.total_blocks
     if abs(planned - actual) > TOLERATED_BLOCK_DIFFERENCE * actual:
