@@ -1,0 +1,39 @@
+"""Markup from plain calls: text is escaped unless it is already `Html`."""
+
+from __future__ import annotations
+
+from html import escape
+
+VOID = frozenset({"br", "col", "hr", "img", "meta"})
+
+
+class Html(str):
+    """Text that is markup already; everything else that reaches a page is escaped."""
+
+    __slots__ = ()
+
+
+def tag(name: str, *children: str, **attributes: str | float | None) -> Html:
+    """`<name attributes>children</name>`.
+
+    Args:
+        children: escaped unless `Html`.
+        attributes: names with `_` for `-` and without a trailing `_` (`class_`, `stroke_width`); None leaves one out.
+    """
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_attribute(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if name in VOID:
+        return Html(f"<{name}{written}>")
+    return Html(f"<{name}{written}>{join(children)}</{name}>")
+
+
+def join(parts: tuple[str, ...] | list[str]) -> Html:
+    """The parts end to end, escaped unless `Html`."""
+    return Html("".join(part if isinstance(part, Html) else escape(part) for part in parts))
+
+
+def _attribute(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"

@@ -1,0 +1,60 @@
+"""`write_report`: a comparison as one self-contained HTML file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fluidgate.errors import InputError
+from fluidgate.experiments import Comparison
+from fluidgate.report.html import join
+from fluidgate.report.sections import answer, compared, figures, made, plan
+from fluidgate.report.template import PAGE, STYLE
+
+
+def write_report(comparison: Comparison, path: str | os.PathLike[str], command: str | None = None) -> Path:
+    """Write the page, which needs nothing but itself: no script, no request to anywhere.
+
+    Args:
+        path: the file; its folder must exist.
+        command: the command line that made the comparison, for the last section.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InputError: nothing to report, or the file cannot be written.
+    """
+    if not comparison.cells:
+        raise InputError("the comparison is empty, so there is nothing to report; compare at least one policy")
+    target = Path(path)
+    try:
+        target.write_text(render(comparison, command), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write the report to {target}: {error.strerror}; choose another path") from error
+    return target
+
+
+def render(comparison: Comparison, command: str | None = None) -> str:
+    """The page as text."""
+    from fluidgate import __version__
+
+    title = f"{comparison.workload_name} on {comparison.hardware.name}"
+    subtitle = (
+        f"Which requests may enter the GPU, and when: {len(set(c.policy for c in comparison.cells))} admission policies "
+        f"at {len(comparison.scenarios)} loads, {comparison.requests:,} requests, {comparison.repeats} paired repeats."
+    )
+    sections = [
+        answer(comparison),
+        plan(comparison),
+        compared(comparison),
+        figures(comparison),
+        made(comparison, __version__, command),
+    ]
+    return PAGE.substitute(
+        title=join([title]),
+        subtitle=join([subtitle]),
+        style=STYLE,
+        version=__version__,
+        sections="\n".join(sections),
+    )

@@ -1,0 +1,228 @@
+"""The sections of the page, in order: answer, plan, comparison, figures, how it was made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import groupby
+from math import isfinite
+
+from fluidgate.experiments import Cell, Comparison, Scenario
+from fluidgate.fluid.verdict import percent
+from fluidgate.metrics import METRICS, Interval, PairedDifference
+from fluidgate.report.figures import kv_bars, latency_bars, throughput_latency
+from fluidgate.report.html import Html, tag
+from fluidgate.report.judge import judge
+from fluidgate.report.recommend import Recommendation, recommend, rule
+from fluidgate.report.words import load_title, stability, unfinished
+
+COMPARED = (
+    "mean_ttft_ms",
+    "p99_ttft_ms",
+    "mean_tpot_ms",
+    "p99_itl_ms",
+    "mean_e2el_ms",
+    "p99_e2el_ms",
+    "output_throughput",
+    "effective_throughput",
+    "mean_longest_silence_s",
+    "p99_longest_silence_s",
+    "preemptions",
+    "recompute_tax",
+    "mean_held_s",
+    "kv_peak",
+    "kv_mean",
+    "kv_above_90",
+)
+GOODPUT = ("request_goodput", "goodput_share")
+
+
+def answer(comparison: Comparison) -> Html:
+    """Which policy to use at each load, why, and why not the others."""
+    cards = [_card(scenario, recommend(comparison, scenario)) for scenario in comparison.scenarios]
+    return tag(
+        "section",
+        tag("div", *cards, class_="cards"),
+        tag("p", tag("strong", "The rule. "), rule(comparison), class_="soft"),
+        aria_label="Which policy to use",
+    )
+
+
+def _card(scenario: Scenario, chosen: Recommendation) -> Html:
+    against = [tag("li", f"{policy}: {why}") for policy, why in chosen.others]
+    return tag(
+        "div",
+        tag("h2", load_title(scenario)),
+        tag("p", chosen.headline, class_="answer"),
+        tag("p", chosen.reason),
+        *([tag("ul", *against)] if against else []),
+        class_="card",
+    )
+
+
+def plan(comparison: Comparison) -> Html:
+    """What the fluid model says before any run: verdicts per load, numbers side by side."""
+    words = [
+        tag("h3", load_title(scenario)) + tag("ul", *(tag("li", sentence) for sentence in scenario.plan.verdict))
+        for scenario in comparison.scenarios
+    ]
+    return _section("plan", "What the plan says", *map(Html, words), tag("h3", "In numbers"), _plan_table(comparison))
+
+
+def _plan_table(comparison: Comparison) -> Html:
+    scenarios = comparison.scenarios
+    rows = []
+    for per_load in zip(*(scenario.plan.summary_rows() for scenario in scenarios), strict=True):
+        values = [
+            (value, len(list(same))) for value, same in groupby(value for _, value in per_load)
+        ]
+        cells = [
+            tag("td", value, class_="same", colspan=span) if span > 1 else tag("td", value) for value, span in values
+        ]
+        rows.append(tag("tr", tag("th", per_load[0][0], scope="row"), *cells))
+    heads = [tag("th", percent(scenario.load), scope="col") for scenario in scenarios]
+    return _table("The fluid plan, by load", [tag("th", "load", scope="col"), *heads], rows)
+
+
+def compared(comparison: Comparison) -> Html:
+    """A table per load: every metric of every policy, with intervals and differences from the baseline."""
+    note = (
+        f"Mean over {comparison.repeats} repeats ± half of the 95% interval; below it the paired difference from "
+        f"{comparison.baseline} (all policies of a load saw the same requests in every repeat). It is marked ▲ better "
+        "or ▼ worse only where its 95% interval excludes zero. Latencies are over the requests that have them: "
+        "look at the unfinished ones first."
+    )
+    if comparison.repeats == 1:
+        note = "One repeat: there are no intervals, so no difference is marked better or worse. " + note
+    tables = [
+        part
+        for scenario in comparison.scenarios
+        for part in (tag("h3", load_title(scenario)), _comparison_table(comparison, scenario))
+    ]
+    return _section("comparison", "What the runs say", tag("p", note, class_="soft"), *tables)
+
+
+def _comparison_table(comparison: Comparison, scenario: Scenario) -> Html:
+    cells = comparison.at(scenario)
+    pick = recommend(comparison, scenario).policy
+    heads = [tag("th", "", scope="col")]
+    for cell in cells:
+        roles = [("baseline", cell.policy == comparison.baseline), ("to use", cell.policy == pick)]
+        named = ", ".join(role for role, holds in roles if holds)
+        heads.append(
+            tag("th", cell.policy, *([tag("small", named)] if named else []), scope="col", class_="pick" if cell.policy == pick else None)
+        )
+    rows = [_unfinished_row(cells), _stability_row(cells)]
+    intervals = [cell.intervals for cell in cells]
+    for key in (*(GOODPUT if comparison.slo else ()), *COMPARED):
+        values = [
+            _value_cell(key, own[key], None if cell.policy == comparison.baseline else comparison.difference(cell, key))
+            for cell, own in zip(cells, intervals, strict=True)
+        ]
+        metric = METRICS[key]
+        unit = [tag("small", metric.unit)] if metric.unit else []
+        rows.append(tag("tr", tag("th", metric.label, *unit, scope="row"), *values))
+    return _table(f"{load_title(scenario)}: {comparison.requests:,} requests per repeat", heads, rows)
+
+
+def _unfinished_row(cells: tuple[Cell, ...]) -> Html:
+    left = [unfinished(cell) for cell in cells]
+    values = [tag("td", f"{count:,}", class_="bad" if count else None) for count in left]
+    return tag("tr", tag("th", "Requests unfinished", tag("small", "in all repeats"), scope="row"), *values)
+
+
+def _stability_row(cells: tuple[Cell, ...]) -> Html:
+    values = []
+    for cell in cells:
+        unstable = any(summary.stable is False for summary in cell.summaries)
+        reasons = "; ".join(dict.fromkeys(summary.stability_reason for summary in cell.summaries))
+        values.append(tag("td", stability(cell), class_="bad" if unstable else None, title=reasons))
+    return tag("tr", tag("th", "Stability", scope="row"), *values)
+
+
+def _value_cell(key: str, value: Interval, difference: Interval | None) -> Html:
+    half = (value.high - value.low) / 2
+    spread = f" ±{METRICS[key].text(half)}" if isfinite(half) else ""
+    shown = METRICS[key].text(value.mean) + spread
+    if difference is None or not isfinite(difference.mean):
+        return tag("td", shown)
+    return tag("td", shown, tag("small", _difference(key, difference)))
+
+
+def _difference(key: str, difference: Interval) -> Html:
+    sure = judge(key, difference)
+    relative = difference.relative.mean if isinstance(difference, PairedDifference) else float("nan")
+    half = (difference.high - difference.low) / 2
+    text = _signed(METRICS[key].text(difference.mean))
+    if isfinite(half):
+        text += f" ±{METRICS[key].text(half)}"
+    if isfinite(relative) and METRICS[key].unit:
+        text += f" ({relative:+.0%})"
+    if sure is None:
+        return Html(tag("span", text))
+    mark = {"better": "▲ better ", "worse": "▼ worse "}[sure]
+    return tag("span", mark + text, class_=f"note {sure}")
+
+
+def _signed(text: str) -> str:
+    return text.replace("-", "−") if text.startswith("-") else f"+{text}"
+
+
+def figures(comparison: Comparison) -> Html:
+    """Throughput against latency, latencies by load, KV use by load."""
+    parts = [tag("h3", "Throughput and latency"), throughput_latency(comparison)]
+    for scenario in comparison.scenarios:
+        parts += [tag("h3", f"Latency. {load_title(scenario)}"), latency_bars(comparison, scenario)]
+    note = "Bar: mean over busy time. Tick: peak. Values: mean / peak."
+    kv = [kv_bars(comparison, scenario) for scenario in comparison.scenarios]
+    parts += [tag("h3", "KV use"), tag("p", note, class_="soft"), tag("div", *kv, class_="panels")]
+    return _section("figures", "In pictures", *parts)
+
+
+def made(comparison: Comparison, version: str, command: str | None) -> Html:
+    """Everything needed to make the same numbers again."""
+    hardware, step = comparison.hardware, comparison.hardware.step_time
+    error = hardware.relative_error
+    facts = [
+        ("fluidgate", version),
+        *([("command", command)] if command else []),
+        ("workload", comparison.workload_name),
+        ("workload digest", f"{comparison.workload_digest} (first repeat)"),
+        ("requests per repeat", f"{comparison.requests:,}"),
+        ("repeats, seed", f"{comparison.repeats}, {comparison.seed}"),
+        ("service level", _settings(asdict(comparison.slo)) if comparison.slo else "none given"),
+        ("hardware", hardware.name),
+        ("hardware source", hardware.source or "not given"),
+        ("error of the step time", percent(error) + " on average" if isfinite(error) else "unknown"),
+        ("step time", f"c0 {step.c0:.4g} s, c_tok {step.c_tok:.4g} s, c_kv {step.c_kv:.4g} s, c_attn {step.c_attn:.4g} s"),
+        ("KV blocks", f"{hardware.num_gpu_blocks:,} of {hardware.block_size} tokens, one of them the null block"),
+        ("engine", _settings(asdict(comparison.config))),
+    ]
+    rows = [tag("tr", tag("th", name, scope="row"), tag("td", value, class_="text")) for name, value in facts]
+    settings = [
+        tag("tr", tag("th", cell.policy, scope="row"), tag("td", percent(cell.scenario.load)), tag("td", _settings(cell.parameters), class_="text"))
+        for cell in comparison.cells
+    ]
+    heads = [tag("th", "policy", scope="col"), tag("th", "load", scope="col"), tag("th", "parameters", scope="col", class_="text")]
+    return _section("made", "How it was made", _table("Settings", [], rows), _table("Parameters of the policies", heads, settings))
+
+
+def _settings(values: dict[str, object]) -> str:
+    return ", ".join(f"{name} = {_setting(value)}" for name, value in values.items()) or "none"
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_setting, value))})"
+    return "default" if value is None else str(value)
+
+
+def _section(anchor: str, title: str, *parts: Html) -> Html:
+    return tag("section", tag("h2", title, id=f"{anchor}-title"), *parts, id=anchor, aria_labelledby=f"{anchor}-title")
+
+
+def _table(caption: str, heads: list[Html], rows: list[Html]) -> Html:
+    head = [tag("thead", tag("tr", *heads))] if heads else []
+    table = tag("table", tag("caption", caption), *head, tag("tbody", *rows))
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=caption)
