@@ -1,6 +1,6 @@
 """Ten million requests in one run: time and memory.
 
-    python benchmarks/memory.py [requests]
+python benchmarks/memory.py [requests]
 """
 
 import resource

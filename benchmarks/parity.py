@@ -1,6 +1,6 @@
-"""`simulate` against `emulate` (vLLM's own scheduler) on the same 2,000 requests: equal results, and the ratio of times.
+"""`simulate` against `emulate` (vLLM's own scheduler) on the same 2,000 requests: equal results, ratio of times.
 
-    make bench-parity     or, where vLLM is installed: python benchmarks/parity.py [trace]
+make bench-parity     or, where vLLM is installed: python benchmarks/parity.py [trace]
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ from fluidgate.policies import make_policy
 from fluidgate.serving import emulate
 
 TRACE = Path(__file__).parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
-STEPS = ("start_s", "end_s", "scheduled", "tokens", "running", "waiting", "free_blocks", "preempted", "batch", "victims")
+STEPS = (
+    "start_s",
+    "end_s",
+    "scheduled",
+    "tokens",
+    "running",
+    "waiting",
+    "free_blocks",
+    "preempted",
+    "batch",
+    "victims",
+)
 
 
 def same_steps(one: RunRecords, other: RunRecords) -> bool:

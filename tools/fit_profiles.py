@@ -89,9 +89,7 @@ def capacity(grid: LatencyGrid, grids: list[LatencyGrid]) -> tuple[int, str]:
     """The grid's KV tokens; where it has none, those of vLLM for the same model, GPU and tp."""
     if grid.kv_capacity_tokens is not None:
         return grid.kv_capacity_tokens, "from the grid"
-    same = [
-        g for g in grids if (g.model, g.system, g.tp, g.backend) == (grid.model, grid.system, grid.tp, "vllm")
-    ]
+    same = [g for g in grids if (g.model, g.system, g.tp, g.backend) == (grid.model, grid.system, grid.tp, "vllm")]
     tokens = same[0].kv_capacity_tokens if same else None
     if tokens is None:
         raise SystemExit(f"{grid.model} on {grid.system} ({grid.backend}): no KV capacity in any grid")

@@ -38,9 +38,7 @@ def query(config_dir: str, model: str, system: str) -> dict[str, object]:
         memory_fraction_kind="of_total",
         memory_fraction_value=0.9,
     )
-    mixed = [
-        [[engine.mixed_step_latency(c, n, x, 256) for x in MIXED_CONTEXTS] for n in DECODES] for c in CHUNKS
-    ]
+    mixed = [[[engine.mixed_step_latency(c, n, x, 256) for x in MIXED_CONTEXTS] for n in DECODES] for c in CHUNKS]
     return {
         "model": model,
         "system": system,

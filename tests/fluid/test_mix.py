@@ -36,9 +36,7 @@ def test_paper_request_summed_over_its_stages(prompt: int, output: int) -> None:
 def test_blocks_round_up_by_half_a_block_on_average() -> None:
     output = 16 * 50
     blocks = sum(16 * -(-(33 + i - 1) // 16) for i in range(1, output + 1))
-    assert RequestMix([1.0], [33], [output]).memory_token_iterations(16)[0] == pytest.approx(
-        blocks, rel=1e-12
-    )
+    assert RequestMix([1.0], [33], [output]).memory_token_iterations(16)[0] == pytest.approx(blocks, rel=1e-12)
 
 
 def test_work_is_the_sum_of_the_steps_it_takes_part_in() -> None:

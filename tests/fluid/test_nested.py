@@ -93,9 +93,7 @@ def test_one_whole_request_per_opportunity_needs_155_000_tokens() -> None:
     assert shape.entry_threshold(13.5, PAPER.c0) < 1.0
 
 
-@pytest.mark.parametrize(
-    ("count", "printed", "within"), [(1, 13, 0.05), (2, 27, 0.2), (3, 35, 0.2), (5, 40, 0.15)]
-)
+@pytest.mark.parametrize(("count", "printed", "within"), [(1, 13, 0.05), (2, 27, 0.2), (3, 35, 0.2), (5, 40, 0.15)])
 def test_guaranteed_lmsys_rates(count: int, printed: float, within: float) -> None:
     # The printed figures come from the real length sample; the best slack of a grid stands for theirs.
     assert guaranteed(count) == pytest.approx(printed, rel=within)

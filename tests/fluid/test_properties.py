@@ -20,9 +20,7 @@ from fluidgate.fluid import (
 )
 from fluidgate.hardware.core import Hardware, StepTime
 
-types = st.lists(
-    st.tuples(st.floats(0.01, 20.0), st.integers(1, 3000), st.integers(1, 1500)), min_size=1, max_size=30
-)
+types = st.lists(st.tuples(st.floats(0.01, 20.0), st.integers(1, 3000), st.integers(1, 1500)), min_size=1, max_size=30)
 steps = st.builds(
     StepTime,
     st.floats(1e-4, 0.1),
@@ -60,9 +58,7 @@ def test_equilibrium_memory_rises_with_the_rate(rows, step, busy, more) -> None:
 def test_more_of_anything_never_lowers_the_boundary(rows, step, limits, more) -> None:
     mix = mix_of(rows)
     base = stability(mix, step, limits).boundary_rate
-    larger = [
-        Limits(limits.kv_tokens * more, limits.block_size, limits.max_num_batched_tokens, limits.max_num_seqs)
-    ]
+    larger = [Limits(limits.kv_tokens * more, limits.block_size, limits.max_num_batched_tokens, limits.max_num_seqs)]
     if limits.max_num_batched_tokens:
         budget = int(limits.max_num_batched_tokens * more)
         larger.append(Limits(limits.kv_tokens, limits.block_size, budget, limits.max_num_seqs))

@@ -233,9 +233,7 @@ def test_watermark_is_two_deviations_of_sizes() -> None:
 
 def test_coherence_of_lattices_and_of_spread_lengths() -> None:
     def chi(outputs: np.ndarray, weights: np.ndarray) -> float:
-        return stability(
-            RequestMix(weights, np.ones_like(outputs), outputs), StepTime(0.01), Limits(1e9)
-        ).coherence
+        return stability(RequestMix(weights, np.ones_like(outputs), outputs), StepTime(0.01), Limits(1e9)).coherence
 
     assert chi(np.array([512]), np.ones(1)) == pytest.approx(1.0)
     assert chi(np.array([2, 3]), np.ones(2)) == 1.0
@@ -251,9 +249,7 @@ def test_what_can_never_fit_is_refused_by_its_lengths() -> None:
     mix = RequestMix([1.0, 1.0], [10, 90], [10, 12])
     step = StepTime(0.01)
     assert stability(mix, step, Limits(101)).limit == "memory"
-    with pytest.raises(
-        InputError, match=r"type 1 \(90 prompt and 12 output tokens\).*101 KV tokens.*100 tokens"
-    ):
+    with pytest.raises(InputError, match=r"type 1 \(90 prompt and 12 output tokens\).*101 KV tokens.*100 tokens"):
         stability(mix, step, Limits(100))
 
 
@@ -278,8 +274,6 @@ def test_bad_limits_are_refused(bad: dict[str, float]) -> None:
 def test_coherence_of_the_azure_traces(shared_dir: Path, trace: str, printed: float) -> None:
     """The values measured in theory §2.6."""
     file = shared_dir / "traces" / f"AzureLLMInferenceTrace_{trace}.csv"
-    outputs, counts = np.unique(
-        np.loadtxt(file, int, delimiter=",", skiprows=1, usecols=2), return_counts=True
-    )
+    outputs, counts = np.unique(np.loadtxt(file, int, delimiter=",", skiprows=1, usecols=2), return_counts=True)
     mix = RequestMix(counts[outputs > 0], np.ones(np.count_nonzero(outputs)), outputs[outputs > 0])
     assert stability(mix, StepTime(0.01), Limits(1e9)).coherence == pytest.approx(printed, abs=0.02)

@@ -70,9 +70,7 @@ def test_integers_are_the_least_solution(rate: float) -> None:
     assert wait.integer_memory_tokens == pytest.approx(memory)
     assert wait.integer_feasible == (memory <= 110_000)
     assert wait.integer_residents == sum(k * o for k, o in zip(n, (100, 200, 300), strict=True))
-    assert wait.integer_tokens_per_iteration == sum(
-        k * (19 + o) for k, o in zip(n, (100, 200, 300), strict=True)
-    )
+    assert wait.integer_tokens_per_iteration == sum(k * (19 + o) for k, o in zip(n, (100, 200, 300), strict=True))
 
 
 def test_whole_products_are_not_rounded_up() -> None:

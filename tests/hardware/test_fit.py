@@ -27,9 +27,7 @@ def steps(times: StepTime) -> dict[str, Any]:
 
 @settings(max_examples=50)
 @given(st.floats(1e-3, 5e-2), st.floats(1e-6, 2e-4), st.floats(1e-8, 1e-6), st.floats(1e-10, 1e-8))
-def test_recovers_the_coefficients_of_exact_steps(
-    c0: float, c_tok: float, c_kv: float, c_attn: float
-) -> None:
+def test_recovers_the_coefficients_of_exact_steps(c0: float, c_tok: float, c_kv: float, c_attn: float) -> None:
     fitted, report = fit_step_time(**steps(StepTime(c0, c_tok, c_kv, c_attn)))
     assert fitted.c0 == pytest.approx(c0, rel=1e-6)
     assert fitted.c_tok == pytest.approx(c_tok, rel=1e-6)

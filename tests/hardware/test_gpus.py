@@ -63,9 +63,7 @@ def test_more_memory_never_means_fewer_blocks() -> None:
 
 @given(st.floats(0.3, 1.0), st.floats(0.0, 5.0), st.sampled_from([1, 2, 4, 8]), st.integers(1, 256))
 def test_blocks_use_the_memory_and_no_more(util: float, reserve: float, tp: int, block_size: int) -> None:
-    blocks = kv_blocks(
-        LLAMA, A100, block_size=block_size, gpu_memory_utilization=util, tp=tp, reserve_gib=reserve
-    )
+    blocks = kv_blocks(LLAMA, A100, block_size=block_size, gpu_memory_utilization=util, tp=tp, reserve_gib=reserve)
     block_bytes = block_size * 131_072 // tp
     left_bytes = (util * 80 - reserve) * 2**30 - 16_060_522_496 / tp
     assert blocks * block_bytes <= left_bytes + 1

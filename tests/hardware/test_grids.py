@@ -104,9 +104,7 @@ def test_a_pair_with_two_engines_is_told_apart(shared_dir: Path) -> None:
 
 def test_a_grid_that_is_not_there(tmp_path: Path) -> None:
     path = grid_file(tmp_path)
-    with pytest.raises(
-        InputError, match=r"no grid is llama-3.1-8b on h200 \(vllm\); it has llama-3.1-8b on a100-80gb"
-    ):
+    with pytest.raises(InputError, match=r"no grid is llama-3.1-8b on h200 \(vllm\); it has llama-3.1-8b on a100-80gb"):
         hardware_from_grid(path, "llama-3.1-8b", "h200")
     with pytest.raises(InputError, match=r"no grid is llama-3.1-8b on a100 \(vllm, tp 4\)"):
         hardware_from_grid(path, "llama-3.1-8b", "a100", tp=4)

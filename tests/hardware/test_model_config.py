@@ -91,9 +91,7 @@ def test_every_built_in_model_finds_itself() -> None:
 
 
 def test_unknown_model_names_the_nearest_and_all() -> None:
-    with pytest.raises(
-        InputError, match=r"unknown model 'lama-3.1-8b'; did you mean llama-3.1-8b\? Known: llama-2-7b"
-    ):
+    with pytest.raises(InputError, match=r"unknown model 'lama-3.1-8b'; did you mean llama-3.1-8b\? Known: llama-2-7b"):
         find_model("lama-3.1-8b")
 
 

@@ -71,9 +71,7 @@ def test_profiles_that_are_not_there() -> None:
 
 
 def test_a_mixture_of_experts_is_refused() -> None:
-    with pytest.raises(
-        InputError, match="qwen3-30b-a3b is a mixture of experts: its step time is not affine"
-    ):
+    with pytest.raises(InputError, match="qwen3-30b-a3b is a mixture of experts: its step time is not affine"):
         load_profile("Qwen/Qwen3-30B-A3B", "h100")
 
 
@@ -87,10 +85,7 @@ def profile_of(grid: LatencyGrid) -> Profile | None:
 def check_stated_errors(profile: Profile, points: StepPoints) -> None:
     times = profile.hardware.step_time
     fitted_s = (
-        times.c0
-        + times.c_tok * points.tokens
-        + times.c_kv * points.kv_tokens
-        + times.c_attn * points.attention_pairs
+        times.c0 + times.c_tok * points.tokens + times.c_kv * points.kv_tokens + times.c_attn * points.attention_pairs
     )
     error = np.abs(fitted_s - points.duration_s) / points.duration_s
     assert profile.hardware.relative_error == pytest.approx(error.mean(), abs=1e-4)

@@ -46,9 +46,7 @@ def test_times_rise_and_keep_the_rate(process):
     assert COUNT / times[-1] == pytest.approx(process.rate, rel=5 * np.sqrt(spread / COUNT))
 
 
-@pytest.mark.parametrize(
-    ("process", "cv"), [(Poisson(3.0), 1), (Gamma(3.0, 2.5), 2.5), (Gamma(3.0, 0.3), 0.3)]
-)
+@pytest.mark.parametrize(("process", "cv"), [(Poisson(3.0), 1), (Gamma(3.0, 2.5), 2.5), (Gamma(3.0, 0.3), 0.3)])
 def test_gaps_have_their_coefficient_of_variation(process, cv):
     gaps = np.diff(process.sample(COUNT, np.random.default_rng(2)))
     assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.03)

@@ -306,9 +306,7 @@ def test_any_mangled_file_gives_a_workload_or_an_input_error(tmp_path, name, dat
     at = data.draw(st.integers(0, len(text)))
     until = data.draw(st.integers(at, min(len(text), at + 12)))
     path = tmp_path / "trace.dat"
-    path.write_bytes(
-        (text[:at] + data.draw(st.text(max_size=6)) + text[until:]).encode("utf-8", "surrogatepass")
-    )
+    path.write_bytes((text[:at] + data.draw(st.text(max_size=6)) + text[until:]).encode("utf-8", "surrogatepass"))
     try:
         workload, said = read_trace(path, name)
     except InputError as error:

@@ -147,6 +147,4 @@ def test_the_digest_sees_every_column():
 
 def test_importing_the_room_loads_nothing_heavy():
     code = "import sys, fluidgate.workload; print({'pyarrow', 'scipy', 'numba'} & set(sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

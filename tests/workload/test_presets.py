@@ -101,9 +101,7 @@ def test_fitted_arrivals_are_as_bursty_as_their_trace(shared_dir, name, file):
     trace, _ = read_trace(shared_dir / "traces" / file)
     made = generate(name, n=COUNT, seed=4)
     for window_s in (1, 10, 60):
-        assert dispersion(made.arrival_s, window_s) == pytest.approx(
-            dispersion(trace.arrival_s, window_s), rel=0.3
-        )
+        assert dispersion(made.arrival_s, window_s) == pytest.approx(dispersion(trace.arrival_s, window_s), rel=0.3)
 
 
 @pytest.mark.parametrize("name", ["azure-conv-2023", "azure-code-2023", "lmsys", "three-types"])

@@ -168,11 +168,7 @@ def test_mooncake_without_hash_ids_has_no_prefix(save):
 
 
 def test_mooncake_jitter_spreads_a_batch_over_the_gap_and_keeps_order(save):
-    rows = [
-        {"timestamp": t, "input_length": i + 1, "output_length": 1}
-        for t in (0, 3000, 7000)
-        for i in range(400)
-    ]
+    rows = [{"timestamp": t, "input_length": i + 1, "output_length": 1} for t in (0, 3000, 7000) for i in range(400)]
     rows.append({"timestamp": 20000, "input_length": 9, "output_length": 1})
     path = save("\n".join(map(json.dumps, rows)))
     workload, note = read_trace(path, jitter_seed=3)
@@ -205,9 +201,7 @@ def test_lengths_alone_arrive_at_once_or_as_told(save):
 
 
 def test_spaces_and_quotes_around_values_are_harmless(save):
-    workload, _ = read_trace(
-        save('arrived_at, num_prefill_tokens ,"num_decode_tokens"\n0, 34 ,"510"\n1,5,6.0\n')
-    )
+    workload, _ = read_trace(save('arrived_at, num_prefill_tokens ,"num_decode_tokens"\n0, 34 ,"510"\n1,5,6.0\n'))
     assert workload.prompt_tokens.tolist() == [34, 5]
     assert workload.output_tokens.tolist() == [510, 6]
 

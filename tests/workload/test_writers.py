@@ -19,17 +19,13 @@ def workloads(draw, prefixes):
     lengths = st.lists(st.integers(1, 5000), min_size=n, max_size=n)
     prompt = draw(lengths)
     names = sorted(
-        draw(
-            st.sets(st.text("ab,\"' é", min_size=1).filter(str.strip).map(str.strip), min_size=1, max_size=3)
-        )
+        draw(st.sets(st.text("ab,\"' é", min_size=1).filter(str.strip).map(str.strip), min_size=1, max_size=3))
     )
     kinds = draw(st.lists(st.integers(0, len(names) - 1), min_size=n, max_size=n))
     # Names that no request has are not in a file.
     used = sorted(set(kinds))
     size = draw(st.sampled_from([16, 512])) if prefixes else 0
-    blocks = [
-        draw(st.lists(st.integers(0, 2**62), max_size=min(4, -(-p // size)))) if size else [] for p in prompt
-    ]
+    blocks = [draw(st.lists(st.integers(0, 2**62), max_size=min(4, -(-p // size)))) if size else [] for p in prompt]
     return Workload(
         arrival_s=np.concatenate(([0.0], np.cumsum(gaps))),
         prompt_tokens=prompt,

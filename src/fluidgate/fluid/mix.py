@@ -49,9 +49,7 @@ class RequestMix:
                 f"request mix: {len(self.rate)} rates, {len(self.prompt_tokens)} prompt lengths and "
                 f"{len(self.output_tokens)} output lengths; give one of each per type, and at least one type"
             )
-        _refuse_where(
-            ~(np.isfinite(self.rate) & (self.rate > 0)), self.rate, "rate", "a number above 0 req/s"
-        )
+        _refuse_where(~(np.isfinite(self.rate) & (self.rate > 0)), self.rate, "rate", "a number above 0 req/s")
         _refuse_where(self.prompt_tokens < 1, self.prompt_tokens, "prompt_tokens", "at least 1 token")
         least = 1 if self.prefill_emits_token else 0
         _refuse_where(self.output_tokens < least, self.output_tokens, "output_tokens", f"at least {least}")
@@ -150,9 +148,7 @@ class RequestMix:
         if np.any(rate == 0):
             k = int(np.argmin(rate))
             edge = int(edges[min(k, len(edges) - 1)])
-            raise InputError(
-                f"output edges {edges.tolist()}: class {k} has no requests; drop the edge {edge}"
-            )
+            raise InputError(f"output edges {edges.tolist()}: class {k} has no requests; drop the edge {edge}")
         return MixClasses(self, edges, class_of_type, rate)
 
 

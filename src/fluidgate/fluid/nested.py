@@ -108,9 +108,7 @@ def nested_shape(segments: Segments, slack: float, step_time: StepTime) -> Neste
     )
 
 
-def nested_thresholds(
-    shape: NestedShape, rate: float, step_time: StepTime, limits: Limits
-) -> NestedThresholds:
+def nested_thresholds(shape: NestedShape, rate: float, step_time: StepTime, limits: Limits) -> NestedThresholds:
     """Thresholds of this shape at `rate`, or at the largest rate whose M^π still fits, if that is less.
 
     Raises:

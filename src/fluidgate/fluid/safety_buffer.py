@@ -145,9 +145,7 @@ def best_nested(
     return best[1], best[2]
 
 
-def largest_guaranteed_rate(
-    mix: RequestMix, step_time: StepTime, limits: Limits, guarantee: Guarantee
-) -> float:
+def largest_guaranteed_rate(mix: RequestMix, step_time: StepTime, limits: Limits, guarantee: Guarantee) -> float:
     """The largest rate at which some shape has the paper's guarantee, for the lengths of `mix`; 0 if none."""
     rate = mix.total_rate
     return max(

@@ -70,9 +70,7 @@ def segments(mix: RequestMix, cuts: IntArray, block_size: int, prompt_bound: Pro
     share = rate / rate[0]
     survival = np.concatenate(([1.0], share[1:] / share[:-1]))
     if np.any(survival[1:] >= 1.0):
-        raise InputError(
-            f"cut points {cuts.tolist()}: some segment ends without a request finishing; merge it"
-        )
+        raise InputError(f"cut points {cuts.tolist()}: some segment ends without a request finishing; merge it")
     last_stage = cuts.astype(np.float64) - (1.0 if mix.prefill_emits_token else 0.0)
     before = np.concatenate(([0.0], last_stage[:-1]))
     first_stage = np.concatenate(([0.0], last_stage[:-1] + 1.0))

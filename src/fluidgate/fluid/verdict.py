@@ -56,9 +56,7 @@ def _region(limits: Limits, stable: Stability, rested: Equilibrium | None) -> st
     if rested is None:
         need = "; the work alone would take more than all the time"
     elif rested.memory_tokens > limits.kv_tokens:
-        need = (
-            f"; it would need {number(rested.memory_tokens)} KV tokens where {number(limits.kv_tokens)} fit"
-        )
+        need = f"; it would need {number(rested.memory_tokens)} KV tokens where {number(limits.kv_tokens)} fit"
     return (
         f"Overload: {number(rate)} req/s is {percent(stable.load - 1.0)} ({number(rate - boundary)} req/s) "
         f"above the stability boundary of {number(boundary)} req/s, so the queue grows under any "
@@ -131,17 +129,13 @@ def _integers(limits: Limits, wait: WaitThresholds) -> str:
         (wait.integer_residents, limits.seats, "seats"),
     )
     short = [
-        f"{number(needed)} {unit} where {number(there)} are there"
-        for needed, there, unit in demands
-        if needed > there
+        f"{number(needed)} {unit} where {number(there)} are there" for needed, there, unit in demands if needed > there
     ]
     return f"WAIT with whole-number thresholds is infeasible: it needs {' and '.join(short)}."
 
 
 def _guaranteed(stable: Stability, guarantee: Guarantee, rate: float) -> str:
-    promise = (
-        f"no overflow within {number(guarantee.horizon_s)} s but for a probability of {guarantee.delta:g}"
-    )
+    promise = f"no overflow within {number(guarantee.horizon_s)} s but for a probability of {guarantee.delta:g}"
     if rate == 0.0:
         return f"Nested WAIT guarantees nothing ({promise}): its safety buffer alone exceeds the KV memory."
     reach = f"up to {number(rate)} req/s, {percent(rate / stable.boundary_rate)} of the boundary"

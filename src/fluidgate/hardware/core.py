@@ -35,9 +35,7 @@ class StepTime:
         for name in ("c0", "c_tok", "c_kv", "c_attn"):
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0:
-                raise InputError(
-                    f"step time: {name} = {value} must be a finite number of seconds, at least 0"
-                )
+                raise InputError(f"step time: {name} = {value} must be a finite number of seconds, at least 0")
         if self.c0 == 0 and self.c_tok == 0:
             raise InputError("step time: c0 and c_tok are both 0, so steps would take no time; set c0")
 

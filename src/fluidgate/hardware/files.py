@@ -35,9 +35,7 @@ def read_hardware(path: Path | str) -> Hardware:
     try:
         return Hardware(
             name=file.text("name"),
-            step_time=StepTime(
-                times.number("c0"), *(times.number(name, default=0.0) for name in COEFFICIENTS[1:])
-            ),
+            step_time=StepTime(times.number("c0"), *(times.number(name, default=0.0) for name in COEFFICIENTS[1:])),
             num_gpu_blocks=file.integer("num_gpu_blocks", at_least=2),
             block_size=file.integer("block_size", default=16),
             source=file.text("source", default=""),

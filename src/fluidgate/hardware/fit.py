@@ -69,9 +69,7 @@ def fit_step_time(
     if len(kinds) != n:
         raise InputError(f"fit: kind has {len(kinds)} values for {n} steps; give one per step")
 
-    regressors = np.column_stack(
-        [np.ones(n), *(_column(name, values, n) for name, values in columns.items())]
-    )
+    regressors = np.column_stack([np.ones(n), *(_column(name, values, n) for name, values in columns.items())])
     relative = regressors / measured[:, None]
     # The columns differ by nine orders of magnitude; unit columns keep NNLS and the rank test well
     # conditioned.
@@ -95,9 +93,7 @@ def _unidentifiable(matrix: NDArray[np.float64]) -> tuple[str, ...]:
     """Coefficients that can change without changing any fitted value: those with a part in the null space."""
     _, singular, directions = np.linalg.svd(matrix, full_matrices=False)
     null_space = directions[singular < 1e-9 * singular[0]]
-    return tuple(
-        name for name, part in zip(COEFFICIENTS, null_space.T, strict=True) if np.any(np.abs(part) > 1e-6)
-    )
+    return tuple(name for name, part in zip(COEFFICIENTS, null_space.T, strict=True) if np.any(np.abs(part) > 1e-6))
 
 
 def _column(name: str, values: ArrayLike, n: int | None) -> NDArray[np.float64]:

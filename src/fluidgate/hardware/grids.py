@@ -71,9 +71,7 @@ class LatencyGrid:
         p = self.points
         prefill_tokens = np.where(p.kind == "prefill", p.tokens, 0)
         keep = (p.kv_tokens <= kv_capacity_tokens) & (prefill_tokens <= MAX_PREFILL_TOKENS)
-        return StepPoints(
-            p.kind[keep], p.tokens[keep], p.kv_tokens[keep], p.attention_pairs[keep], p.duration_s[keep]
-        )
+        return StepPoints(p.kind[keep], p.tokens[keep], p.kv_tokens[keep], p.attention_pairs[keep], p.duration_s[keep])
 
 
 def read_grids(path: Path | str) -> list[LatencyGrid]:
@@ -120,9 +118,7 @@ def fit_grid(
     """The affine fit to the grid's serving points, and its report."""
     capacity = kv_capacity_tokens if kv_capacity_tokens is not None else grid.kv_capacity_tokens
     if capacity is None:
-        raise InputError(
-            f"the grid of {_label(grid)} does not say how many KV tokens fit; give kv_capacity_tokens"
-        )
+        raise InputError(f"the grid of {_label(grid)} does not say how many KV tokens fit; give kv_capacity_tokens")
     if block_size < 1:
         raise InputError(f"block_size = {block_size} must be at least 1 token")
     points = grid.serving_points(capacity)
@@ -146,9 +142,7 @@ def _label(grid: LatencyGrid) -> str:
     return f"{canonical_model_name(grid.model)} on {gpus}{canonical_gpu_name(grid.system)} ({grid.backend})"
 
 
-def _select(
-    grids: list[LatencyGrid], path: str, model: str, system: str, backend: str, tp: int | None
-) -> LatencyGrid:
+def _select(grids: list[LatencyGrid], path: str, model: str, system: str, backend: str, tp: int | None) -> LatencyGrid:
     matches = [
         grid
         for grid in grids

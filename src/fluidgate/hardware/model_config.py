@@ -49,13 +49,9 @@ class ModelShape:
         """Bytes of KV cache per token on one of `tp` GPUs; a KV head that cannot be split is replicated (as
         vLLM does)."""
         if tp < 1 or self.heads % tp:
-            raise InputError(
-                f"{self.name}: tp = {tp} does not divide its {self.heads} attention heads; use a divisor"
-            )
+            raise InputError(f"{self.name}: tp = {tp} does not divide its {self.heads} attention heads; use a divisor")
         if self.kv_heads % tp and tp % self.kv_heads:
-            raise InputError(
-                f"{self.name}: tp = {tp} neither divides its {self.kv_heads} KV heads nor is a multiple"
-            )
+            raise InputError(f"{self.name}: tp = {tp} neither divides its {self.kv_heads} KV heads nor is a multiple")
         return 2 * self.layers * max(1, self.kv_heads // tp) * self.head_dim * self.dtype_bytes
 
     @property
@@ -190,9 +186,7 @@ def read_model_config(path: Path | str) -> ModelShape:
     heads = config.integer("num_attention_heads")
     kv_heads = config.integer("num_key_value_heads", default=heads)
     if heads % kv_heads:
-        raise config.error(
-            "num_key_value_heads", f"= {kv_heads} does not divide num_attention_heads = {heads}"
-        )
+        raise config.error("num_key_value_heads", f"= {kv_heads} does not divide num_attention_heads = {heads}")
     return ModelShape(
         name=file.resolve().parent.name if file.name == "config.json" else file.stem,
         layers=config.integer("num_hidden_layers"),
@@ -247,9 +241,7 @@ def _refuse_foreign(config: JsonObject) -> None:
     if layer_types is not None and (
         not isinstance(layer_types, list) or set(map(str, layer_types)) != {"full_attention"}
     ):
-        raise config.error(
-            "layer_types", "has layers other than full_attention: KV bytes per token are not constant"
-        )
+        raise config.error("layer_types", "has layers other than full_attention: KV bytes per token are not constant")
     _refuse_sliding_window(config)
 
 
@@ -259,9 +251,7 @@ def _refuse_sliding_window(config: JsonObject) -> None:
     window = config.integer("sliding_window")
     longest = config.integer("max_position_embeddings", default=window + 1)
     if window < longest:
-        raise config.error(
-            "sliding_window", f"= {window} is shorter than the context ({longest}): old KV is dropped"
-        )
+        raise config.error("sliding_window", f"= {window} is shorter than the context ({longest}): old KV is dropped")
 
 
 def _refuse_ungated(config: JsonObject) -> None:

@@ -71,9 +71,7 @@ def load_profile(model: str, gpu: str, variant: str | None = None) -> Hardware:
     pair = f"{shape.name} on {known_gpu.name}"
     if variants:
         asked = variant or DEFAULT_VARIANT
-        raise InputError(
-            f"{pair} has no profile variant '{asked}'; it has {', '.join(variants)}: name one of these"
-        )
+        raise InputError(f"{pair} has no profile variant '{asked}'; it has {', '.join(variants)}: name one of these")
     raise InputError(
         f"there is no profile of {pair}; use get_hardware() for an estimate from data sheets, or one of "
         f"{', '.join(profile_names())}"
@@ -118,9 +116,7 @@ def _profile(entry: JsonObject) -> Profile:
         gpu=gpu,
         variant=variant,
         tp=tp,
-        gpu_memory_utilization=entry.number("gpu_memory_utilization")
-        if entry.has("gpu_memory_utilization")
-        else None,
+        gpu_memory_utilization=entry.number("gpu_memory_utilization") if entry.has("gpu_memory_utilization") else None,
         error_by_kind={kind: errors.number(kind) for kind in errors.values},
         hardware=hardware,
     )

@@ -82,18 +82,14 @@ def _profile(shape: ModelShape, gpu: Gpu, tp: int, variant: str | None) -> Profi
     # A config that differs from the model of that name describes another model: its profile would be wrong.
     if shape.name not in model_names() or shape != find_model(shape.name):
         if variant is not None:
-            raise InputError(
-                f"variant '{variant}': {shape.name} as its config.json describes it has no profile"
-            )
+            raise InputError(f"variant '{variant}': {shape.name} as its config.json describes it has no profile")
         return None
     wanted = variant or (DEFAULT_VARIANT if tp == 1 else f"tp{tp}")
     profile = find_profile(shape.name, gpu.name, wanted)
     if profile is None and variant is not None:
         load_profile(shape.name, gpu.name, variant)  # raises the sentence that lists the variants
     if profile is not None and tp not in (1, profile.tp):
-        raise InputError(
-            f"profile {profile.name} is for tp = {profile.tp}, not {tp}; leave variant or tp out"
-        )
+        raise InputError(f"profile {profile.name} is for tp = {profile.tp}, not {tp}; leave variant or tp out")
     return profile
 
 
@@ -132,9 +128,7 @@ def _estimated(
     source = f"ESTIMATE, not measured: roofline from the data sheet of {gpu.name} ({gpu.source})"
     blocks = num_gpu_blocks
     if blocks is None:
-        blocks = kv_blocks(
-            shape, gpu, block_size=block_size, gpu_memory_utilization=gpu_memory_utilization, tp=tp
-        )
+        blocks = kv_blocks(shape, gpu, block_size=block_size, gpu_memory_utilization=gpu_memory_utilization, tp=tp)
     else:
         source = _given(source)
     return Hardware(

@@ -5,4 +5,12 @@ from fluidgate.report.page import write_report
 from fluidgate.report.recommend import Recommendation, recommend
 from fluidgate.report.tables import comparison_table, plan_table
 
-__all__ = ["Recommendation", "comparison_table", "facts_table", "plan_table", "recommend", "summary_table", "write_report"]
+__all__ = [
+    "Recommendation",
+    "comparison_table",
+    "facts_table",
+    "plan_table",
+    "recommend",
+    "summary_table",
+    "write_report",
+]

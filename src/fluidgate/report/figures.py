@@ -28,7 +28,9 @@ def throughput_latency(comparison: Comparison) -> Html:
     )
     chart = curves("output throughput, tok/s", "mean E2E latency", alt, lines, number, duration)
     loads = listed([percent(scenario.load) for scenario in comparison.scenarios])
-    caption = f"Each mark is a load ({loads} of the boundary), joined in this order; lines through it are 95% intervals."
+    caption = (
+        f"Each mark is a load ({loads} of the boundary), joined in this order; lines through it are 95% intervals."
+    )
     return tag("figure", legend(names), chart, tag("figcaption", caption), class_="wide")
 
 

@@ -40,8 +40,9 @@ def render(comparison: Comparison, command: str | None = None) -> str:
     from fluidgate import __version__
 
     title = f"{comparison.workload_name} on {comparison.hardware.name}"
+    policies = len({cell.policy for cell in comparison.cells})
     subtitle = (
-        f"Which requests may enter the GPU, and when: {len(set(c.policy for c in comparison.cells))} admission policies "
+        f"Which requests may enter the GPU, and when: {policies} admission policies "
         f"at {len(comparison.scenarios)} loads, {comparison.requests:,} requests, {comparison.repeats} paired repeats."
     )
     sections = [

@@ -119,7 +119,7 @@ def recommend(comparison: Comparison, scenario: Scenario) -> Recommendation:
 
 
 def _drop_unstable(choice: _Choice, scenario: Scenario) -> None:
-    """Above the boundary every policy is unstable, and the steadiest are the first to be caught: no ground to choose."""
+    """Above the boundary every policy is unstable, and the steadiest are caught first: no ground to choose."""
     if scenario.plan.stability.load > 1.0 or not any(_mostly(c, True) for c in choice.pool):
         return
     choice.keep([c for c in choice.pool if not _mostly(c, False)], {c.policy: _instability(c) for c in choice.pool})
@@ -235,5 +235,7 @@ def _fullness(scenario: Scenario, cells: tuple[Cell, ...]) -> str:
     if share >= SELDOM_FULL:
         return f"Under {fullest.policy} the KV cache is more than 90% full for {percent(share)} of the busy time."
     most = "never more than 90% full" if share == 0 else f"more than 90% full for at most {percent(share)} of the time"
-    plan = "by the plan it never will" if onset is None else f"by the plan it will from {percent(onset)} of the boundary"
+    plan = (
+        "by the plan it never will" if onset is None else f"by the plan it will from {percent(onset)} of the boundary"
+    )
     return f"The KV cache hardly fills ({most}; {plan}), so a memory gate has next to nothing to decide."

@@ -72,9 +72,7 @@ def _plan_table(comparison: Comparison) -> Html:
     scenarios = comparison.scenarios
     rows = []
     for per_load in zip(*(scenario.plan.summary_rows() for scenario in scenarios), strict=True):
-        values = [
-            (value, len(list(same))) for value, same in groupby(value for _, value in per_load)
-        ]
+        values = [(value, len(list(same))) for value, same in groupby(value for _, value in per_load)]
         cells = [
             tag("td", value, class_="same", colspan=span) if span > 1 else tag("td", value) for value, span in values
         ]
@@ -109,7 +107,13 @@ def _comparison_table(comparison: Comparison, scenario: Scenario) -> Html:
         roles = [("baseline", cell.policy == comparison.baseline), ("to use", cell.policy == pick)]
         named = ", ".join(role for role, holds in roles if holds)
         heads.append(
-            tag("th", cell.policy, *([tag("small", named)] if named else []), scope="col", class_="pick" if cell.policy == pick else None)
+            tag(
+                "th",
+                cell.policy,
+                *([tag("small", named)] if named else []),
+                scope="col",
+                class_="pick" if cell.policy == pick else None,
+            )
         )
     rows = [_unfinished_row(cells), _stability_row(cells)]
     intervals = [cell.intervals for cell in cells]
@@ -193,17 +197,31 @@ def made(comparison: Comparison, version: str, command: str | None) -> Html:
         ("hardware", hardware.name),
         ("hardware source", hardware.source or "not given"),
         ("error of the step time", percent(error) + " on average" if isfinite(error) else "unknown"),
-        ("step time", f"c0 {step.c0:.4g} s, c_tok {step.c_tok:.4g} s, c_kv {step.c_kv:.4g} s, c_attn {step.c_attn:.4g} s"),
+        (
+            "step time",
+            f"c0 {step.c0:.4g} s, c_tok {step.c_tok:.4g} s, c_kv {step.c_kv:.4g} s, c_attn {step.c_attn:.4g} s",
+        ),
         ("KV blocks", f"{hardware.num_gpu_blocks:,} of {hardware.block_size} tokens, one of them the null block"),
         ("engine", _settings(asdict(comparison.config))),
     ]
     rows = [tag("tr", tag("th", name, scope="row"), tag("td", value, class_="text")) for name, value in facts]
     settings = [
-        tag("tr", tag("th", cell.policy, scope="row"), tag("td", percent(cell.scenario.load)), tag("td", _settings(cell.parameters), class_="text"))
+        tag(
+            "tr",
+            tag("th", cell.policy, scope="row"),
+            tag("td", percent(cell.scenario.load)),
+            tag("td", _settings(cell.parameters), class_="text"),
+        )
         for cell in comparison.cells
     ]
-    heads = [tag("th", "policy", scope="col"), tag("th", "load", scope="col"), tag("th", "parameters", scope="col", class_="text")]
-    return _section("made", "How it was made", _table("Settings", [], rows), _table("Parameters of the policies", heads, settings))
+    heads = [
+        tag("th", "policy", scope="col"),
+        tag("th", "load", scope="col"),
+        tag("th", "parameters", scope="col", class_="text"),
+    ]
+    return _section(
+        "made", "How it was made", _table("Settings", [], rows), _table("Parameters of the policies", heads, settings)
+    )
 
 
 def _settings(values: dict[str, object]) -> str:

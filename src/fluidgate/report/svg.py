@@ -142,9 +142,7 @@ def curves(x_label: str, y_label: str, alt: str, lines: Sequence[Curve], x_forma
     parts.append(tag("text", x_label, x=width - right, y=height - 8, text_anchor="end", class_="soft"))
     for tick in x.ticks():
         parts.append(tag("line", x1=x(tick), x2=x(tick), y1=head, y2=height - foot, class_="axis"))
-        parts.append(
-            tag("text", x_format(tick), x=x(tick), y=height - foot + 16, text_anchor="middle", class_="soft")
-        )
+        parts.append(tag("text", x_format(tick), x=x(tick), y=height - foot + 16, text_anchor="middle", class_="soft"))
     for tick in y.ticks():
         parts.append(tag("line", x1=left, x2=width - right, y1=y(tick), y2=y(tick), class_="axis"))
         parts.append(tag("text", y_format(tick), x=left - 7, y=y(tick) + 4, text_anchor="end", class_="soft"))

@@ -99,9 +99,7 @@ class MMPP2:
     def __post_init__(self) -> None:
         _positive(self, "rate_high", "mean_low_s", "mean_high_s")
         if not 0 <= self.rate_low <= self.rate_high:
-            raise InputError(
-                f"MMPP2: rate_low = {self.rate_low} must be between 0 and rate_high = {self.rate_high}"
-            )
+            raise InputError(f"MMPP2: rate_low = {self.rate_low} must be between 0 and rate_high = {self.rate_high}")
 
     @property
     def rate(self) -> float:
@@ -181,9 +179,7 @@ def _ornstein_uhlenbeck(last: float, s: float, step: float, normals: FloatArray)
     return x
 
 
-def _invert(
-    n: int, points: np.random.Generator, pieces: Iterator[tuple[FloatArray, FloatArray]]
-) -> FloatArray:
+def _invert(n: int, points: np.random.Generator, pieces: Iterator[tuple[FloatArray, FloatArray]]) -> FloatArray:
     """Times at which the integral of a piecewise constant rate reaches unit Poisson points."""
     targets = np.cumsum(points.standard_exponential(n))
     times = np.empty(n)

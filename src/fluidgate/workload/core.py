@@ -79,9 +79,7 @@ class Workload:
         )
         offsets = self.prefix_offsets
         if len(offsets) != n + 1 or offsets[0] != 0 or offsets[-1] != len(self.prefix_ids):
-            raise InputError(
-                f"{self.name}: prefix_offsets must have {n + 1} values from 0 to len(prefix_ids)"
-            )
+            raise InputError(f"{self.name}: prefix_offsets must have {n + 1} values from 0 to len(prefix_ids)")
         if (np.diff(offsets) < 0).any():
             raise InputError(
                 f"{self.name}: prefix_offsets fall at request {np.argmax(np.diff(offsets) < 0)}; sort them"

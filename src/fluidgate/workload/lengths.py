@@ -79,9 +79,7 @@ class Discrete:
     def __post_init__(self) -> None:
         values, weights = _numbers("Discrete", self.values), _numbers("Discrete", self.weights)
         if values.shape != weights.shape or len(values) == 0:
-            raise InputError(
-                f"Discrete: {len(values)} values and {len(weights)} weights; give one weight per value"
-            )
+            raise InputError(f"Discrete: {len(values)} values and {len(weights)} weights; give one weight per value")
         if (values < 1).any() or (values != np.floor(values)).any():
             raise InputError("Discrete: values must be whole numbers of tokens, at least 1")
         if (weights < 0).any() or weights.sum() == 0:
@@ -107,9 +105,7 @@ class Empirical(Discrete):
         observed = _numbers("Empirical", values)
         seen = np.ones(observed.shape) if counts is None else _numbers("Empirical", counts)
         if observed.shape != seen.shape or len(observed) == 0:
-            raise InputError(
-                f"Empirical: {len(observed)} values and {len(seen)} counts; give one count per value"
-            )
+            raise InputError(f"Empirical: {len(observed)} values and {len(seen)} counts; give one count per value")
         unique, where = np.unique(observed, return_inverse=True)
         super().__init__(unique, np.bincount(where, seen))
 
@@ -133,16 +129,12 @@ class LognormalMixture:
     high: int = DEFAULT_HIGH_TOKENS
 
     def __post_init__(self) -> None:
-        columns = {
-            name: _numbers("LognormalMixture", getattr(self, name)) for name in ("weights", "mu", "sigma")
-        }
+        columns = {name: _numbers("LognormalMixture", getattr(self, name)) for name in ("weights", "mu", "sigma")}
         if len({len(column) for column in columns.values()}) > 1 or len(columns["mu"]) == 0:
             raise InputError("LognormalMixture: weights, mu and sigma must have one value per component")
         total = columns["weights"].sum()
         if (columns["weights"] < 0).any() or abs(total - 1) > 0.01:
-            raise InputError(
-                f"LognormalMixture: weights add up to {total:g}; they must add up to 1, none below 0"
-            )
+            raise InputError(f"LognormalMixture: weights add up to {total:g}; they must add up to 1, none below 0")
         if (columns["sigma"] <= 0).any() or (abs(columns["mu"]) > 30).any() or (columns["sigma"] > 10).any():
             raise InputError("LognormalMixture: each sigma must be in (0, 10] and each mu in [-30, 30]")
         if not 1 <= self.low <= self.high:
@@ -167,9 +159,7 @@ class LognormalMixture:
 
     def given(self, component: IntArray, rng: np.random.Generator) -> IntArray:
         """Lengths of requests whose components are known, shape as `component`."""
-        log_x = np.array(self.mu)[component] + np.array(self.sigma)[component] * rng.standard_normal(
-            len(component)
-        )
+        log_x = np.array(self.mu)[component] + np.array(self.sigma)[component] * rng.standard_normal(len(component))
         # Clipped before the cast: an extreme draw does not fit an integer.
         return np.clip(np.ceil(np.exp(np.minimum(log_x, 40.0))), self.low, self.high).astype(np.int64)
 
@@ -208,9 +198,7 @@ class JointMixture:
 
     def __post_init__(self) -> None:
         if self.prompt.weights != self.output.weights:
-            raise InputError(
-                "JointMixture: prompt and output share components, so their weights must be equal"
-            )
+            raise InputError("JointMixture: prompt and output share components, so their weights must be equal")
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[float, ...]], prompt_high: int, output_high: int) -> JointMixture:
@@ -249,10 +237,7 @@ class Types:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if (
-            len({len(c) for c in (self.prompt_tokens, self.output_tokens, self.weights, self.class_names)})
-            != 1
-        ):
+        if len({len(c) for c in (self.prompt_tokens, self.output_tokens, self.weights, self.class_names)}) != 1:
             raise InputError("Types: give one prompt length, output length, weight and name per type")
         Discrete(self.prompt_tokens, self.weights)
         Discrete(self.output_tokens, self.weights)
@@ -276,15 +261,8 @@ def max_entropy(cuts: Sequence[int], shares: Sequence[float], mean: float) -> Di
     Errors: InputError when no such distribution exists.
     """
     edges = np.concatenate(([0], np.asarray(cuts, np.int64)))
-    if (
-        len(shares) != len(cuts)
-        or (np.diff(edges) < 1).any()
-        or abs(sum(shares) - 1) > 1e-9
-        or min(shares) < 0
-    ):
-        raise InputError(
-            "max_entropy: cuts must rise from 1 and have one share each, the shares adding up to 1"
-        )
+    if len(shares) != len(cuts) or (np.diff(edges) < 1).any() or abs(sum(shares) - 1) > 1e-9 or min(shares) < 0:
+        raise InputError("max_entropy: cuts must rise from 1 and have one share each, the shares adding up to 1")
     values = np.arange(1, edges[-1] + 1)
     part = np.repeat(np.arange(len(cuts)), np.diff(edges))
 
@@ -294,9 +272,7 @@ def max_entropy(cuts: Sequence[int], shares: Sequence[float], mean: float) -> Di
 
     low, high = -30.0, 30.0
     if not values @ weights(low) < mean < values @ weights(high):
-        raise InputError(
-            f"max_entropy: no distribution with these shares has mean {mean}; change the mean or the cuts"
-        )
+        raise InputError(f"max_entropy: no distribution with these shares has mean {mean}; change the mean or the cuts")
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if values @ weights(middle) < mean else (low, middle)
@@ -310,9 +286,7 @@ def survival(values: ArrayLike) -> FloatArray:
     """
     observed = _numbers("survival", values)
     if len(observed) == 0 or (observed < 1).any() or (observed != np.floor(observed)).any():
-        raise InputError(
-            "survival: lengths must be whole numbers of tokens, at least 1, and at least one of them"
-        )
+        raise InputError("survival: lengths must be whole numbers of tokens, at least 1, and at least one of them")
     counts = np.bincount(observed.astype(np.int64))
     return (len(observed) - np.cumsum(counts)) / len(observed)
 

@@ -129,9 +129,7 @@ _LMSYS = Synthetic(
 )
 
 
-def _types(
-    name: str, prompt: int, outputs: tuple[int, ...], weights: tuple[float, ...], rate: float
-) -> Synthetic:
+def _types(name: str, prompt: int, outputs: tuple[int, ...], weights: tuple[float, ...], rate: float) -> Synthetic:
     names = tuple(f"p{prompt}-d{output}" for output in outputs)
     lengths = Types((prompt,) * len(outputs), outputs, weights, names)
     return Synthetic(name, Poisson(rate), lengths, "exact types of arXiv 2504.11320, Poisson; set the rate")
@@ -216,23 +214,17 @@ def _speed(own_rate: float, rate: float | None) -> float:
     if not (np.isfinite(rate) and rate > 0):
         raise InputError(f"rate = {rate} must be a finite number of requests per second, above 0")
     if not np.isfinite(own_rate):
-        raise InputError(
-            "arrivals all at once have no rate to change; leave rate out or choose another process"
-        )
+        raise InputError("arrivals all at once have no rate to change; leave rate out or choose another process")
     return rate / own_rate
 
 
-def _until(
-    arrivals: ArrivalProcess, duration_s: float, speed: float, stream: np.random.SeedSequence
-) -> FloatArray:
+def _until(arrivals: ArrivalProcess, duration_s: float, speed: float, stream: np.random.SeedSequence) -> FloatArray:
     """Every arrival before `duration_s`: draw more until the last one is later."""
     expected = arrivals.rate * speed * duration_s
     if not (np.isfinite(duration_s) and duration_s > 0):
         raise InputError(f"duration_s = {duration_s} must be a finite number of seconds, above 0")
     if not expected <= _MAX_REQUESTS:
-        raise InputError(
-            f"{expected:.3g} requests would arrive in {duration_s:g} s; shorten it, or give n instead"
-        )
+        raise InputError(f"{expected:.3g} requests would arrive in {duration_s:g} s; shorten it, or give n instead")
     n = int(expected + 6 * np.sqrt(expected)) + 16
     while True:
         fresh = np.random.SeedSequence(stream.entropy, spawn_key=stream.spawn_key)
@@ -242,7 +234,5 @@ def _until(
         n *= 2
     within = arrival_s[arrival_s < duration_s]
     if len(within) == 0:
-        raise InputError(
-            f"no request arrives within {duration_s:g} s at this seed; lengthen it, or give n instead"
-        )
+        raise InputError(f"no request arrives within {duration_s:g} s at this seed; lengthen it, or give n instead")
     return within

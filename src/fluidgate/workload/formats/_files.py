@@ -45,13 +45,9 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         # Before its base class, ValueError, which json raises for an integer of thousands of digits.
-        refuse(
-            path, error.lineno, f"not valid JSON ({error.msg}); write the file again, as one JSON document"
-        )
+        refuse(path, error.lineno, f"not valid JSON ({error.msg}); write the file again, as one JSON document")
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: a number too long or lists too deep ({error}); write the file again"
-        ) from error
+        raise InputError(f"{path}: a number too long or lists too deep ({error}); write the file again") from error
 
 
 def write_text(path: Path, text: str) -> None:

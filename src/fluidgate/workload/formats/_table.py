@@ -135,15 +135,11 @@ def _parse(path: Path, body: str, names: tuple[str, ...], wanted: list[str]) -> 
             read_options=pv.ReadOptions(column_names=names),
             # A blank line is a broken row: skipping it would hide damage and shift the line numbers.
             parse_options=pv.ParseOptions(ignore_empty_lines=False),
-            convert_options=pv.ConvertOptions(
-                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
-            ),
+            convert_options=pv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())),
         )
     except pa.ArrowInvalid as error:
         _refuse_ragged(path, body, len(names))
-        raise InputError(
-            f"{path}: not a plain CSV file ({error}); write it again, comma-separated"
-        ) from error
+        raise InputError(f"{path}: not a plain CSV file ({error}); write it again, comma-separated") from error
     if table.num_rows != body.count("\n") + 1:
         _refuse_ragged(path, body, len(names))
         raise InputError(f"{path}: a quoted field holds a line break; write one request per line")

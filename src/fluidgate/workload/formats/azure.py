@@ -26,6 +26,4 @@ def read(path: Path) -> tuple[Workload, str]:
     clock_ns = table.nanoseconds("TIMESTAMP")
     # Subtract before dividing: nanoseconds since 1970 do not fit a float.
     arrival_s = (clock_ns - clock_ns.min()) / 1e9
-    return finish(
-        path, arrival_s, table.tokens("ContextTokens"), table.tokens("GeneratedTokens"), rows=len(table)
-    )
+    return finish(path, arrival_s, table.tokens("ContextTokens"), table.tokens("GeneratedTokens"), rows=len(table))

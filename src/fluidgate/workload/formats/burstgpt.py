@@ -34,13 +34,9 @@ def read(path: Path, *, failed: str = "stop") -> tuple[Workload, str]:
     table = read_table(path, COLUMNS)
     output = table.tokens("Response tokens", least=0)
     bad = output == 0
-    keep, remarks = drop_failed(
-        path, failed, bad, f":{np.argmax(bad) + 2}", "Response tokens = 0, a failed request"
-    )
+    keep, remarks = drop_failed(path, failed, bad, f":{np.argmax(bad) + 2}", "Response tokens = 0, a failed request")
     prompt = table.tokens("Request tokens", least=0)
-    table.refuse_where(
-        (prompt == 0) & keep, "Request tokens", "must be at least 1; correct or remove the line"
-    )
+    table.refuse_where((prompt == 0) & keep, "Request tokens", "must be at least 1; correct or remove the line")
     class_id, names = table.labels("Model")
     return finish(
         path,

@@ -147,9 +147,7 @@ def _block_tokens(path: Path, rows: Rows) -> int:
         refuse(path, 1, f"block_tokens = {size!r} is not a whole number of tokens, at least 1; correct it")
     for number, row in enumerate(rows, 1):
         if row.get("block_tokens", BLOCK_TOKENS) != size:
-            refuse(
-                path, number, f"block_tokens differs from {size} on line 1; use one size in the whole file"
-            )
+            refuse(path, number, f"block_tokens differs from {size} on line 1; use one size in the whole file")
     return size
 
 
@@ -160,9 +158,7 @@ def _hash_ids(path: Path, rows: Rows, prompt: IntArray, block_tokens: int) -> li
         refuse(path, number, "hash_ids is not a list; give a list of whole numbers, or leave it out")
     if not set(map(type, chain.from_iterable(hash_ids))) <= {int}:
         number = next(i for i, ids in enumerate(hash_ids, 1) if any(type(id_) is not int for id_ in ids))
-        refuse(
-            path, number, "hash_ids holds something that is not a whole number; correct or remove the line"
-        )
+        refuse(path, number, "hash_ids holds something that is not a whole number; correct or remove the line")
     for number, (ids, tokens) in enumerate(zip(hash_ids, prompt.tolist(), strict=True), 1):
         if len(ids) > -(-tokens // block_tokens):
             what = f"{len(ids)} hash_ids of {block_tokens} tokens for a prompt of {tokens}"
@@ -194,9 +190,7 @@ def _refuse_where(path: Path, rows: Rows, key: str, bad: NDArray[np.bool_], why:
 def _jitter(path: Path, time_ms: FloatArray, seed: int) -> tuple[FloatArray, int]:
     starts, batch, sizes = np.unique(time_ms, return_inverse=True, return_counts=True)
     if len(starts) == 1:
-        raise InputError(
-            f"{path}: one timestamp for all requests, no gap to spread them over; leave jitter out"
-        )
+        raise InputError(f"{path}: one timestamp for all requests, no gap to spread them over; leave jitter out")
     gaps = np.diff(starts)
     gaps = np.append(gaps, np.median(gaps))
     shared = sizes[batch] > 1

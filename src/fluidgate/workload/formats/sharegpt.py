@@ -49,9 +49,7 @@ def read(
     if not isinstance(items, list) or not items:
         raise InputError(f"{path}:1: not a list of conversations; give the ShareGPT JSON as published")
     texts = [_first_exchange(path, i, item) for i, item in enumerate(items)]
-    lengths = np.array(
-        [(_count(count_tokens, p, path), _count(count_tokens, o, path)) for p, o in texts], np.int64
-    )
+    lengths = np.array([(_count(count_tokens, p, path), _count(count_tokens, o, path)) for p, o in texts], np.int64)
     bad = lengths.min(axis=1) < 1
     why = "does not open with a human turn and a gpt turn of at least one token each"
     keep, remarks = drop_failed(path, failed, bad, f": conversation {np.argmax(bad)}", why)

@@ -56,9 +56,7 @@ def read(path: Path, *, failed: str = "stop") -> tuple[Workload, str]:
     why = f"failed ({errors[first] or 'no output'!s:.80})" if bad.any() else ""
     keep, remarks = drop_failed(path, failed, bad, f": request {first}", why)
     for key, values in (("input_lens", prompt), ("output_lens", output)):
-        _refuse_where(
-            path, key, values, keep & ((values < 1) | (values > MAX_TOKENS) | (values != np.floor(values)))
-        )
+        _refuse_where(path, key, values, keep & ((values < 1) | (values > MAX_TOKENS) | (values != np.floor(values))))
     return finish(
         path,
         start_s[keep],
@@ -77,9 +75,7 @@ def _numbers(path: Path, result: dict[str, Any], key: str) -> FloatArray:
         raise InputError(f"{path}: {key} is not a list of numbers, or empty; run the benchmark again")
     for number, value in enumerate(values):
         if type(value) not in (int, float) or not abs(value) < 1e18:
-            raise InputError(
-                f"{path}: request {number}: {key} = {value!r:.60} is not a finite number; correct it"
-            )
+            raise InputError(f"{path}: request {number}: {key} = {value!r:.60} is not a finite number; correct it")
     return np.array(values, np.float64)
 
 
