@@ -157,24 +157,41 @@ def _chains(
 
 def vllm_configs(crowded: bool = False) -> st.SearchStrategy[dict[str, Any]]:
     """Every limit and switch of mode vllm; few seats only where nothing has to be crowded."""
-    return st.fixed_dictionaries(
-        {},
-        optional={
-            "max_num_seqs": st.sampled_from([256, 12, 8] if crowded else [256, 1, 2, 3, 4, 8]),
-            "max_num_active_seqs": st.sampled_from([6, 8] if crowded else [1, 2, 3]),
-            "max_num_batched_tokens": st.one_of(st.integers(5 if crowded else 1, 40), st.sampled_from([16, 64, 300])),
-            "watermark": st.sampled_from([0.01, 0.05, 0.2, 0.5]),
-            "enable_prefix_caching": st.just(False),
-            "scheduler_reserve_full_isl": st.just(False),
-            "long_prefill_token_threshold": st.sampled_from([1, 5, 16, 50]),
-        },
-    ).map(_active_within_seats)
+    budget = st.one_of(st.none(), st.integers(5 if crowded else 1, 40), st.sampled_from([16, 64, 300]))
+    return limits(
+        max_num_seqs=st.sampled_from([256, 256, 12, 8] if crowded else [256, 256, 256, 1, 2, 4]),
+        max_num_active_seqs=st.sampled_from([None, None, 6, 8] if crowded else [None, None, None, 1, 2, 3]),
+        max_num_batched_tokens=budget,
+        long_prefill_token_threshold=st.sampled_from([0, 0, 1, 5, 16, 50]),
+    )
 
 
-def _active_within_seats(config: dict[str, Any]) -> dict[str, Any]:
-    if "max_num_active_seqs" in config and "max_num_seqs" in config:
-        return config | {"max_num_active_seqs": min(config["max_num_active_seqs"], config["max_num_seqs"])}
-    return config
+def other_configs(mode: str, crowded: bool = False) -> st.SearchStrategy[dict[str, Any]]:
+    """Limits of the modes that vLLM does not have; prefill-first needs a budget for a whole request."""
+    budget = st.integers(1, 64) if mode == "sarathi" else st.sampled_from([300, 400, 1000])
+    return limits(
+        mode=st.just(mode),
+        max_num_seqs=st.sampled_from([256, 256, 12, 8] if crowded else [256, 256, 2, 4]),
+        max_num_batched_tokens=st.one_of(st.none(), budget),
+        preemption=st.sampled_from(["recompute", "restart"]),
+    )
+
+
+def limits(**own: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """What every mode has, and `own`; values that are defaults are left out, for readers."""
+    common = {
+        "watermark": st.sampled_from([None, None, 0.0, 0.01, 0.05, 0.2, 0.5]),
+        "enable_prefix_caching": st.sampled_from([True, True, False]),
+        "scheduler_reserve_full_isl": st.booleans(),
+    }
+    return st.fixed_dictionaries(common | own).map(_without_defaults)
+
+
+def _without_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    if config.get("max_num_active_seqs") is not None:
+        config["max_num_active_seqs"] = min(config["max_num_active_seqs"], config["max_num_seqs"])
+    default = EngineConfig()
+    return {name: value for name, value in config.items() if value != getattr(default, name)}
 
 
 def _whole(most: int) -> st.SearchStrategy[float]:

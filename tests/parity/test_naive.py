@@ -1,6 +1,7 @@
 """Every mode equals an independent reference scheduler (`naive.py`) on generated workloads, step for step."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from fluidgate.engine import RunRecords, run
 from fluidgate.policies import Greedy
 
-from .generators import Case, cases, examples, vllm_configs
+from .generators import Case, cases, examples, other_configs, vllm_configs
 from .naive import Scheduler, Step
 from .rare_paths import rare_paths, require_reached
 
@@ -55,38 +56,22 @@ def check(case: Case) -> RunRecords:
     return records
 
 
-def other_modes(mode: str) -> st.SearchStrategy[dict[str, Any]]:
-    """Limits of the modes that vLLM does not have; prefill-first needs a budget for a whole request."""
-    budgets = st.integers(1, 64) if mode == "sarathi" else st.sampled_from([300, 400, 1000])
-    return st.fixed_dictionaries(
-        {"mode": st.just(mode)},
-        optional={
-            "max_num_seqs": st.sampled_from([256, 2, 4, 8]),
-            "max_num_batched_tokens": budgets,
-            "watermark": st.sampled_from([0.0, 0.05, 0.2]),
-            "enable_prefix_caching": st.just(False),
-            "scheduler_reserve_full_isl": st.just(False),
-            "preemption": st.just("restart"),
-        },
-    )
-
-
 def restarting(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"preemption": "restart"}
 
 
-CONFIGS = {
-    "vllm": vllm_configs(),
-    "vllm, restart": vllm_configs().map(restarting),
-    "sarathi": other_modes("sarathi"),
-    "prefill-first": other_modes("prefill-first"),
+CONFIGS: dict[str, Callable[[bool], st.SearchStrategy[dict[str, Any]]]] = {
+    "vllm": vllm_configs,
+    "vllm, restart": lambda crowded: vllm_configs(crowded).map(restarting),
+    "sarathi": lambda crowded: other_configs("sarathi", crowded),
+    "prefill-first": lambda crowded: other_configs("prefill-first", crowded),
 }
 
-ALWAYS = {"preemptions": 300, "cache full": 1500, "seats taken": 500, "prefix hits": 20, "arrival as a step ends": 60}
-IN_CHUNKS = {"chunks of a prompt": 700, "token budget used up": 200}
+ALWAYS = {"preemptions": 250, "cache full": 800, "seats taken": 80, "prefix hits": 20, "arrival as a step ends": 60}
+IN_CHUNKS = {"chunks of a prompt": 1500, "token budget used up": 1500}
 
 REACHES = {
-    "vllm": IN_CHUNKS | {"hits on own old blocks": 15},
+    "vllm": IN_CHUNKS | {"hits on own old blocks": 30},
     "vllm, restart": IN_CHUNKS,
     "sarathi": IN_CHUNKS | {"hits on own old blocks": 30},
     "prefill-first": {"hits on own old blocks": 30},
@@ -96,9 +81,10 @@ REACHES = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_step_is_the_references(name: str) -> None:
     reached: Counter[str] = Counter()
-    configs = CONFIGS[name]
     kinds = [
-        cases(crowded=crowded, shared=shared, configs=configs) for crowded in (False, True) for shared in (False, True)
+        cases(crowded=crowded, shared=shared, configs=CONFIGS[name](crowded))
+        for crowded in (False, True)
+        for shared in (False, True)
     ]
 
     @examples(EACH, of=ALL)

@@ -53,7 +53,7 @@ TRACES = {
         1.0,
         blocks=120_000,
         config={"max_num_seqs": 2048, "max_num_batched_tokens": 8192},
-        reaches={"hits on own old blocks": 500},
+        reaches={"hits on own old blocks": 30},
     ),
     "conversation": Trace("AzureLLMInferenceTrace_conv.csv", 4.0, blocks=3000),
     "code": Trace(
