@@ -108,7 +108,7 @@ def test_only_sure_differences_are_coloured(with_numbers: Change, tmp_path: Path
 
     assert marks([{}, {}]) == (0, 0)
     assert marks([{"mean_ttft_ms": 1e6}, {"mean_ttft_ms": 1e6}])[1] > 0
-    assert marks([{"mean_ttft_ms": 0.0}, {"mean_ttft_ms": 0.0}])[0] > 0
+    assert marks([{"mean_ttft_ms": -1e6}, {"mean_ttft_ms": -1e6}])[0] > 0
     base = with_numbers({}).cells[0].summaries
     scattered = [{"mean_ttft_ms": base[0].mean_ttft_ms * 0.5}, {"mean_ttft_ms": base[1].mean_ttft_ms * 1.6}]
     assert marks(scattered) == (0, 0)
