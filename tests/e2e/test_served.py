@@ -103,8 +103,8 @@ def still_serves(server: Server) -> None:
 
 def ask_for_a_stream(server: Server, output_tokens: int) -> socket.socket:
     """Send a request, and leave the answer unread."""
-    values = {"model": server.model, "prompt": [9] * 40, "max_tokens": output_tokens, "ignore_eos": True, "stream": True}
-    body = json.dumps(values)
+    sizes = {"prompt": [9] * 40, "max_tokens": output_tokens}
+    body = json.dumps({"model": server.model, "ignore_eos": True, "stream": True, **sizes})
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=120)
     connection.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
