@@ -1,0 +1,217 @@
+"""Greedy, wait and nested-wait on real compute, beside what the simulator says of the same requests.
+
+    python benchmarks/gpu/run.py --model llama-2-7b --device cuda --out result.json
+
+Needs PyTorch and one GPU (or `--model tiny --device cpu`); no weights and no network: the weights are random. First
+it measures step times over a grid of batches and fits a `StepTime`. Then every policy serves one overloaded workload
+on the model, and `simulate` predicts the same run from the fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # every step has another shape
+
+import numpy as np
+import torch
+from measure import Point, fitted, grid, measure
+from model import Llama, model_shape, random_model
+
+from engine import Engine, Served, serve
+from fluidgate import __version__
+from fluidgate.engine import EngineConfig, RunRecords
+from fluidgate.errors import InputError
+from fluidgate.experiments import plan_for, simulate
+from fluidgate.hardware import Hardware, ModelShape
+from fluidgate.metrics import summarize
+from fluidgate.policies import Policy, make_policy
+from fluidgate.workload import PRESETS, Workload, generate
+
+POLICIES = ("greedy", "wait", "nested-wait")
+BLOCKS = {"tiny": 128}
+REQUESTS = {"tiny": 60}
+METRICS = (
+    "mean_ttft_ms",
+    "mean_tpot_ms",
+    "mean_e2el_ms",
+    "p99_longest_silence_s",
+    "preemptions",
+    "output_throughput",
+    "completed",
+    "iterations",
+)
+RESERVE_BYTES = 4 << 30
+"""For what one step needs beside weights and KV cache."""
+
+START = time.perf_counter()
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, from the command line."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
+    return int(text)
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("llama-2-7b", "tiny"), default="llama-2-7b")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--num-gpu-blocks", type=positive, help="KV blocks of 16 tokens (llama-2-7b: 1500, tiny: 128)")
+    parser.add_argument("--workload", choices=tuple(PRESETS), default="lmsys")
+    parser.add_argument("--requests", type=positive, help="requests per policy (llama-2-7b: 1500, tiny: 60)")
+    parser.add_argument("--load", type=float, default=1.2, help="arrival rate ÷ stability boundary of the fit")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("result.json"))
+    args = parser.parse_args(given)
+    if not args.out.absolute().parent.is_dir():
+        parser.error(f"--out {args.out}: its folder is not there; make it first")
+    args.num_gpu_blocks = args.num_gpu_blocks or BLOCKS.get(args.model, 1500)
+    args.requests = args.requests or REQUESTS.get(args.model, 1500)
+    return args
+
+
+def say(text: str) -> None:
+    """A line of progress, with the time."""
+    print(f"[{time.perf_counter() - START:6.1f} s] {text}", flush=True)
+
+
+def load_engine(shape: ModelShape, device: torch.device, num_gpu_blocks: int) -> Engine:
+    """A model with random weights and a KV cache of this size.
+
+    Raises:
+        InputError: no GPU here, or too little free memory on it.
+    """
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError("PyTorch finds no GPU here; use --device cpu --model tiny")
+        needed = shape.weight_bytes + num_gpu_blocks * 16 * shape.kv_bytes_per_token + RESERVE_BYTES
+        free, _ = torch.cuda.mem_get_info(device)
+        if needed > free:
+            raise InputError(
+                f"{shape.name} with {num_gpu_blocks:,} KV blocks needs {needed / 2**30:.1f} GiB and "
+                f"{free / 2**30:.1f} GiB are free; use a smaller --num-gpu-blocks"
+            )
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and every step has another
+    model: Llama = random_model(shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    return Engine(model, num_gpu_blocks)
+
+
+def fit(engine: Engine, name: str, device_name: str) -> tuple[Hardware, dict[str, Any]]:
+    """The engine as a `Hardware`, from its measured step times; and the fit for the file."""
+    points: list[Point] = measure(engine, list(grid()), say)
+    step_time, report = fitted(points)
+    say(f"fitted {step_time}")
+    errors = ", ".join(f"{kind} {error:.1%}" for kind, error in report.error_by_kind.items())
+    say(f"mean error {report.mean_error:.1%} ({errors}), largest {report.max_error:.1%}")
+    hardware = Hardware(
+        f"{name} on {device_name}",
+        step_time,
+        engine.kv.shape[2],
+        engine.block_size,
+        source="benchmarks/gpu/run.py",
+        relative_error=report.mean_error,
+    )
+    steps = [[p.kind, p.tokens, p.kv_tokens, p.attention_pairs, round(p.seconds, 7)] for p in points]
+    return hardware, {"step_time": asdict(step_time), "fit": asdict(report), "steps": steps}
+
+
+def compared(engine: Engine, workload: Workload, hardware: Hardware, policy: Policy) -> dict[str, Any]:
+    """One policy on the engine and in the simulator, on the same requests."""
+    config = EngineConfig()
+
+    def progress(finished: int, requests: int) -> None:
+        say(f"{policy.name}: {finished:,} of {requests:,} requests finished")
+
+    served = serve(engine, workload, hardware, policy, config, progress=progress)
+    measured = numbers(served.records)
+    predicted = numbers(simulate(workload, hardware, policy, config=config))
+    for key in METRICS:
+        say(f"{policy.name}: {key} measured {measured[key]:,.4g}, predicted {predicted[key]:,.4g}")
+    return {
+        "parameters": asdict(policy),
+        "measured": measured,
+        "predicted": predicted,
+        "step_time_error": step_time_error(served),
+    }
+
+
+def numbers(records: RunRecords) -> dict[str, Any]:
+    """The metrics that are compared."""
+    summary = summarize(records).to_dict()
+    return {key: summary[key] for key in METRICS}
+
+
+def step_time_error(served: Served) -> dict[str, float]:
+    """How far the fitted step time is off on the very batches that ran."""
+    steps = served.records.steps
+    assert steps is not None
+    measured_s = steps.end_s - steps.start_s
+    ran = measured_s > 0
+    ratio = served.predicted_step_s[ran] / measured_s[ran]
+    return {
+        "mean_absolute": float(np.abs(ratio - 1).mean()),
+        "total_predicted_over_measured": float(served.predicted_step_s.sum() / measured_s.sum()),
+    }
+
+
+def overloaded(args: argparse.Namespace, hardware: Hardware) -> tuple[Workload, dict[str, Any]]:
+    """The workload at the load asked for, and what it is."""
+    drawn = generate(args.workload, n=args.requests, seed=args.seed)
+    boundary_rate = plan_for(drawn, hardware, EngineConfig()).stability.boundary_rate
+    workload = drawn.scaled(args.load * boundary_rate / drawn.rate)
+    about = {
+        "name": args.workload,
+        "requests": args.requests,
+        "seed": args.seed,
+        "load": args.load,
+        "rate": workload.rate,
+        "boundary_rate": boundary_rate,
+        "digest": workload.digest,
+    }
+    return workload, about
+
+
+def main() -> None:
+    args = arguments()
+    device = torch.device(args.device)
+    engine = load_engine(model_shape(args.model), device, args.num_gpu_blocks)
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    say(f"{args.model} on {device_name}, PyTorch {torch.__version__}, {args.num_gpu_blocks:,} KV blocks")
+    hardware, fit_report = fit(engine, args.model, device_name)
+    workload, about = overloaded(args, hardware)
+    say(f"{args.requests:,} requests of {args.workload} at {workload.rate:.2f}/s, {args.load:g} × the boundary")
+    plan = plan_for(workload, hardware, EngineConfig())
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "fluidgate": __version__,
+        "torch": torch.__version__,
+        "device": device_name,
+        "model": args.model,
+        "dtype": str(engine.kv.dtype).removeprefix("torch."),
+        "num_gpu_blocks": args.num_gpu_blocks,
+        "block_size": engine.block_size,
+        **fit_report,
+        "workload": about,
+        "policies": {name: compared(engine, workload, hardware, make_policy(name, plan)) for name in POLICIES},
+        "wall_s": round(time.perf_counter() - START, 1),
+    }
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    say(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"run.py: {error}")
