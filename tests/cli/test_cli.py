@@ -119,6 +119,17 @@ def test_trace_round_trip(tmp_path: Path) -> None:
     assert "rate" in good("trace", "info", "a.jsonl", cwd=tmp_path).stdout
 
 
+def test_jitter_spreads_batches_of_equal_timestamps(tmp_path: Path) -> None:
+    rows = [{"timestamp": at, "input_length": 4, "output_length": 2} for at in (0, 0, 0, 3000, 3000, 3000)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain, spread = (
+        json.loads(good("trace", "info", "m.jsonl", "--format", "json", *more, cwd=tmp_path).stdout)
+        for more in ((), ("--jitter-seed", "1"))
+    )
+    assert plain["duration_s"] == 3.0
+    assert spread["duration_s"] > 3.0
+
+
 def test_a_real_trace(shared_dir: Path) -> None:
     trace = shared_dir / "traces" / "AzureLLMInferenceTrace_conv.csv"
     done = good(
@@ -166,6 +177,7 @@ BAD = [
     (("compare", *SMALL, "--load", "-1"), "load -1"),
     (("compare", *SMALL, "--policy", "greedy", "--policy", "greedy"), "named twice"),
     (("trace", "info", "broken.csv"), "broken.csv:3"),
+    (("trace", "info", "good.csv", "--jitter-seed", "1"), "has no option 'jitter_seed'"),
     (("trace", "convert", "good.csv", "out.xls"), ".jsonl (Mooncake) or .csv (Vidur)"),
     (("trace", "convert", "good.csv", "out.csv", "--start", "99"), "holds no request"),
     (("trace", "generate", "out.csv", "--requests", "5", "--duration", "5"), "not both"),

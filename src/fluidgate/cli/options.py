@@ -39,6 +39,10 @@ _W, _H, _E, _O = "Workload", "Hardware", "Engine", "Output"
 
 TraceFormat = Annotated[str | None, _option(_W, "--trace-format", help="Name the trace format.")]
 Failed = Annotated[str, _option(_W, "--failed", help="Failed requests in a trace: stop or drop them.")]
+JitterSeed = Annotated[
+    int | None,
+    _option(_W, "--jitter-seed", help="Spread Mooncake's batches of equal timestamps, with this seed.", min=0),
+]
 Preset = Annotated[str, _option(_W, "--preset", help="Built-in workload, used where no trace is given.")]
 Requests = Annotated[
     int | None, _option(_W, "--requests", help="Requests to draw from a preset, or to take from a trace.", min=1)
@@ -95,6 +99,7 @@ class WorkloadOptions:
     )
     trace_format: TraceFormat = None
     failed: Failed = "stop"
+    jitter_seed: JitterSeed = None
     preset: Preset = "azure-conv-2023"
     requests: Requests = None
     rate: Rate = None
@@ -125,6 +130,8 @@ class WorkloadOptions:
 
         assert self.trace is not None
         extra: dict[str, Any] = {"failed": self.failed} if self.failed != "stop" else {}
+        if self.jitter_seed is not None:
+            extra["jitter_seed"] = self.jitter_seed
         workload, note = read_trace(self.trace, self.trace_format, **extra)
         if workload.duration_s == 0 and self.rate is not None:  # lengths without arrivals
             workload, note = read_trace(

@@ -27,13 +27,14 @@ def info(
     path: Source,
     trace_format: o.TraceFormat = None,
     failed: o.Failed = "stop",
+    jitter_seed: o.JitterSeed = None,
     output_format: o.OutputFormat = o.Format.TABLE,
 ) -> None:
     """Describe a trace: rate, burstiness, lengths, shared prefixes, classes."""
     from fluidgate.report import facts_table
     from fluidgate.workload import info as facts_of
 
-    workload = _read(path, trace_format, failed)
+    workload = _read(path, trace_format, failed, jitter_seed)
     facts = facts_of(workload)
     if output_format is o.Format.JSON:
         o.write_json(facts)
@@ -47,12 +48,13 @@ def convert(
     target: Target,
     trace_format: o.TraceFormat = None,
     failed: o.Failed = "stop",
+    jitter_seed: o.JitterSeed = None,
     rate_scale: o.RateScale = 1.0,
     start: Start = 0.0,
     end: End = None,
 ) -> None:
     """Convert a trace to another format, sliced and scaled if asked."""
-    workload = _read(source, trace_format, failed)
+    workload = _read(source, trace_format, failed, jitter_seed)
     if start > 0 or end is not None:
         workload = workload.between(start, float("inf") if end is None else end)
     _write(workload if rate_scale == 1.0 else workload.scaled(rate_scale), target)
@@ -76,8 +78,8 @@ def generate(
     _write(draw(preset, n=n, duration_s=duration, rate=rate, seed=seed), target)
 
 
-def _read(path: Path, trace_format: str | None, failed: str) -> Workload:
-    return o.WorkloadOptions(trace=path, trace_format=trace_format, failed=failed).load()
+def _read(path: Path, trace_format: str | None, failed: str, jitter_seed: int | None) -> Workload:
+    return o.WorkloadOptions(trace=path, trace_format=trace_format, failed=failed, jitter_seed=jitter_seed).load()
 
 
 def _write(workload: Workload, path: Path) -> None:
