@@ -21,6 +21,7 @@ from fluidgate.policies import (
     registry,
 )
 from fluidgate.testing import small_hardware, small_workloads
+from fluidgate.workload import Workload
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,13 @@ def test_a_name_takes_its_parameters_from_the_plan(small_plan: FluidPlan) -> Non
     assert make_policy("concurrency-cap", small_plan) == ConcurrencyCap(small_plan.concurrency_cap)
     assert make_policy("rate-limited", small_plan) == RateLimited(small_plan.rate_limit)
     assert make_policy("watermark", small_plan) == Watermark(small_plan.watermark)
+
+
+def test_a_planned_cap_admits_at_least_one() -> None:
+    classify = Workload(np.arange(4.0), np.full(4, 80), np.ones(4, np.int64), name="long prompts, one token out")
+    short_budget = plan(classify, small_hardware(), max_num_batched_tokens=16)
+    assert short_budget.concurrency_cap == pytest.approx(16 / 80)
+    assert make_policy("concurrency-cap", short_budget) == ConcurrencyCap(1.0)
 
 
 def test_planned_wait_paces_within_memory(small_plan: FluidPlan) -> None:

@@ -31,5 +31,8 @@ class ConcurrencyCap(Policy):
 
     @classmethod
     def from_plan(cls, plan: FluidPlan, **overrides: Any) -> Self:
-        """The fluid equilibrium at the stability boundary, n* (`FluidPlan.concurrency_cap`)."""
-        return cls(**({"cap": plan.concurrency_cap} | overrides))
+        """The fluid equilibrium at the stability boundary, n* (`FluidPlan.concurrency_cap`), at least one request.
+
+        n* is below 1 where prompts longer than the token budget meet outputs of a token or two.
+        """
+        return cls(**({"cap": max(1.0, plan.concurrency_cap)} | overrides))
