@@ -8,15 +8,15 @@ Arrivals, decisions, blocks, preemptions and records are the simulator's, so wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from model import Llama
+from attention import Chunk, Decodes
+from model import Attend, Llama
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from fluidgate.engine import EngineConfig, RunRecords, loop
 from fluidgate.engine import state as layout
@@ -29,11 +29,6 @@ from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy
 from fluidgate.workload import IntArray, Workload
-
-SHORT_TOKENS = 128
-"""Decodes with contexts up to this long share one attention call, whatever the padding."""
-MOST_PADDING = 0.25
-"""Of longer ones, a call takes those whose contexts fall short of its longest by at most this share."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +50,6 @@ class Batch:
     blocks: IntArray
 
 
-@dataclass(frozen=True)
-class _Attention:
-    """One attention call: tokens [start, stop) of the flattened batch over `blocks`, shape (requests, blocks each)."""
-
-    start: int
-    stop: int
-    blocks: Tensor | None  # None: a prompt from its beginning, whose KV is the call's own
-    mask: Tensor | None
-
-
 class Engine:
     """A model, its paged KV cache and the tokens of a workload's requests, on one device."""
 
@@ -72,8 +57,8 @@ class Engine:
         self.model, self.block_size = model, block_size
         weight = model.lm_head.weight
         self.device, shape = weight.device, model.shape
-        # Zeros, because padding reads block 0, which is never handed out, before a mask drops what it read.
-        cache = (shape.layers, 2, num_gpu_blocks, block_size, shape.kv_heads, shape.head_dim)
+        # Zeros, because the end of a last block is read before it is masked, and NaN times 0 is NaN.
+        cache = (shape.layers, 2, num_gpu_blocks, shape.kv_heads, block_size, shape.head_dim)
         self.kv = torch.zeros(cache, dtype=weight.dtype, device=self.device)
         self.tokens = torch.zeros((0, 0), dtype=torch.int64, device=self.device)
 
@@ -101,74 +86,63 @@ class Engine:
         new, after = batch.new, batch.before + batch.new
         request = np.repeat(np.arange(len(new)), new)
         ends = np.cumsum(new)
-        positions = np.arange(ends[-1]) - (ends - new - batch.before)[request]
-        slots = batch.blocks[request, positions // self.block_size] * self.block_size + positions % self.block_size
+        positions = np.arange(ends[-1]) - (ends - after)[request]
+        blocks = batch.blocks[request, positions // self.block_size]
         samples = np.flatnonzero(after == batch.known)
 
-        rows, at, slot = (self._put(array) for array in (batch.rows[request], positions, slots))
-        calls = list(self._attention_calls(batch, ends - new, after))
-        logits = self.model(self.tokens[rows, at], at, self._attend(calls, slot), self._put(ends[samples] - 1))
+        rows, at, to = (self._put(array) for array in (batch.rows[request], positions, blocks))
+        attend = self._attend(batch, to, at % self.block_size)
+        logits = self.model(self.tokens[rows, at], at, attend, self._put(ends[samples] - 1))
         self.tokens[self._put(batch.rows[samples]), self._put(after[samples])] = logits.argmax(dim=-1)
 
-    def _attention_calls(self, batch: Batch, starts: IntArray, after: IntArray) -> Iterator[_Attention]:
-        """Decodes of similar contexts together, padded; every prefill chunk alone."""
-        decodes = int((batch.new == 1).sum())
-        first = 0
-        while first < decodes:
-            longest = after[first]
-            enough = 0 if longest <= SHORT_TOKENS else (1 - MOST_PADDING) * longest
-            last = first + int((after[first:decodes] >= enough).sum())
-            blocks, keys = self._padded_blocks(batch.blocks[first:last], after[first:last])
-            mask = keys[None, :] < after[first:last, None]
-            yield _Attention(first, last, self._put(blocks), self._put(mask[:, None, None, :]))
-            first = last
-        for i in range(decodes, len(after)):
-            start, new, before = int(starts[i]), int(batch.new[i]), int(batch.before[i])
-            if before == 0:
-                yield _Attention(start, start + new, None, None)
-                continue
-            blocks, keys = self._padded_blocks(batch.blocks[i : i + 1], after[i : i + 1])
-            reach = torch.arange(before, before + new, device=self.device)[:, None]
-            yield _Attention(start, start + new, self._put(blocks), self._put(keys)[None, :] <= reach)
-
-    def _padded_blocks(self, blocks: IntArray, tokens: IntArray) -> tuple[IntArray, IntArray]:
-        """The blocks that hold the first `tokens` of each request, padded with block 0, and the keys' positions."""
-        needed = -(-tokens // self.block_size)
-        column = np.arange(needed.max())
-        padded = np.where(column < needed[:, None], blocks[:, : len(column)], 0)
-        return padded, np.arange(len(column) * self.block_size)
-
-    def _attend(self, calls: list[_Attention], slot: Tensor) -> Callable[[int, Tensor, Tensor, Tensor], Tensor]:
-        shape = self.model.shape
-        grouped = shape.heads != shape.kv_heads
+    def _attend(self, batch: Batch, to: Tensor, offset: Tensor) -> Attend:
+        """Attention that first writes the new KV into the cache, at `offset` of block `to` for each token."""
+        decodes, chunks = self._decodes(batch), self._chunks(batch)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            cache, out = self.kv[layer], torch.empty_like(q)
-            for part, fresh in zip(cache, (k, v), strict=True):
-                part.view(-1, *fresh.shape[1:]).index_copy_(0, slot, fresh)
-            for call in calls:
-                span = slice(call.start, call.stop)
-                requests = 1 if call.blocks is None else len(call.blocks)
-                own = (k[span], v[span]) if call.blocks is None else (part[call.blocks] for part in cache)
-                queries, keys, values = (
-                    x.reshape(requests, -1, *x.shape[-2:]).transpose(1, 2) for x in (q[span], *own)
-                )
-                mixed = scaled_dot_product_attention(
-                    queries, keys, values, call.mask, is_causal=call.mask is None, enable_gqa=grouped
-                )
-                out[span] = mixed.transpose(1, 2).reshape(-1, *q.shape[1:])
+            keys, values = self.kv[layer]
+            keys[to, :, offset], values[to, :, offset] = k, v
+            out = torch.empty_like(q)
+            if decodes.count:
+                out[: decodes.count] = decodes.attend(q[: decodes.count], keys, values)
+            for chunk in chunks:
+                own = slice(chunk.start, chunk.stop)
+                out[own] = chunk.attend(q[own], k[own], v[own], keys, values)
             return out
 
         return attend
+
+    def _decodes(self, batch: Batch) -> Decodes:
+        count = int((batch.new == 1).sum())
+        context = batch.before[:count] + 1
+        needed = -(-context // self.block_size)
+        owner = np.repeat(np.arange(count), needed)
+        number = np.arange(len(owner)) - np.repeat(np.cumsum(needed) - needed, needed)
+        position = number[:, None] * self.block_size + np.arange(self.block_size)
+        hidden = (position >= context[owner][:, None])[:, None, None, :]
+        return Decodes(count, self._put(batch.blocks[owner, number]), self._put(owner), self._put(hidden))
+
+    def _chunks(self, batch: Batch) -> list[Chunk]:
+        ends = np.cumsum(batch.new)
+        chunks = []
+        for i in np.flatnonzero(batch.new > 1):
+            before, new, stop = int(batch.before[i]), int(batch.new[i]), int(ends[i])
+            blocks = mask = None
+            if before:
+                blocks = self._put(batch.blocks[i, : -(-(before + new) // self.block_size)])
+                slots = torch.arange(len(blocks) * self.block_size, device=self.device)
+                mask = slots <= slots[before : before + new, None]
+            chunks.append(Chunk(stop - new, stop, blocks, mask))
+        return chunks
 
     def _put(self, array: NDArray[np.int64] | NDArray[np.bool_]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
 def _decodes_first(batch: Batch) -> Batch:
-    """The batch in the order in which it is computed: decodes from the longest context down, then prefill chunks."""
-    order = np.lexsort((-batch.before, batch.new > 1))
-    return Batch(*(getattr(batch, name)[order] for name in ("rows", "before", "new", "known", "blocks")))
+    """The batch in the order in which it is computed: decodes, then prefill chunks."""
+    order = np.argsort(batch.new > 1, kind="stable")
+    return Batch(*(getattr(batch, field.name)[order] for field in fields(Batch)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +174,7 @@ def serve(
     """
     if len(workload.prefix_ids):
         raise InputError(f"{workload.name}: prompts are made up here, so none share a prefix; drop its prefix ids")
-    if (hardware.num_gpu_blocks, hardware.block_size) != tuple(engine.kv.shape[2:4]):
+    if (hardware.num_gpu_blocks, hardware.block_size) != (engine.kv.shape[2], engine.block_size):
         raise InputError(f"{hardware.name}: num_gpu_blocks and block_size must be the engine's")
     engine.load(workload.prompt_tokens, workload.output_tokens)
     executor = _Executor(engine)

@@ -108,10 +108,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
-def test_generates_what_a_full_recomputation_does(
-    scripts: Scripts, model: Any, setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scripts.engine, "SHORT_TOKENS", 8)  # decodes of unequal contexts in several calls
+def test_generates_what_a_full_recomputation_does(scripts: Scripts, model: Any, setting: dict[str, Any]) -> None:
     config = EngineConfig(max_num_batched_tokens=16, scheduler_reserve_full_isl=False, **setting)
     engine = scripts.engine.Engine(model, HARDWARE.num_gpu_blocks, BLOCK_SIZE)
     greedy = make_policy("greedy", plan_for(CROWD, HARDWARE, config))
