@@ -210,7 +210,7 @@ _HOLD_S = st.sampled_from([0.0, TICK_S, 4 * TICK_S, 1.0])
 def _staged(draw: st.DrawFn, make: Any, cuts: str, strict: bool) -> Policy:
     """`Wait` or `NestedWait` with one to three types or segments."""
     edges = draw(st.lists(_whole(40), max_size=2, unique=True).map(sorted))
-    threshold = _whole(3) if strict else _pace(3)
+    threshold = _whole(2) if strict else _pace(3)
     thresholds = draw(st.lists(threshold, min_size=len(edges) + 1, max_size=len(edges) + 1))
     made: Policy = make(draw(_HOLD_S), strict, tuple(thresholds), **{cuts: tuple(edges)})
     return made

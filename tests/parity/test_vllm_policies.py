@@ -32,7 +32,7 @@ REACHES = {
     "wait": HOLDS,
     "wait, strict": HOLDS | {"paused residents": 50, "stalled": 10},
     "nested-wait": HOLDS,
-    "nested-wait, strict": HOLDS | {"paused residents": 50, "stalled": 10},
+    "nested-wait, strict": HOLDS | {"paused residents": 20, "stalled": 10},
 }
 
 
