@@ -19,44 +19,47 @@ EMULATE_EXAMPLE = "Example: `fluidgate emulate --preset lmsys --rate 60 --reques
 PolicyName = Annotated[str, typer.Option("--policy", help="Policy, or `name:key=value,…` to set parameters by hand.")]
 
 
-@o.grouped
-def simulate_command(
-    workload: o.WorkloadOptions,
-    hardware: o.HardwareOptions,
-    engine: o.EngineOptions,
-    policy: PolicyName = "greedy",
-    policy_file: o.PolicyFile = None,
-    repeats: o.Repeats = 1,
-    goodput: o.Goodput = None,
-    output_format: o.OutputFormat = o.Format.TABLE,
-    output_dir: o.OutputDir = None,
-) -> None:
-    """Simulate one policy; prints every metric, with 95% intervals where there are repeats."""
+def _one_policy(runner: Callable[[], Callable[..., RunRecords]], says: str) -> Callable[..., None]:
+    """A command that runs one policy with what `runner` loads, and says `says` in its help."""
+
+    def command(
+        workload: o.WorkloadOptions,
+        hardware: o.HardwareOptions,
+        engine: o.EngineOptions,
+        policy: PolicyName = "greedy",
+        policy_file: o.PolicyFile = None,
+        repeats: o.Repeats = 1,
+        goodput: o.Goodput = None,
+        output_format: o.OutputFormat = o.Format.TABLE,
+        output_dir: o.OutputDir = None,
+    ) -> None:
+        from fluidgate.policies import load_policy_file
+
+        load_policy_file(policy_file)
+        _run(runner(), workload, hardware, engine, policy, repeats, goodput, output_format, output_dir)
+
+    command.__doc__ = says
+    return o.grouped(command)
+
+
+def _simulator() -> Callable[..., RunRecords]:
     from fluidgate.experiments import simulate
-    from fluidgate.policies import load_policy_file
 
-    load_policy_file(policy_file)
-    _run(simulate, workload, hardware, engine, policy, repeats, goodput, output_format, output_dir)
+    return simulate
 
 
-@o.grouped
-def emulate_command(
-    workload: o.WorkloadOptions,
-    hardware: o.HardwareOptions,
-    engine: o.EngineOptions,
-    policy: PolicyName = "greedy",
-    policy_file: o.PolicyFile = None,
-    repeats: o.Repeats = 1,
-    goodput: o.Goodput = None,
-    output_format: o.OutputFormat = o.Format.TABLE,
-    output_dir: o.OutputDir = None,
-) -> None:
-    """Run one policy in vLLM's own scheduler, on virtual time, without a model; prints what `simulate` prints."""
-    from fluidgate.policies import load_policy_file
+def _emulator() -> Callable[..., RunRecords]:
     from fluidgate.serving import emulate
 
-    load_policy_file(policy_file)
-    _run(emulate, workload, hardware, engine, policy, repeats, goodput, output_format, output_dir)
+    return emulate
+
+
+simulate_command = _one_policy(
+    _simulator, "Simulate one policy; prints every metric, with 95% intervals where there are repeats."
+)
+emulate_command = _one_policy(
+    _emulator, "Run one policy in vLLM's own scheduler, on virtual time; prints what `simulate` prints."
+)
 
 
 def _run(
