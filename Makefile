@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: demo test test-vllm check bench bench-parity bench-serve clean
+.PHONY: demo test test-vllm check bench bench-parity bench-overhead bench-serve clean
 
 demo: $(VENV)/.ready
 	$(BIN)/fluidgate compare --load 0.9 --load 1.1 --report report.html
@@ -31,6 +31,9 @@ bench: $(VENV)/.ready-bench
 
 bench-parity: $(VLLM_VENV)/.ready
 	$(VLLM_VENV)/bin/python benchmarks/parity.py
+
+bench-overhead: $(VLLM_VENV)/.ready
+	$(VLLM_VENV)/bin/python benchmarks/overhead.py
 
 bench-serve: $(VLLM_VENV)/.ready
 	$(VLLM_VENV)/bin/python benchmarks/serve.py
