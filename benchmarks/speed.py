@@ -22,12 +22,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fluidgate import EngineConfig, Workload, generate, get_hardware, read_trace
+from fluidgate import EngineConfig, Hardware, Workload, generate, get_hardware, read_trace
 from fluidgate.engine import RunRecords, run
 from fluidgate.policies import ConcurrencyCap, Greedy
 
 TRACE = Path(__file__).parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
 HARDWARE = get_hardware("llama-2-7b", "a100-80gb")
+PEERS_HARDWARE = get_hardware("llama-3.1-8b", "a100-80gb")  # the peer's A100 preset serves an 8B model too
 CONSOLE = Console(width=120)
 
 
@@ -59,11 +60,11 @@ class Speed:
     mean_batch: float
 
 
-def ours(workload: Workload, seats: int = 256, *, compile: bool = True) -> Speed:
+def ours(workload: Workload, seats: int = 256, *, hardware: Hardware = HARDWARE, compile: bool = True) -> Speed:
     """The simulator, greedy, in mode vllm."""
     config = EngineConfig(max_num_seqs=seats)
-    seconds = timed(lambda: run(workload, HARDWARE, Greedy(), config, compile=compile), 5 if compile else 1)
-    records = run(workload, HARDWARE, Greedy(), config)
+    seconds = timed(lambda: run(workload, hardware, Greedy(), config, compile=compile), 5 if compile else 1)
+    records = run(workload, hardware, Greedy(), config)
     token_steps = int(records.generated_tokens.sum())
     return Speed(len(workload) / seconds, records.iterations / seconds, token_steps / records.iterations)
 
@@ -97,10 +98,10 @@ def throughput(trace: Workload) -> None:
         ("compiled, whole trace", "16"): ours(trace, 16),
         ("compiled, whole trace", "64"): ours(trace, 64),
         ("compiled, whole trace", "256"): ours(trace),
-        ("compiled, 1,000 requests", "256"): ours(part),
-        ("interpreted, 1,000 requests", "256"): ours(part, compile=False),
+        ("compiled, 1,000 requests", "256"): ours(part, hardware=PEERS_HARDWARE),
+        ("interpreted, 1,000 requests", "256"): ours(part, hardware=PEERS_HARDWARE, compile=False),
         ("sched-sim, 1,000 requests", "256"): peer(part),
-        ("compiled, 1,000 requests at 3 × the rate", "256"): ours(part.scaled(3)),
+        ("compiled, 1,000 requests at 3 × the rate", "256"): ours(part.scaled(3), hardware=PEERS_HARDWARE),
         ("sched-sim, 1,000 requests at 3 × the rate", "256"): peer(part.scaled(3)),
     }
     table = Table(title="Azure conversation trace, one core")

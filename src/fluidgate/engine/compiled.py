@@ -20,7 +20,7 @@ from fluidgate.engine.config import EngineConfig
 from fluidgate.engine.state import LOG_NOTHING, new_log, new_state
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
-from fluidgate.kernel import cache_dir, interpreted, kernel
+from fluidgate.kernel import cache_dir, entry_kernel, interpreted
 from fluidgate.policies import Policy
 from fluidgate.policies.protocol import Event, Request
 from fluidgate.workload import Workload
@@ -123,7 +123,7 @@ def _native(numba_type: Any) -> Any:
 @cache
 def _compiled_loop() -> Callable[..., int]:
     if not any(cache_dir().rglob("loop.run_loop*.nbc")):
-        print("fluidgate: compiling the engine, once for this version (about 20 s) …", file=sys.stderr, flush=True)
+        print("fluidgate: compiling the engine, once for this version (10 to 20 s) …", file=sys.stderr, flush=True)
     run_loop: Any = loop.run_loop
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", numba.core.errors.NumbaExperimentalFeatureWarning)
@@ -136,7 +136,7 @@ def _compiled_loop() -> Callable[..., int]:
 def _dispatcher(function: Callable[..., Any], cached: bool) -> CPUDispatcher:
     if isinstance(function, CPUDispatcher):
         return function
-    return kernel(function) if cached else numba.njit(error_model="numpy")(function)
+    return entry_kernel(function) if cached else numba.njit(error_model="numpy")(function)
 
 
 def _compile_decision(function: Callable[..., Any], name: str, policy: Policy, signature: Any) -> Any:

@@ -44,7 +44,7 @@ from fluidgate.engine.state import (
     WAITING,
 )
 from fluidgate.engine.step import end_residency, schedule_prefill_first, schedule_sarathi, schedule_vllm
-from fluidgate.kernel import inlined_kernel, kernel
+from fluidgate.kernel import entry_kernel, inlined_kernel, kernel
 from fluidgate.policies.protocol import (
     ADMITTED,
     ARRIVED,
@@ -307,7 +307,7 @@ def wait_until(state, time_s):
     return True
 
 
-@kernel
+@entry_kernel
 def run_loop(state, cache, log, classify, rank, admit, advance, observe, hooks, params, memory, max_iterations):
     """Simulate until everything has finished, or for `max_iterations`; returns one of the codes above.
 
