@@ -11,16 +11,24 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fluidgate.engine.compiled import load_program, new_params
 from fluidgate.engine.loop import HAS_ADMIT, HAS_ADVANCE, HAS_CLASSIFY, HAS_OBSERVE, NO_LIMIT
+from fluidgate.kernel import entry_kernel
 from fluidgate.policies import Policy
 from fluidgate.policies.protocol import ADMITTED, ARRIVED, FINISHED, FIRST_TOKEN, PREEMPTED, Event, Request, View
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 NONE = -1
 FIRST_ROWS = 1024
 
-COLUMNS = ("prompt", "generated", "computed", "output", "class_id", "group", "start", "high_water", "next", "previous")
+COLUMNS = (
+    *("prompt", "generated", "computed", "output", "class_id", "group", "start", "high_water"),
+    *("next", "previous", "sequence"),
+)
 
 MOST_IDLE_S = 0.1
 """Longest time for which a policy may idle an engine with work; then residents run and the first request enters."""
@@ -83,6 +91,8 @@ class Books:
         self.head = np.full(num_classes, NONE, np.int64)
         self.tail = np.full(num_classes, NONE, np.int64)
         self.waiting = np.zeros(num_classes, np.int64)
+        self.num_waiting = 0
+        self._front, self._back = 0, 0
 
     def new_row(self, name: str) -> int:
         """A free row for a request; the columns grow when there is none."""
@@ -115,6 +125,10 @@ class Books:
             self.ints[towards][neighbour] = row
         end[group] = row
         self.waiting[group] += 1
+        self.num_waiting += 1
+        self._front -= front
+        self._back += not front
+        self.ints["sequence"][row] = self._front if front else self._back
 
     def unqueue(self, row: int) -> None:
         """Take a row out of its queue, wherever it stands."""
@@ -129,6 +143,7 @@ class Books:
         else:
             self.ints["previous"][after] = before
         self.waiting[group] -= 1
+        self.num_waiting -= 1
 
     def seat(self, row: int) -> None:
         """Make a row the last resident."""
@@ -153,6 +168,34 @@ class Books:
         self.free_rows.append(row)
 
 
+@entry_kernel
+def book_tokens(
+    now_s: float, rows: Ints, tokens: Ints, prompt: Ints, generated: Ints, computed: Ints, last_token_s: Floats
+) -> tuple[int, float, int]:
+    """Advance the scheduled requests; returns (tokens computed, longest gap between two tokens, first tokens).
+
+    The rows that get their first token are moved to the front of `rows`.
+    """
+    total = 0
+    longest_s = 0.0
+    first = 0
+    for k in range(len(rows)):
+        row = rows[k]
+        total += tokens[k]
+        computed[row] += tokens[k]
+        if computed[row] >= prompt[row] + generated[row]:
+            generated[row] += 1
+            last_s = last_token_s[row]
+            last_token_s[row] = now_s
+            if last_s != last_s:  # nan: none yet
+                rows[k] = rows[first]
+                rows[first] = row
+                first += 1
+            else:
+                longest_s = max(longest_s, now_s - last_s)
+    return total, longest_s, first
+
+
 class Gate:
     """A policy with its books, its memory and its compiled decision functions."""
 
@@ -170,6 +213,7 @@ class Gate:
         self._iteration = 0
         self._held_at_s: float | None = None
         self._idle_since_s: float | None = None
+        self._book_tokens(0.0, {})  # compiled before the first request comes
 
     @property
     def num_held(self) -> int:
@@ -185,11 +229,6 @@ class Gate:
         rows = books.residents[: books.num_residents]
         tokens = int((ints["prompt"][rows] + 2 * ints["generated"][rows]).sum())
         return tokens / (self.limits.total_blocks * self.limits.block_size)
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that wait."""
-        return int(self.books.waiting.sum())
 
     def joined(self, name: str, now_s: float, prompt_tokens: int, *, output_tokens: int, class_id: int = 0) -> None:
         """A request has arrived; `output_tokens` is shown only to a policy that asks for it."""
@@ -225,11 +264,11 @@ class Gate:
         books = self.books
         self._quota[:] = NO_LIMIT
         self.num_paused = 0
-        if self.num_waiting == 0 and not (self.hooks & HAS_ADVANCE):
+        if self.books.num_waiting == 0 and not (self.hooks & HAS_ADVANCE):
             return Decision()
         view = self._view(now_s, free_blocks)
         paused = self._paused(view)
-        if self.num_waiting and self.hooks & HAS_ADMIT:
+        if books.num_waiting and self.hooks & HAS_ADMIT:
             self._admit(self._params, self._memory, view, self._quota)
             np.maximum(self._quota, 0, out=self._quota)
         idle_s = 0.0 if self._idle_since_s is None else now_s - self._idle_since_s
@@ -259,22 +298,25 @@ class Gate:
         self.totals.forced += 1
 
     def _admission(self, paused: list[str]) -> Decision:
+        if len(self._quota) == 1:
+            quota = int(self._quota[0])
+            return Decision(None if quota >= self.books.num_waiting else quota, paused=paused)
         allowed = np.minimum(self._quota, self.books.waiting)
         if (allowed == self.books.waiting).all():
             return Decision(paused=paused)
-        if len(allowed) == 1 or not allowed.any():
-            return Decision(admit=int(allowed.sum()), paused=paused)
+        if not allowed.any():
+            return Decision(admit=0, paused=paused)
         return Decision(only=self._first_allowed(allowed.tolist()), paused=paused)
 
     def _first_allowed(self, allowed: list[int]) -> list[str]:
-        """The first requests of each class, as many as may enter and as there are seats."""
-        books, names = self.books, []
+        """The first requests of each class, as many as may enter and as there are seats, in queueing order."""
+        books, rows = self.books, []
         for group, count in enumerate(allowed):
-            row = books.head[group]
+            row = int(books.head[group])
             for _ in range(min(count, self.limits.max_num_seqs)):
-                names.append(books.name_of[row])
-                row = books.ints["next"][row]
-        return names
+                rows.append(row)
+                row = int(books.ints["next"][row])
+        return [books.name_of[row] for row in sorted(rows, key=books.ints["sequence"].__getitem__)]
 
     def book(
         self, now_s: float, scheduled: Mapping[str, int], cached: Mapping[str, int], evicted: Collection[str] = ()
@@ -310,7 +352,7 @@ class Gate:
 
     def _book_hold(self, now_s: float) -> None:
         """Count an iteration in which nobody may enter, and the time since the one before if it was one too."""
-        held = self.num_waiting > 0 and not self._quota.any()
+        held = self.books.num_waiting > 0 and not self._quota.any()
         if held:
             self.totals.held_steps += 1
             self.totals.held_s += 0.0 if self._held_at_s is None else now_s - self._held_at_s
@@ -340,21 +382,15 @@ class Gate:
 
     def _book_tokens(self, now_s: float, scheduled: Mapping[str, int]) -> None:
         books, ints = self.books, self.books.ints
-        count = len(scheduled)
-        rows = np.fromiter(map(books.row_of.__getitem__, scheduled), np.int64, count)
-        tokens = np.fromiter(scheduled.values(), np.int64, count)
-        computed = ints["computed"][rows] + tokens
-        ints["computed"][rows] = computed
-        self.totals.computed_tokens += int(tokens.sum())
-        emits = rows[computed >= ints["prompt"][rows] + ints["generated"][rows]]
-        ints["generated"][emits] += 1
-        last_s = books.last_token_s[emits]
-        books.last_token_s[emits] = now_s
-        if self.hooks & HAS_OBSERVE:
-            for row in emits[np.isnan(last_s)]:
-                self._tell(FIRST_TOKEN, int(row), now_s)
-        silence_s = np.nanmax(now_s - last_s, initial=0.0)
-        self.totals.longest_silence_s = max(self.totals.longest_silence_s, float(silence_s))
+        rows = np.fromiter(map(books.row_of.__getitem__, scheduled), np.int64, len(scheduled))
+        tokens = np.fromiter(scheduled.values(), np.int64, len(scheduled))
+        computed, silence_s, first = book_tokens(
+            now_s, rows, tokens, ints["prompt"], ints["generated"], ints["computed"], books.last_token_s
+        )
+        self.totals.computed_tokens += computed
+        self.totals.longest_silence_s = max(self.totals.longest_silence_s, silence_s)
+        for row in rows[:first].tolist():
+            self._tell(FIRST_TOKEN, row, now_s)
 
     def _tell(self, kind: int, row: int, now_s: float) -> None:
         if self.hooks & HAS_OBSERVE:
@@ -390,4 +426,4 @@ class Gate:
 
 def empty_books(gate: Gate) -> bool:
     """Whether no request is left in the books: true whenever the engine is idle."""
-    return not gate.books.row_of and gate.books.num_residents == 0 and gate.num_waiting == 0
+    return not gate.books.row_of and gate.books.num_residents == 0 and gate.books.num_waiting == 0

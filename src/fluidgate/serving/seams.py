@@ -4,8 +4,8 @@
 2. So many may enter: `max_num_active_reqs` for the call.
 3. A resident pauses: `next_decode_eligible_step` beyond the call; its KV stays.
 
-Requests of a class that may not enter stand behind the others in `waiting` for the call, and at their place again after
-it. Source: vLLM 0.32, `v1/core/sched/scheduler.py`.
+Requests of a class that may not enter are out of `waiting` for the call, and at their place again after it.
+Source: vLLM 0.32, `v1/core/sched/scheduler.py`.
 """
 
 from __future__ import annotations
@@ -43,17 +43,26 @@ def admit_at_most(scheduler: Any, count: int) -> Iterator[None]:
 
 @contextmanager
 def admit_only(scheduler: Any, allowed: list[Any]) -> Iterator[None]:
-    """Admit nobody but `allowed`, given in vLLM's order, within the block."""
-    order = list(scheduler.waiting)
+    """Admit nobody but `allowed`, given in vLLM's order, within the block.
+
+    The others are out of vLLM's sight meanwhile, whatever their number. It looks at their number only to tell a lone
+    request from several, for `long_prefill_token_threshold`: one of them stays in sight, behind those allowed.
+    """
+    everyone = scheduler.waiting
     chosen = set(allowed)
-    scheduler.waiting = FCFSRequestQueue([*allowed, *(request for request in order if request not in chosen)])
+    witness = next((request for request in everyone if request not in chosen), None)
+    scheduler.waiting = FCFSRequestQueue([*allowed, witness] if witness is not None else allowed)
     try:
         with admit_at_most(scheduler, len(allowed)):
             yield
     finally:
-        left, before = set(scheduler.waiting), set(order)
-        evicted = [request for request in scheduler.waiting if request not in before]
-        scheduler.waiting = FCFSRequestQueue([*evicted, *(request for request in order if request in left)])
+        left = list(scheduler.waiting)
+        waiting = set(left)
+        for request in allowed:
+            if request not in waiting:
+                everyone.remove(request)
+        everyone.extendleft(request for request in reversed(left) if request not in chosen and request is not witness)
+        scheduler.waiting = everyone
 
 
 def pause(scheduler: Any, requests: Iterable[Any]) -> None:
