@@ -74,10 +74,10 @@ def gate_metric_names() -> set[str]:
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait, for a minute at most."""
-    end_s = time.monotonic() + 60
+    """Wait, for three minutes at most: the server, the model and the client share two cores."""
+    end_s = time.monotonic() + 180
     while not true():
-        assert time.monotonic() < end_s, "it did not come to that within a minute"
+        assert time.monotonic() < end_s, "it did not come to that within three minutes"
         time.sleep(0.1)
 
 
@@ -137,7 +137,7 @@ def test_two_hundred_aborts_at_once(gated: Gated) -> None:
     server, output_tokens = gated[0], 450
     before = at_rest(server)["vllm:generation_tokens_total"]
     clients = [ask_for_a_stream(server, output_tokens) for _ in range(200)]
-    until(lambda: server.metrics()["vllm:num_requests_waiting"] > 100)
+    assert clients[0].recv(1)  # the first answer has begun, and there is work left for half a minute
     for client in clients:
         client.close()
     still_serves(server)
