@@ -16,7 +16,8 @@ test: $(VENV)/.ready-dev check
 # Tests against vLLM need its wheel (3.4 GB installed), in an environment of their own.
 test-vllm:
 	@if $(MAKE) --no-print-directory $(VLLM_VENV)/.ready; then \
-	  $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile $(wildcard tests/parity tests/serving tests/e2e tests/benchmarks); \
+	  $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/parity tests/serving tests/benchmarks && \
+	  $(VLLM_VENV)/bin/python -m pytest tests/e2e; \
 	else \
 	  echo "vLLM's wheel cannot be had here: the tests against it are skipped"; \
 	fi
