@@ -2,6 +2,7 @@
 
 from fluidgate.policies.concurrency_cap import ConcurrencyCap
 from fluidgate.policies.greedy import Greedy
+from fluidgate.policies.known_lengths import KnownLengths
 from fluidgate.policies.learned_cap import LearnedCap
 from fluidgate.policies.nested_wait import NestedWait
 from fluidgate.policies.protocol import Event, Policy, Request, View
@@ -14,6 +15,7 @@ __all__ = [
     "ConcurrencyCap",
     "Event",
     "Greedy",
+    "KnownLengths",
     "LearnedCap",
     "NestedWait",
     "Policy",
