@@ -13,3 +13,7 @@ class InputError(FluidgateError):
 
 class Stalled(FluidgateError):
     """The engine has work, scheduled nothing, and the policy named no time to ask again."""
+
+
+class JobFailed(FluidgateError):
+    """The process that runs a job died, again and again."""
