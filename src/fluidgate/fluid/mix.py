@@ -168,13 +168,17 @@ class OutputLaw:
     prompt_rate: FloatArray
     prompt_max: FloatArray
 
-    def quantiles(self, shares: FloatArray) -> IntArray:
-        """Distinct lengths o, rising, each the least with P(output <= o) at least one of `shares`."""
+    def lengths_at(self, shares: FloatArray) -> IntArray:
+        """For each of `shares` the least length o with P(output <= o) at least that share."""
         below = np.cumsum(self.rate)
         # Rounding in the sum must not push a share that a length meets exactly on to the next length.
         at = np.searchsorted(below, shares * below[-1] * (1.0 - 1e-12), side="left")
-        found: IntArray = self.lengths[np.unique(at)]
+        found: IntArray = self.lengths[at]
         return found
+
+    def quantiles(self, shares: FloatArray) -> IntArray:
+        """Distinct lengths o, rising, each the least with P(output <= o) at least one of `shares`."""
+        return np.unique(self.lengths_at(shares))
 
 
 @dataclass(frozen=True, eq=False)

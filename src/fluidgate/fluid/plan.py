@@ -23,10 +23,16 @@ from fluidgate.workload.core import Workload
 LARGEST_LOAD = 0.98
 """Thresholds are made for at most this share of the boundary rate."""
 
+OUTPUT_SHARES = (np.arange(20) + 0.5) / 20
+"""The quantiles that stand for the law of output lengths in a plan."""
+
 
 @dataclass(frozen=True)
 class MixSummary:
-    """The mix in six numbers: req/s, number of types, and tokens."""
+    """The mix in a few numbers: req/s, number of types, and tokens.
+
+    `output_quantiles` stand for the law of output lengths: each is the middle of an equal share of the requests.
+    """
 
     rate: float
     types: int
@@ -34,6 +40,7 @@ class MixSummary:
     mean_output_tokens: float
     max_prompt_tokens: int
     max_output_tokens: int
+    output_quantiles: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +199,7 @@ def _summary(mix: RequestMix) -> MixSummary:
         mean_output_tokens=mix.mean(mix.output_tokens),
         max_prompt_tokens=int(mix.prompt_tokens.max()),
         max_output_tokens=int(mix.output_tokens.max()),
+        output_quantiles=tuple(mix.by_output.lengths_at(OUTPUT_SHARES).tolist()),
     )
 
 
