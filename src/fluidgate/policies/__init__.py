@@ -4,10 +4,14 @@ from fluidgate.policies.concurrency_cap import ConcurrencyCap
 from fluidgate.policies.greedy import Greedy
 from fluidgate.policies.known_lengths import KnownLengths
 from fluidgate.policies.learned_cap import LearnedCap
+from fluidgate.policies.max_utilization import MaxUtilization
 from fluidgate.policies.nested_wait import NestedWait
+from fluidgate.policies.no_evict import NoEvict
+from fluidgate.policies.past_future import PastFuture
 from fluidgate.policies.protocol import Event, Policy, Request, View
 from fluidgate.policies.rate_limited import RateLimited
 from fluidgate.policies.registry import load_policy_file, make_policy, policy, policy_class, policy_names
+from fluidgate.policies.sglang import SGLang
 from fluidgate.policies.wait import Wait
 from fluidgate.policies.watermark import Watermark
 
@@ -17,10 +21,14 @@ __all__ = [
     "Greedy",
     "KnownLengths",
     "LearnedCap",
+    "MaxUtilization",
     "NestedWait",
+    "NoEvict",
+    "PastFuture",
     "Policy",
     "RateLimited",
     "Request",
+    "SGLang",
     "View",
     "Wait",
     "Watermark",
