@@ -1,10 +1,13 @@
 """Who may enter, and when: the policy protocol, the registry, and one file per policy."""
 
+from fluidgate.policies.a_min import AMin
 from fluidgate.policies.concurrency_cap import ConcurrencyCap
+from fluidgate.policies.expected_completions import ExpectedCompletions
 from fluidgate.policies.greedy import Greedy
 from fluidgate.policies.known_lengths import KnownLengths
 from fluidgate.policies.learned_cap import LearnedCap
 from fluidgate.policies.max_utilization import MaxUtilization
+from fluidgate.policies.mc_sf import McSf
 from fluidgate.policies.nested_wait import NestedWait
 from fluidgate.policies.no_evict import NoEvict
 from fluidgate.policies.past_future import PastFuture
@@ -12,16 +15,21 @@ from fluidgate.policies.protocol import Event, Policy, Request, View
 from fluidgate.policies.rate_limited import RateLimited
 from fluidgate.policies.registry import load_policy_file, make_policy, policy, policy_class, policy_names
 from fluidgate.policies.sglang import SGLang
+from fluidgate.policies.shortest_first import ShortestFirst
+from fluidgate.policies.smallest_volume_first import SmallestVolumeFirst
 from fluidgate.policies.wait import Wait
 from fluidgate.policies.watermark import Watermark
 
 __all__ = [
+    "AMin",
     "ConcurrencyCap",
     "Event",
+    "ExpectedCompletions",
     "Greedy",
     "KnownLengths",
     "LearnedCap",
     "MaxUtilization",
+    "McSf",
     "NestedWait",
     "NoEvict",
     "PastFuture",
@@ -29,6 +37,8 @@ __all__ = [
     "RateLimited",
     "Request",
     "SGLang",
+    "ShortestFirst",
+    "SmallestVolumeFirst",
     "View",
     "Wait",
     "Watermark",
