@@ -1,13 +1,15 @@
-"""One way to write a hand-worked run of a policy: one class of requests, a block per token, a second per iteration."""
+"""Two ways to write a hand-worked case: a run with a block per token and a second per iteration, and one decision."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fluidgate.engine import EngineConfig, RunRecords, run
 from fluidgate.hardware import Hardware, StepTime
-from fluidgate.policies import Policy
+from fluidgate.kernel import interpreted
+from fluidgate.policies import Policy, View
 from fluidgate.testing import check_records, check_same
 from fluidgate.workload import Workload
 
@@ -48,3 +50,57 @@ def rows() -> Callable[[RunRecords], list[tuple[float, list[int]]]]:
         return [(float(start_s), batch.tolist()) for start_s, batch in zip(steps.start_s, ran, strict=True)]
 
     return table
+
+
+UNLIMITED = 10**6
+
+
+@pytest.fixture
+def decide() -> Callable[..., int]:
+    """How many of the waiting requests a policy lets in; `UNLIMITED` if it says nothing.
+
+    Requests are (prompt, generated tokens). Residents hold the KV of all but their last token, or what a third number
+    says they hold.
+    """
+
+    def quota(
+        policy: Policy,
+        residents: list[tuple[int, ...]],
+        waiting: list[tuple[int, int]],
+        *,
+        blocks: int,
+        block_size: int = 1,
+        iteration: int = 0,
+        token_budget: int = 2048,
+        max_num_seqs: int = 256,
+        memory: NDArray[np.float64] | None = None,
+    ) -> int:
+        held, count = len(residents), len(residents) + len(waiting)
+        columns = np.array([r[:2] for r in residents] + waiting, dtype=np.int64).reshape(-1, 2)
+        computed = np.zeros(count, np.int64)
+        computed[:held] = [r[2] if len(r) == 3 else r[0] + r[1] - 1 for r in residents]
+        view = View(
+            now_s=float(iteration),
+            iteration=iteration,
+            free_blocks=blocks - int((-(-computed // block_size)).sum()),
+            total_blocks=blocks,
+            block_size=block_size,
+            token_budget=token_budget,
+            max_num_seqs=max_num_seqs,
+            residents=np.arange(held),
+            waiting_head=np.array([held if waiting else -1]),
+            waiting_count=np.array([len(waiting)]),
+            next_waiting=np.append(np.arange(1, count), -1),
+            arrival_s=np.zeros(count),
+            prompt_tokens=columns[:, 0],
+            generated_tokens=columns[:, 1],
+            computed_tokens=computed,
+            output_tokens=np.full(count, -1),
+            class_id=np.zeros(count, np.int64),
+        )
+        out_quota = np.array([UNLIMITED])
+        assert policy.admit is not None
+        interpreted(policy.admit)(policy.pack(), policy.new_memory() if memory is None else memory, view, out_quota)
+        return int(out_quota[0])
+
+    return quota

@@ -129,7 +129,8 @@ class SGLang(Policy):
 
     def new_memory(self) -> NDArray[np.float64]:
         """The ratio, its iteration, whether someone was evicted since, requests present, and when the last one left."""
-        return np.array([0.0, _UNKNOWN, 0.0, 0.0, -np.inf])
+        first = min(INIT_RATIO * self.conservativeness, 1.0)
+        return np.array([first, _UNKNOWN, 0.0, 0.0, -np.inf])
 
     @classmethod
     def from_plan(cls, plan: FluidPlan, **overrides: Any) -> Self:
