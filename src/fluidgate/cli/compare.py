@@ -34,16 +34,17 @@ def command(
     repeats: o.Repeats = 3,
     goodput: o.Goodput = None,
     report: Report = None,
+    jobs: o.Jobs = 1,
+    ray: o.Ray = None,
+    results: o.Results = None,
     output_format: o.OutputFormat = o.Format.TABLE,
     output_dir: o.OutputDir = None,
 ) -> None:
     """Compare policies: the plan, a table per load with 95% intervals, and a report if asked for."""
     from fluidgate.experiments import DEFAULT_POLICIES, compare
     from fluidgate.metrics import parse_goodput
-    from fluidgate.policies import load_policy_file
     from fluidgate.report import comparison_table, plan_table, write_report
 
-    load_policy_file(policy_file)
     draws = workload.draws(repeats)
     with o.progress_bar("simulating") as progress:
         result = compare(
@@ -54,6 +55,10 @@ def command(
             config=engine.load(),
             slo=parse_goodput(goodput) if goodput else None,
             seed=workload.seed,
+            policy_file=policy_file,
+            workers=jobs,
+            ray_address=ray,
+            results=results,
             progress=progress,
         )
     if output_format is o.Format.JSON:

@@ -35,7 +35,7 @@ def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
-_W, _H, _E, _O = "Workload", "Hardware", "Engine", "Output"
+_W, _H, _E, _O, _R = "Workload", "Hardware", "Engine", "Output", "Running"
 
 TraceFormat = Annotated[str | None, _option(_W, "--trace-format", help="Name the trace format.")]
 Failed = Annotated[str, _option(_W, "--failed", help="Failed requests in a trace: stop or drop them.")]
@@ -57,6 +57,11 @@ PolicyFile = Annotated[
 Goodput = Annotated[list[str] | None, _option(_O, "--goodput", help="Objectives in ms, such as `ttft:2000 tpot:50`.")]
 OutputFormat = Annotated[Format, _option(_O, "--format", help="What to print.")]
 OutputDir = Annotated[Path | None, _option(_O, "--output-dir", help="Folder for result files.")]
+Jobs = Annotated[int, _option(_R, "--jobs", "-j", help="Processes to run in; the numbers are the same.", min=1)]
+Ray = Annotated[str | None, _option(_R, "--ray", help="Run on Ray: a cluster's address, or `local`.")]
+Results = Annotated[
+    Path | None, _option(_R, "--results", help="Keep finished runs in this file; a stopped run goes on from it.")
+]
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

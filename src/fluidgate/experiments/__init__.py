@@ -1,6 +1,17 @@
-"""Runs made of the rooms below: one simulation, and policies compared."""
+"""Runs made of the rooms below: one simulation, policies compared, and many jobs over processes or Ray."""
 
 from fluidgate.experiments.comparison import DEFAULT_POLICIES, Cell, Comparison, Scenario, compare, repeated
+from fluidgate.experiments.jobs import run_jobs
 from fluidgate.experiments.simulation import plan_for, simulate
 
-__all__ = ["DEFAULT_POLICIES", "Cell", "Comparison", "Scenario", "compare", "plan_for", "repeated", "simulate"]
+__all__ = [
+    "DEFAULT_POLICIES",
+    "Cell",
+    "Comparison",
+    "Scenario",
+    "compare",
+    "plan_for",
+    "repeated",
+    "run_jobs",
+    "simulate",
+]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
-from fluidgate.experiments.simulation import plan_for, simulate
+from fluidgate.experiments.jobs import run_jobs
+from fluidgate.experiments.policy_runs import PolicyRun, PolicyRuns, load_policies_once
+from fluidgate.experiments.simulation import plan_for
 from fluidgate.fluid import FluidPlan
 from fluidgate.hardware import Hardware
 from fluidgate.metrics import (
@@ -19,7 +23,6 @@ from fluidgate.metrics import (
     Summary,
     aggregate,
     paired_difference,
-    summarize,
 )
 from fluidgate.policies import make_policy
 from fluidgate.workload import Synthetic, Workload, generate, resample
@@ -134,6 +137,10 @@ def compare(
     slo: Slo | None = None,
     repeats: int = 3,
     seed: int = 0,
+    policy_file: Path | None = None,
+    workers: int = 1,
+    ray_address: str | None = None,
+    results: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Compare policies on the same requests.
@@ -144,33 +151,43 @@ def compare(
         policies: names or specs; the first is the baseline of the differences.
         loads: arrival rates as multiples of the stability boundary; None takes the workload as it arrives.
         repeats: paired repeats, where `source` does not list them; 95% intervals need at least two.
+        policy_file: Python file that registers policies of your own, here and in workers.
+        workers, ray_address, results: where runs happen and are kept, as in `run_jobs`; the numbers are the same.
         progress: called after each run with (runs done, runs in all).
 
     Raises:
         InputError: nothing to compare, an unknown policy, a request that can never fit.
+        JobFailed: workers die again and again at the same run.
     """
     if not policies:
         raise InputError("compare needs at least one policy")
     if len(set(policies)) < len(policies):
         raise InputError(f"a policy is named twice in {', '.join(policies)}")
+    load_policies_once(policy_file and policy_file.absolute())
     config = config or EngineConfig()
     draws = repeated(source, repeats, seed=seed, requests=requests)
     if not draws:
         raise InputError("compare needs at least one repeat")
-    as_given = plan_for(draws[0], hardware, config)
-    targets = [as_given.stability.load] if loads is None else loads
-    total = len(targets) * len(policies) * len(draws)
-    cells: list[Cell] = []
-    for target in targets:
-        scenario_draws, scenario = _at_load(draws, as_given, target, loads is None, hardware, config)
-        for spec in policies:
-            policy = make_policy(spec, scenario.plan)
-            summaries: list[Summary] = []
-            for workload in scenario_draws:
-                summaries.append(summarize(simulate(workload, hardware, policy, config=config), slo))
-                if progress is not None:
-                    progress(len(cells) * len(draws) + len(summaries), total)
-            cells.append(Cell(scenario, spec, asdict(policy), tuple(summaries)))
+    work = PolicyRuns(draws, hardware, config, slo, policy_file)
+    settings = [
+        (scenario, spec, rate, make_policy(spec, scenario.plan))
+        for scenario, rate in _scenarios(draws, loads, hardware, config)
+        for spec in policies
+    ]
+    rows = run_jobs(
+        work,
+        [PolicyRun(d.digest, rate, policy.name, asdict(policy)) for _, _, rate, policy in settings for d in draws],
+        results=results,
+        workers=workers,
+        ray_address=ray_address,
+        header={"command": "compare", "seed": seed, **work.header()},
+        progress=progress,
+    )
+    summaries = iter([Summary(**row) for row in rows])
+    cells = tuple(
+        Cell(scenario, spec, asdict(policy), tuple(islice(summaries, len(draws))))
+        for scenario, spec, _, policy in settings
+    )
     return Comparison(
         workload_name=draws[0].name,
         workload_digest=draws[0].digest,
@@ -181,7 +198,7 @@ def compare(
         seed=seed,
         repeats=len(draws),
         baseline=policies[0],
-        cells=tuple(cells),
+        cells=cells,
     )
 
 
@@ -196,23 +213,23 @@ def repeated(
     return list(source)
 
 
-def _at_load(
-    draws: list[Workload],
-    as_given: FluidPlan,
-    target: float,
-    keep: bool,
-    hardware: Hardware,
-    config: EngineConfig,
-) -> tuple[list[Workload], Scenario]:
-    if keep:
-        return draws, Scenario(target, as_given)
-    if not target > 0:
-        raise InputError(f"load {target} must be a multiple of the stability boundary, above 0")
-    if not all(draw.duration_s > 0 for draw in draws):
-        raise InputError(f"{draws[0].name}: all requests arrive at once, so no load can be set; leave loads out")
-    rate = target * as_given.stability.boundary_rate
-    scaled = [draw.scaled(rate / draw.rate) for draw in draws]
-    return scaled, Scenario(target, plan_for(scaled[0], hardware, config))
+def _scenarios(
+    draws: Sequence[Workload], loads: Sequence[float] | None, hardware: Hardware, config: EngineConfig
+) -> list[tuple[Scenario, float | None]]:
+    """Every load, with the rate that all draws are scaled to; None where they run as they arrive."""
+    as_given = plan_for(draws[0], hardware, config)
+    if loads is None:
+        return [(Scenario(as_given.stability.load, as_given), None)]
+    scenarios: list[tuple[Scenario, float | None]] = []
+    for load in loads:
+        if not load > 0:
+            raise InputError(f"load {load} must be a multiple of the stability boundary, above 0")
+        if not all(draw.duration_s > 0 for draw in draws):
+            raise InputError(f"{draws[0].name}: all requests arrive at once, so no load can be set; leave loads out")
+        rate = load * as_given.stability.boundary_rate
+        plan = plan_for(draws[0].scaled(rate / draws[0].rate), hardware, config)
+        scenarios.append((Scenario(load, plan), rate))
+    return scenarios
 
 
 def _interval_dict(interval: Interval) -> dict[str, float | None]:

@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fluidgate.errors import InputError
 from fluidgate.experiments import workers as ways
 from fluidgate.experiments.results_file import ResultsFile
 
-J = TypeVar("J")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+J = TypeVar("J", bound="DataclassInstance")
 
 
 def run_jobs(
@@ -67,7 +70,7 @@ def run_jobs(
     return [done[key] for key in keys]
 
 
-def job_key(job: Any) -> str:
+def job_key(job: DataclassInstance) -> str:
     """Sixteen hexadecimal digits that identify a job by its fields."""
     text = json.dumps([type(job).__name__, asdict(job)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -56,18 +57,24 @@ def on_ray(work: Work, jobs: Sequence[Any], address: str, workers: int) -> Finis
 def _connect(address: str, workers: int) -> None:
     import ray
 
-    local = address == "local"
-    options: dict[str, Any] = {"include_dashboard": False} if local else {}
-    if local and workers > 1:
-        options["num_cpus"] = workers
-    if local:
+    options: dict[str, Any] = {}
+    if address == "local":
+        options = {"include_dashboard": False, "num_cpus": workers if workers > 1 else None}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a simulation reports to nobody
     try:
+        _knock(address)
         ray.init(address, logging_level="WARNING", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             f"no Ray cluster answers at {address!r} ({error}); start one with `ray start --head`, or use `local`"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 _work_of: dict[str, Work] = {}

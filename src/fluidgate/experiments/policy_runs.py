@@ -1,0 +1,79 @@
+"""One policy on one workload, as a job: its numbers come from the job and from what all jobs of a comparison share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fluidgate.engine import EngineConfig
+from fluidgate.experiments.simulation import simulate
+from fluidgate.hardware import Hardware
+from fluidgate.metrics import Slo, summarize
+from fluidgate.policies import load_policy_file, policy_class
+from fluidgate.workload import Workload
+
+
+@dataclass(frozen=True)
+class PolicyRun:
+    """A job.
+
+    Attributes:
+        workload: digest of the workload, as drawn.
+        rate: the rate it is scaled to, req/s; None: as it arrives.
+        policy: registered name.
+        parameters: the policy's parameters.
+    """
+
+    workload: str
+    rate: float | None
+    policy: str
+    parameters: dict[str, Any]
+
+
+class PolicyRuns:
+    """What `PolicyRun`s share; called with one, gives the fields of its `Summary`.
+
+    Args:
+        policy_file: a Python file that registers policies; a worker loads it once.
+    """
+
+    def __init__(
+        self,
+        workloads: Sequence[Workload],
+        hardware: Hardware,
+        config: EngineConfig,
+        slo: Slo | None,
+        policy_file: Path | None,
+    ) -> None:
+        self.workloads = {workload.digest: workload for workload in workloads}
+        self.hardware, self.config, self.slo = hardware, config, slo
+        self.policy_file = policy_file and policy_file.absolute()
+
+    def __call__(self, job: PolicyRun) -> dict[str, Any]:
+        load_policies_once(self.policy_file)
+        workload = self.workloads[job.workload]
+        if job.rate is not None:
+            workload = workload.scaled(job.rate / workload.rate)
+        policy = policy_class(job.policy)(**job.parameters)
+        return asdict(summarize(simulate(workload, self.hardware, policy, config=self.config), self.slo))
+
+    def header(self) -> dict[str, Any]:
+        """What the numbers depend on beside the jobs, for a results file."""
+        first = next(iter(self.workloads.values()))
+        return {
+            "workload": {"name": first.name, "digest": first.digest},
+            "hardware": asdict(self.hardware),
+            "engine": asdict(self.config),
+            "slo": self.slo and asdict(self.slo),
+            "policy_file": self.policy_file and hashlib.sha256(self.policy_file.read_bytes()).hexdigest()[:12],
+        }
+
+
+@cache
+def load_policies_once(path: Path | None) -> None:
+    """`load_policy_file`, once per process."""
+    load_policy_file(path)
