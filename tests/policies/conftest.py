@@ -55,7 +55,7 @@ def rows() -> Callable[[RunRecords], list[tuple[float, list[int]]]]:
 UNLIMITED = 10**6
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def decide() -> Callable[..., int]:
     """How many of the waiting requests a policy lets in; `UNLIMITED` if it says nothing.
 
