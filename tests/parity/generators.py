@@ -13,17 +13,22 @@ from hypothesis import strategies as st
 from fluidgate.engine import EngineConfig
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import (
+    AMin,
     ConcurrencyCap,
+    ExpectedCompletions,
     Greedy,
     KnownLengths,
     LearnedCap,
     MaxUtilization,
+    McSf,
     NestedWait,
     NoEvict,
     PastFuture,
     Policy,
     RateLimited,
     SGLang,
+    ShortestFirst,
+    SmallestVolumeFirst,
     Wait,
     Watermark,
 )
@@ -221,11 +226,20 @@ def _staged(draw: st.DrawFn, make: Any, cuts: str, strict: bool) -> Policy:
     return made
 
 
+_SEATS = _whole(6) | st.just(1024.0)
+_RISING = st.lists(_whole(90), min_size=1, max_size=4, unique=True).map(lambda tokens: tuple(sorted(tokens)))
+
+
 POLICIES: dict[str, st.SearchStrategy[Policy]] = {
     "greedy": st.just(Greedy()),
     "concurrency-cap": st.builds(ConcurrencyCap, _whole(6)),
     "learned-cap": st.builds(LearnedCap, _whole(3), _whole(20), st.sampled_from([1.0, 0.25, 2.0])),
-    "known-lengths": st.builds(KnownLengths, _whole(6) | st.just(1024.0)),
+    "known-lengths": st.builds(KnownLengths, _SEATS),
+    "mc-sf": st.builds(McSf, _SEATS),
+    "shortest-first": st.just(ShortestFirst()),
+    "smallest-volume-first": st.just(SmallestVolumeFirst()),
+    "a-min": st.builds(AMin, _SEATS, _RISING),
+    "expected-completions": st.builds(ExpectedCompletions, st.sampled_from([1.5, 0.5, 3.0]), _RISING),
     "max-utilization": st.builds(MaxUtilization, _whole(8) | st.just(0.0), st.sampled_from([0.0, 0.25, 0.5, 1.0])),
     "no-evict": st.builds(NoEvict, _whole(100)),
     "past-future": st.builds(
