@@ -42,6 +42,16 @@ def killed_once(job: Draw) -> dict:
     return counted(job)
 
 
+def stuck_once(job: Draw) -> dict:
+    """Job 2's first run never ends."""
+    mark = Path(job.folder, "stuck")
+    if job.seed == 2 and not mark.exists():
+        mark.write_text(str(os.getpid()))
+        while True:
+            time.sleep(1)
+    return counted(job)
+
+
 def always_killed(job: Draw) -> dict:
     """Job 3 kills every process it runs in."""
     if job.seed == 3:

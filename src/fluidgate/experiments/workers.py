@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 import signal
+import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
@@ -111,6 +113,7 @@ class _Worker:
 def _serve(pipe: Connection) -> None:
     """A worker's life: say that it is up, take the work, then jobs, until the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the driver ends its workers
+    threading.Thread(target=_end_with_driver, daemon=True).start()
     try:
         pipe.send(None)
         load = cache(partial(pickle.loads, pipe.recv_bytes()))
@@ -118,6 +121,14 @@ def _serve(pipe: Connection) -> None:
             pipe.send(attempt(load, pickle.loads(pipe.recv_bytes())))
     except (EOFError, OSError):
         return
+
+
+def _end_with_driver() -> None:
+    """A driver that is killed leaves no worker behind at a long job."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    driver.join()
+    os._exit(1)
 
 
 def attempt(load: Callable[[], Work], job: Any) -> Outcome:
