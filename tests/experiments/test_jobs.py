@@ -122,8 +122,8 @@ def test_another_header_is_refused_with_what_differs(tmp_path: Path) -> None:
             draw, jobs, results=file, header={"seed": 1, "hardware": {"name": "h", "num_gpu_blocks": 5, "error": nan}}
         )
     assert "error" not in str(refusal.value)
-    with pytest.raises(InputError, match="extra unset there, 2 here"):
-        run_jobs(draw, jobs, results=file, header=json.loads(before.splitlines()[0]) | {"extra": 2})
+    with pytest.raises(InputError, match=r"extra unset there, 2 here; source differs"):
+        run_jobs(draw, jobs, results=file, header=json.loads(before.splitlines()[0]) | {"extra": 2, "source": "s" * 90})
     assert file.read_text() == before
 
 

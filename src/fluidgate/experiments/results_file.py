@@ -80,7 +80,7 @@ class ResultsFile:
             raise self._not_ours()
         differing = [key for key in here | there if there.get(key) != here.get(key)]
         if differing:
-            words = (f"{key} {there.get(key, 'unset')} there, {here.get(key, 'unset')} here" for key in differing)
+            words = [_difference(key, there.get(key, "unset"), here.get(key, "unset")) for key in differing]
             raise InputError(f"{self.path}: holds results of another run ({'; '.join(words)}); {_MEND}")
 
     def _entries(self, lines: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -93,6 +93,10 @@ class ResultsFile:
 
     def _not_ours(self) -> InputError:
         return InputError(f"{self.path}: is not a results file of fluidgate, and is left as it is; name another file")
+
+
+def _difference(key: str, there: str, here: str) -> str:
+    return f"{key} {there} there, {here} here" if len(there) + len(here) < 80 else f"{key} differs"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
