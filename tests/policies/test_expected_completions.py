@@ -12,6 +12,7 @@ from fluidgate.policies import ExpectedCompletions, Policy, make_policy
 from fluidgate.testing import check_policy, small_hardware, small_workloads
 
 Simulate = Callable[..., RunRecords]
+Decide = Callable[..., int]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,14 @@ def test_the_rest_of_a_prompt_takes_its_blocks(simulate: Simulate) -> None:
     assert r.first_scheduled_s.tolist() == [0.0, 2.0]
     r = simulate(ExpectedCompletions(1.0, (1.0,)), requests, blocks=10, config=config)
     assert r.first_scheduled_s.tolist() == [0.0, 1.0]
+
+
+def test_counts_whole_blocks(decide: Decide) -> None:
+    # 4 tokens per block, all with 4 to generate: beside the resident's block and the newcomer's, two blocks last two
+    # requests for four iterations, one block for two; the resident has three to go.
+    policy = ExpectedCompletions(1.0, (4.0,))
+    assert decide(policy, [(4, 1)], [(4, 0)], blocks=4, block_size=4) == 1
+    assert decide(policy, [(4, 1)], [(4, 0)], blocks=3, block_size=4) == 0
 
 
 def test_takes_the_law_from_the_plan() -> None:

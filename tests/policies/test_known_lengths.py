@@ -56,6 +56,23 @@ def test_a_prompt_longer_than_the_budget_takes_its_time(simulate: Simulate) -> N
     assert simulate(KnownLengths(), [(0.0, 6, 2), (0.0, 1, 2)], blocks=8, config=config).preemptions.sum() == 0
 
 
+def test_decodes_slow_a_prompt_down(simulate: Simulate) -> None:
+    # Budget 6: beside five that decode, a prompt of 12 gets one token per iteration and ends in the step from 11, where
+    # the five hold 12 each. In 71 blocks it has to wait for their end, at 14.
+    config = EngineConfig(max_num_batched_tokens=6)
+    requests = [(0.0, 1, 14)] * 5 + [(0.0, 12, 1)]
+    assert simulate(KnownLengths(), requests, blocks=72, config=config).first_scheduled_s.tolist() == [0.0] * 6
+    r = simulate(KnownLengths(), requests, blocks=71, config=config)
+    assert r.first_scheduled_s.tolist() == [0.0] * 5 + [14.0]
+    assert r.preemptions.sum() == 0
+
+
+def test_the_whole_budget_may_begin(simulate: Simulate) -> None:
+    config = EngineConfig(max_num_batched_tokens=2)
+    r = simulate(KnownLengths(), [(0.0, 1, 2)] * 3, config=config)
+    assert r.first_scheduled_s.tolist() == [0.0, 0.0, 2.0]
+
+
 def _reference(records: RunRecords) -> None:
     """Every head that a decision left out, and that blocks and seats would let in, would have overflowed memory."""
     steps, load = records.steps, records.workload

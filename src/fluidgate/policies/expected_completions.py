@@ -87,7 +87,7 @@ def _admit(params, memory, view, out_quota):
     while row >= 0 and tokens < view.token_budget:
         prompt = view.prompt_tokens[row] + view.generated_tokens[row]
         free -= blocks_for(prompt, size)
-        if free < 0 or not _turns_over(params, view, free, count + 1):
+        if not _turns_over(params, view, free, count + 1):
             break
         tokens += prompt
         count += 1
