@@ -30,7 +30,7 @@ ROWS: dict[str, tuple[str | None, list[str]]] = {
     "stock vLLM": (None, []),
     "watermark 0.1": (None, ["--watermark", "0.1"]),
     "watermark 0.2": (None, ["--watermark", "0.2"]),
-    "learned-cap": ("learned-cap", []),
+    "fluid": ("fluid", []),
     "wait": ("wait", []),
     "nested-wait": ("nested-wait", []),
 }

@@ -15,6 +15,7 @@ def shared_dir() -> Path:
         pytest.skip("needs ../shared, which is not here")
     return SHARED
 
+
 # A busy machine must not fail a property; the seed is fixed, so that a run can be repeated.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")

@@ -39,7 +39,7 @@ def small_hardware() -> Hardware:
 
 
 def small_configs() -> list[EngineConfig]:
-    """Every mode, prefix caching on and off, recompute and restart, tight and loose limits."""
+    """Every mode, prefix caching on and off, every fate of victims, tight and loose limits."""
     return [
         EngineConfig(),
         EngineConfig(
@@ -49,6 +49,7 @@ def small_configs() -> list[EngineConfig]:
             scheduler_reserve_full_isl=False,
         ),
         EngineConfig(max_num_seqs=6, enable_prefix_caching=False, preemption="restart"),
+        EngineConfig(max_num_seqs=6, enable_prefix_caching=False, preemption="offload"),
         EngineConfig(mode="sarathi", max_num_batched_tokens=16),
         EngineConfig(mode="prefill-first", enable_prefix_caching=False),
     ]
@@ -318,7 +319,8 @@ def _tokens_logged(records: RunRecords, steps: StepRecords) -> str:
     if computed.sum() != records.computed_tokens or (steps.tokens.sum() != records.computed_tokens):
         return f"{computed.sum()} tokens scheduled and {records.computed_tokens} computed"
     needed = load.prompt_tokens + load.output_tokens - 1 - records.cached_tokens + records.recomputed_tokens
-    found_again = records.config.enable_prefix_caching & (np.diff(load.prefix_offsets) > 0) & (records.preemptions > 0)
+    shares = records.config.enable_prefix_caching & (np.diff(load.prefix_offsets) > 0)
+    found_again = (shares | (records.config.preemption == "offload")) & (records.preemptions > 0)
     wrong = records.finished & (computed != needed) & ~found_again  # others' blocks can spare it some tokens
     i = int(np.argmax(wrong))
     return f"request {i} is scheduled for {computed[i]} tokens and needs {needed[i]}" if wrong.any() else ""
@@ -374,9 +376,10 @@ def _replay(records: RunRecords, steps: StepRecords) -> _Replay:
 
 def _replayed(records: RunRecords, steps: StepRecords) -> str:
     caching = records.config.enable_prefix_caching
+    restoring = caching or records.config.preemption == "offload"
     shared = caching and len(records.workload.prefix_ids) > 0
-    if not _has_decisions(steps) or (caching and records.preemptions.any()):
-        return ""  # what a victim finds again in the prefix cache is not written down
+    if not _has_decisions(steps) or (restoring and records.preemptions.any()):
+        return ""  # what a victim finds again is not written down
     found = _replay(records, steps)
     wrong = found.used_blocks != records.total_blocks - steps.free_blocks
     if wrong.any() and not shared:

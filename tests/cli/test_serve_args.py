@@ -46,19 +46,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_plan_saves_a_concurrency_cap_unless_told_otherwise(folder: Path) -> None:
+def test_plan_saves_fluid_unless_told_otherwise(folder: Path) -> None:
     done = good("plan", *SMALL, "--save", "plan.json", cwd=folder)
     assert "policy saved" in done.stdout
-    assert "concurrency-cap (cap = " in done.stdout
+    assert "fluid (stalled_share = 0.1," in done.stdout
     assert "wrote plan.json" in done.stderr
-    assert json.loads((folder / "plan.json").read_text())["policy"] == "concurrency-cap"
+    assert json.loads((folder / "plan.json").read_text())["policy"] == "fluid"
     assert "policy saved" not in good("plan", *SMALL, cwd=folder).stdout
 
 
 def test_json_of_the_plan_stays_alone_on_stdout(folder: Path) -> None:
     done = good("plan", *SMALL, "--save", "also.json", "--format", "json", cwd=folder)
     saved = json.loads((folder / "also.json").read_text())
-    assert json.loads(done.stdout)["concurrency_cap"] == saved["parameters"]["cap"]
+    assert json.loads(done.stdout)["mix"]["output_quantiles"] == saved["parameters"]["output_quantiles"]
 
 
 @pytest.mark.parametrize("spec", ["wait:strict=true", "concurrency-cap:cap=25"])
@@ -79,7 +79,7 @@ def test_both_lines_and_a_reason_for_each_flag(folder: Path) -> None:
     assert plugin[4:6] == ["--scheduler-cls", "fluidgate.serving.scheduler.GateScheduler"]
     assert stock[:3] == ["vllm", "serve", "meta-llama/Llama-2-7b-hf"]
     assert {"--max-num-seqs", "--max-num-active-seqs", "--watermark", "--max-num-batched-tokens"} <= set(stock)
-    assert "stock vLLM has no rate-limited" in done.stdout
+    assert "nearest to rate-limited in stock vLLM" in done.stdout
     assert done.stderr == ""
 
 

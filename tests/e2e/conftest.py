@@ -17,7 +17,7 @@ from .plans import MEAN_OUTPUT, MEAN_PROMPT, SPREAD, write_plan
 from .server import GATE, Server, served
 from .tiny_model import VOCABULARY, write_tiny_model
 
-GATED = ("wait", "nested-wait", "learned-cap")
+GATED = ("wait", "nested-wait", "fluid")
 BENCH_REQUESTS, DIRECT_REQUESTS = 120, 64
 ROUGH_STEP = StepTime(c0=0.003, c_tok=5e-5)
 RATE = 20.0

@@ -44,7 +44,7 @@ def test_prefill_first_needs_a_budget_for_a_whole_resumed_request() -> None:
     ("settings", "words"),
     [
         ({"mode": "vlm"}, "engine mode 'vlm' is not one of vllm, sarathi, prefill-first"),
-        ({"preemption": "swap"}, "preemption 'swap' is not one of recompute, restart"),
+        ({"preemption": "swap"}, "preemption 'swap' is not one of recompute, restart, offload"),
         ({"max_num_seqs": 0}, "max_num_seqs = 0 must be a whole number, at least 1"),
         ({"max_num_active_seqs": 0}, "max_num_active_seqs = 0 must be a whole number, at least 1"),
         ({"max_num_active_seqs": 300}, "max_num_active_seqs = 300 is above max_num_seqs = 256"),

@@ -128,7 +128,7 @@ def test_a_workload_is_its_own_law() -> None:
     assert (p.mix.types, p.mix.max_prompt_tokens, p.mix.max_output_tokens) == (2, 20, 40)
     assert (p.mix.mean_prompt_tokens, p.mix.mean_output_tokens) == (15, 35)
     assert plan(w, A100, rate=7.0).mix.rate == pytest.approx(7.0)
-    assert p.mix.output_quantiles == (30,) * 10 + (40,) * 10
+    assert p.mix.output_quantiles == (30,) * 32 + (40,) * 32
 
 
 def test_every_pair_of_lengths_in_a_trace_is_a_type_of_its_own() -> None:

@@ -26,7 +26,7 @@ HOLDS = {"held requests": 50}
 REACHES = {
     "greedy": {"preemptions": 50},
     "concurrency-cap": HOLDS,
-    "learned-cap": HOLDS,
+    "fluid": HOLDS,
     "known-lengths": HOLDS,
     "mc-sf": HOLDS,
     "shortest-first": {"preemptions": 50},

@@ -5,6 +5,7 @@ import pytest
 from fluidgate.fluid import FluidPlan, plan
 from fluidgate.policies import (
     ConcurrencyCap,
+    Fluid,
     NestedWait,
     Policy,
     RateLimited,
@@ -15,7 +16,7 @@ from fluidgate.policies import (
 )
 from fluidgate.testing import check_policy, small_hardware, small_workloads
 
-OURS = ["concurrency-cap", "greedy", "nested-wait", "rate-limited", "wait", "watermark"]
+OURS = ["concurrency-cap", "fluid", "greedy", "nested-wait", "rate-limited", "wait", "watermark"]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,9 @@ def test_planned_policies_conform(spec: str, small_plan: FluidPlan) -> None:
     "policy",
     [
         ConcurrencyCap(1.0),
+        Fluid(),
+        Fluid(0.0, (0.5, 0.25, 0.25), (4.0, 8.0, 2.0), (2.0, 3.0, 8.0)),
+        Fluid(1.0, (1.0,), (1000.0,), (1000.0,)),
         RateLimited(0.01),
         RateLimited(50.0),
         Watermark(0.0),

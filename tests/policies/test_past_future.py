@@ -122,7 +122,17 @@ def test_the_window_holds_the_last_lengths(prior: list[int], window: int, output
     policy = past_future(*map(float, prior), window=float(window))
     memory = policy.new_memory()
     for output in outputs:
-        event = Event(FINISHED, 1.0, 0, 0.0, prompt_tokens=1, generated_tokens=output, class_id=0, policy_class=0)
+        event = Event(
+            FINISHED,
+            1.0,
+            0,
+            0.0,
+            prompt_tokens=1,
+            generated_tokens=output,
+            computed_tokens=0,
+            class_id=0,
+            policy_class=0,
+        )
         interpreted(policy.observe)(policy.pack(), memory, event)
     first = [prior[i % len(prior)] for i in range(window)]
     came = first + [output for output in outputs if output > 0]  # one without output was aborted

@@ -22,7 +22,9 @@ LEAST = 0.7 * 0.14
 
 def _tell(policy: SGLang, memory: NDArray[np.float64], kind: int, now_s: float, arrival_s: float = 0.0) -> None:
     assert policy.observe is not None
-    event = Event(kind, now_s, 0, arrival_s, prompt_tokens=1, generated_tokens=1, class_id=0, policy_class=0)
+    event = Event(
+        kind, now_s, 0, arrival_s, prompt_tokens=1, generated_tokens=1, computed_tokens=0, class_id=0, policy_class=0
+    )
     interpreted(policy.observe)(policy.pack(), memory, event)
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from fluidgate.policies import (
     ConcurrencyCap,
+    Fluid,
     Greedy,
-    LearnedCap,
     NestedWait,
     Policy,
     RateLimited,
@@ -38,7 +38,7 @@ PAPER = [
 POLICIES = [
     Greedy(),
     ConcurrencyCap(3.0),
-    LearnedCap(least=5.0),
+    Fluid(),
     RateLimited(0.3),
     Watermark(0.1),
     Wait(0.02, False, (0.4, 0.4), (20.0,)),

@@ -221,7 +221,9 @@ class EngineOptions:
     long_prefill_token_threshold: Annotated[
         int, _option(_E, "--long-prefill-token-threshold", help="Most prompt tokens of one request per iteration.")
     ] = 0
-    preemption: Annotated[str, _option(_E, "--preemption", help="A victim's fate: recompute or restart.")] = "recompute"
+    preemption: Annotated[str, _option(_E, "--preemption", help="A victim's fate: recompute, restart or offload.")] = (
+        "recompute"
+    )
 
     def load(self) -> EngineConfig:
         """The engine's settings."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: `fluidgate plan --preset azure-conv-2023 --rate 5 --model llama-2-7b --gpu a100-80gb`"
 
-DEFAULT_POLICY = "concurrency-cap"
+DEFAULT_POLICY = "fluid"
 
 PolicyName = Annotated[
     str | None,

@@ -93,7 +93,7 @@ def _signatures() -> _Signatures:
     number, integer, nothing = types.float64, types.int64, types.none
     floats, ints = types.float64[::1], types.int64[::1]
     request = types.NamedTuple((integer, number, integer, integer, integer), Request)
-    event = types.NamedTuple((integer, number, integer, number, integer, integer, integer, integer), Event)
+    event = types.NamedTuple((integer, number, integer, number, integer, integer, integer, integer, integer), Event)
     decide = number(floats, floats, view, ints)
     decisions = (
         integer(floats, request),

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from fluidgate.errors import InputError
 
 Mode = Literal["vllm", "sarathi", "prefill-first"]
-PreemptionMode = Literal["recompute", "restart"]
+PreemptionMode = Literal["recompute", "restart", "offload"]
 
 DEFAULT_MAX_NUM_BATCHED_TOKENS = {"vllm": 2048, "sarathi": 512, "prefill-first": None}
 DEFAULT_WATERMARK = {"vllm": 0.0, "sarathi": 0.01, "prefill-first": 0.01}
@@ -30,8 +30,8 @@ class EngineConfig:
         enable_prefix_caching: reuse blocks of equal content, a preempted request's own among them.
         scheduler_reserve_full_isl: admit only where the whole prompt fits, not just its first chunk.
         long_prefill_token_threshold: most prompt tokens of one request in an iteration; 0: no limit.
-        preemption: a victim recomputes prompt and generated tokens (`recompute`, as vLLM does) or starts from
-            nothing (`restart`, the paper's model).
+        preemption: a victim recomputes prompt and generated tokens (`recompute`, as vLLM does), starts from nothing
+            (`restart`, the paper's model), or finds its KV again at no cost (`offload`, a perfect second memory).
     """
 
     mode: Mode = "vllm"

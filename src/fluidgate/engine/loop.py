@@ -99,6 +99,7 @@ def make_event(state, kind, row):
         state.arrival_s[row],
         state.prompt_tokens[row],
         state.generated[row],
+        state.computed[row],
         state.class_id[row],
         state.group[row],
     )

@@ -64,6 +64,7 @@ NONE = -1
     PREFIX_CACHING,
     LONG_PREFILL,
     RESTART,
+    OFFLOAD,
     MODE,
     PREFIX_BLOCK_TOKENS,
     SHARED_KEYS,
@@ -71,7 +72,7 @@ NONE = -1
     NUM_CLASSES,
     LOG_LEVEL,
     SETTINGS,
-) = range(18)
+) = range(19)
 
 MODE_NUMBER = {"vllm": 0, "sarathi": 1, "prefill-first": 2}
 
@@ -197,6 +198,7 @@ def new_state(
     setting[PREFIX_CACHING] = config.enable_prefix_caching
     setting[LONG_PREFILL] = config.long_prefill_token_threshold
     setting[RESTART] = config.preemption == "restart"
+    setting[OFFLOAD] = config.preemption == "offload"
     setting[MODE] = MODE_NUMBER[config.mode]
     setting[PREFIX_BLOCK_TOKENS] = workload.prefix_block_tokens if len(prefix_ids) else 0
     setting[SHARED_KEYS] = shared_keys

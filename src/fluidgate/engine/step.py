@@ -17,6 +17,7 @@ from fluidgate.engine.state import (
     KEY_STRIDE,
     LONG_PREFILL,
     NOW,
+    OFFLOAD,
     PREEMPTIONS,
     PREFIX_BLOCK_TOKENS,
     PREFIX_CACHING,
@@ -153,6 +154,14 @@ def find_hits(state, cache, row, tokens):
 
 
 @kernel
+def offloaded_tokens(state, row):
+    """Tokens that an evicted request finds again; as with cached ones, the last token is computed anew."""
+    if state.setting[OFFLOAD] == 0 or state.preemptions[row] == 0:
+        return 0
+    return min(state.high_water[row], state.prompt_tokens[row] + state.generated[row] - 1)
+
+
+@kernel
 def admit_one(state, cache, row, budget, threshold, whole_prompt):
     """Try to admit the request at the head of the queue; returns its tokens in this iteration, 0 if it must wait.
 
@@ -168,14 +177,15 @@ def admit_one(state, cache, row, budget, threshold, whole_prompt):
     hits, held = find_hits(state, cache, row, tokens)
     if reserve and all_blocks - held > available:
         return 0
-    new = tokens - hits * size
+    cached = max(hits * size, offloaded_tokens(state, row))
+    new = tokens - cached
     if 0 < threshold < new:
         new = threshold
     new = min(new, budget)
-    blocks = all_blocks if whole_prompt else (hits * size + new + size - 1) // size
+    blocks = all_blocks if whole_prompt else (cached + new + size - 1) // size
     if blocks - held > available:
         return 0
-    seat_with_blocks(state, cache, row, hits, blocks, new)
+    seat_with_blocks(state, cache, row, hits, cached, blocks, new)
     return new
 
 
@@ -196,17 +206,17 @@ def seat(state, row, cached):
 
 
 @kernel
-def seat_with_blocks(state, cache, row, hits, blocks, new):
-    """Seat a request on `hits` shared blocks and fresh ones up to `blocks`, with `new` tokens scheduled."""
+def seat_with_blocks(state, cache, row, hits, cached, blocks, new):
+    """Seat a request on `hits` shared blocks and new ones up to `blocks`, `cached` tokens done, `new` scheduled."""
     size = state.setting[BLOCK_SIZE]
-    seat(state, row, hits * size)
+    seat(state, row, cached)
     slot = state.slot[row]
     for i in range(hits):
         take_hit(cache, slot, i, state.hits[i])
     take_new(cache, slot, hits, blocks - hits)
     state.blocks[row] = blocks
     if state.setting[PREFIX_CACHING] and has_shared_prefix(state, row):
-        publish_full_blocks(state, cache, row, hits, (hits * size + new) // size, False)
+        publish_full_blocks(state, cache, row, hits, (cached + new) // size, False)
     put_in_batch(state, row, new)
 
 

@@ -27,7 +27,7 @@ from fluidgate.metrics import (
 from fluidgate.policies import make_policy
 from fluidgate.workload import Synthetic, Workload, generate, resample
 
-DEFAULT_POLICIES = ("greedy", "watermark", "concurrency-cap", "rate-limited", "wait", "nested-wait")
+DEFAULT_POLICIES = ("greedy", "watermark", "concurrency-cap", "rate-limited", "wait", "nested-wait", "fluid")
 
 
 @dataclass(frozen=True, eq=False)

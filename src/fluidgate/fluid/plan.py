@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from math import isfinite
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fluidgate.fluid.equilibrium import Equilibrium, equilibrium
 from fluidgate.fluid.limits import Limits
@@ -23,16 +24,29 @@ from fluidgate.workload.core import Workload
 LARGEST_LOAD = 0.98
 """Thresholds are made for at most this share of the boundary rate."""
 
-OUTPUT_SHARES = (np.arange(20) + 0.5) / 20
-"""The quantiles that stand for the law of output lengths in a plan."""
+OUTPUT_SHARES = (np.arange(64) + 0.5) / 64
+"""The quantiles that stand for a law of output lengths in a plan."""
+
+MOST_CLASSES = 8
+"""Labels that a plan tells apart; the rarest others are planned for as one class."""
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """The requests of one label of the workload.
+
+    `output_quantiles` stand for the law of its output lengths: each is the middle of an equal share of the requests.
+    """
+
+    name: str
+    share: float
+    mean_prompt_tokens: float
+    output_quantiles: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class MixSummary:
-    """The mix in a few numbers: req/s, number of types, and tokens.
-
-    `output_quantiles` stand for the law of output lengths: each is the middle of an equal share of the requests.
-    """
+    """The mix in a few numbers: req/s, number of types, and tokens; all requests together, and by their labels."""
 
     rate: float
     types: int
@@ -41,6 +55,7 @@ class MixSummary:
     max_prompt_tokens: int
     max_output_tokens: int
     output_quantiles: tuple[int, ...]
+    classes: tuple[ClassSummary, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +194,7 @@ def plan(
     return FluidPlan(
         hardware=hardware,
         limits=limits,
-        mix=_summary(mix),
+        mix=_summary(mix, workload if isinstance(workload, Workload) else None),
         equilibrium=rested if stable.load <= 1.0 else None,
         stability=stable,
         threshold_rate=threshold_rate,
@@ -191,7 +206,9 @@ def plan(
     )
 
 
-def _summary(mix: RequestMix) -> MixSummary:
+def _summary(mix: RequestMix, workload: Workload | None) -> MixSummary:
+    quantiles = tuple(mix.by_output.lengths_at(OUTPUT_SHARES).tolist())
+    everyone = ClassSummary("all", 1.0, mix.mean(mix.prompt_tokens), quantiles)
     return MixSummary(
         rate=mix.total_rate,
         types=len(mix.rate),
@@ -199,8 +216,28 @@ def _summary(mix: RequestMix) -> MixSummary:
         mean_output_tokens=mix.mean(mix.output_tokens),
         max_prompt_tokens=int(mix.prompt_tokens.max()),
         max_output_tokens=int(mix.output_tokens.max()),
-        output_quantiles=tuple(mix.by_output.lengths_at(OUTPUT_SHARES).tolist()),
+        output_quantiles=quantiles,
+        classes=(everyone,) if workload is None else _classes(workload, everyone),
     )
+
+
+def _classes(workload: Workload, everyone: ClassSummary) -> tuple[ClassSummary, ...]:
+    """The workload's classes by number; those beyond the first `MOST_CLASSES` - 1 are one, the last."""
+    labels = np.minimum(workload.class_id, MOST_CLASSES - 1)
+    if labels.max() == 0:
+        return (everyone,)
+    return tuple(_class(workload, label, labels == label, everyone) for label in range(int(labels.max()) + 1))
+
+
+def _class(workload: Workload, label: int, own: NDArray[np.bool_], everyone: ClassSummary) -> ClassSummary:
+    """One class; of a label that nobody carries nothing is known but what is known of all."""
+    names = workload.class_names
+    name = names[label] if label < len(names) else str(label)
+    if not own.any():
+        return replace(everyone, name=name, share=1.0 / len(workload))
+    quantiles = np.quantile(workload.output_tokens[own], OUTPUT_SHARES, method="inverted_cdf")
+    mean_prompt = float(workload.prompt_tokens[own].mean())
+    return ClassSummary(name, float(own.mean()), mean_prompt, tuple(int(q) for q in quantiles))
 
 
 def _plain(value: Any) -> Any:

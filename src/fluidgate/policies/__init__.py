@@ -3,9 +3,9 @@
 from fluidgate.policies.a_min import AMin
 from fluidgate.policies.concurrency_cap import ConcurrencyCap
 from fluidgate.policies.expected_completions import ExpectedCompletions
+from fluidgate.policies.fluid import Fluid
 from fluidgate.policies.greedy import Greedy
 from fluidgate.policies.known_lengths import KnownLengths
-from fluidgate.policies.learned_cap import LearnedCap
 from fluidgate.policies.max_utilization import MaxUtilization
 from fluidgate.policies.mc_sf import McSf
 from fluidgate.policies.nested_wait import NestedWait
@@ -25,9 +25,9 @@ __all__ = [
     "ConcurrencyCap",
     "Event",
     "ExpectedCompletions",
+    "Fluid",
     "Greedy",
     "KnownLengths",
-    "LearnedCap",
     "MaxUtilization",
     "McSf",
     "NestedWait",

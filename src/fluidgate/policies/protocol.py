@@ -29,8 +29,8 @@ from fluidgate.errors import InputError
 if TYPE_CHECKING:
     from fluidgate.fluid import FluidPlan
 
-ARRIVED, ADMITTED, FIRST_TOKEN, FINISHED, PREEMPTED = range(5)
-"""Kinds of `Event`. A preempted request that comes back is admitted again."""
+ARRIVED, ADMITTED, FIRST_TOKEN, FINISHED, PREEMPTED, ABORTED = range(6)
+"""Kinds of `Event`. A preempted request that comes back is admitted again. Only a live engine aborts requests."""
 
 MANY = 1e12
 """More requests than any run has: a larger parameter may not fit an integer of compiled code."""
@@ -55,6 +55,7 @@ class Event(NamedTuple):
     arrival_s: float
     prompt_tokens: int
     generated_tokens: int
+    computed_tokens: int  # in KV: at admission, those found in the prefix cache
     class_id: int
     policy_class: int  # what `classify` said
 

@@ -224,6 +224,10 @@ def made(comparison: Comparison, version: str, command: str | None) -> Html:
     )
 
 
+MOST_SHOWN = 8
+"""Longer lists of numbers are summed up."""
+
+
 def _settings(values: dict[str, object]) -> str:
     return ", ".join(f"{name} = {_setting(value)}" for name, value in values.items()) or "none"
 
@@ -231,6 +235,8 @@ def _settings(values: dict[str, object]) -> str:
 def _setting(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, list | tuple) and len(value) > MOST_SHOWN:
+        return f"{len(value)} values from {_setting(min(value))} to {_setting(max(value))}"
     if isinstance(value, list | tuple):
         return f"({', '.join(map(_setting, value))})"
     return "default" if value is None else str(value)

@@ -117,7 +117,7 @@ def _stock_admission(plan: PlanFile) -> list[Flag]:
     cap = max(1, min(int(planned.concurrency_cap), engine.seats))
     share = max(engine.watermark, round(planned.watermark, 3))
     return [
-        _active(cap, f"stock vLLM has no {plan.policy}: this is n*, the residents at the stability boundary"),
+        _active(cap, f"nearest to {plan.policy} in stock vLLM: n*, the residents at the boundary"),
         _watermark(share, "of the blocks stay free at admission: two sd of what residents may still need"),
     ]
 

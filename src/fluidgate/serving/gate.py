@@ -17,7 +17,17 @@ from fluidgate.engine.compiled import load_program, new_params
 from fluidgate.engine.loop import HAS_ADMIT, HAS_ADVANCE, HAS_CLASSIFY, HAS_OBSERVE, NO_LIMIT
 from fluidgate.kernel import entry_kernel
 from fluidgate.policies import Policy
-from fluidgate.policies.protocol import ADMITTED, ARRIVED, FINISHED, FIRST_TOKEN, PREEMPTED, Event, Request, View
+from fluidgate.policies.protocol import (
+    ABORTED,
+    ADMITTED,
+    ARRIVED,
+    FINISHED,
+    FIRST_TOKEN,
+    PREEMPTED,
+    Event,
+    Request,
+    View,
+)
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -246,15 +256,15 @@ class Gate:
         books.queue(row, front=False)
         self._tell(ARRIVED, row, now_s)
 
-    def left(self, names: Collection[str], now_s: float) -> None:
-        """Requests have finished, failed or been aborted, wherever they were."""
+    def left(self, names: Collection[str], now_s: float, aborted: Collection[str] = ()) -> None:
+        """Requests have finished or failed, wherever they were; those in `aborted` were stopped from outside."""
         books = self.books
         rows = {name: books.row_of[name] for name in names if name in books.row_of}
         residents = [row for row in rows.values() if books.is_resident[row]]
-        for row in rows.values():
+        for name, row in rows.items():
             if not books.is_resident[row]:
                 books.unqueue(row)
-            self._tell(FINISHED, row, now_s)
+            self._tell(ABORTED if name in aborted else FINISHED, row, now_s)
         self._end_residencies(residents)
         for name in rows:
             books.forget(name)
@@ -395,7 +405,7 @@ class Gate:
     def _tell(self, kind: int, row: int, now_s: float) -> None:
         if self.hooks & HAS_OBSERVE:
             ints = self.books.ints
-            numbers = (int(ints[name][row]) for name in ("prompt", "generated", "class_id", "group"))
+            numbers = (int(ints[name][row]) for name in ("prompt", "generated", "computed", "class_id", "group"))
             event = Event(kind, now_s, row, float(self.books.arrival_s[row]), *numbers)
             self._observe(self._params, self._memory, event)
 

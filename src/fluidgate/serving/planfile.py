@@ -282,8 +282,14 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+MOST_SHOWN = 8
+"""Longer lists are summed up."""
+
+
 def _brief(value: Parameter) -> str:
     if isinstance(value, tuple):
+        if len(value) > MOST_SHOWN:
+            return f"{len(value)} values from {_brief(min(value))} to {_brief(max(value))}"
         return f"[{', '.join(map(_brief, value))}]"
     return str(value).lower() if isinstance(value, bool) else number(value)
 

@@ -38,12 +38,19 @@ class GateScheduler(AsyncScheduler):
         super().__init__(*args, **kwargs)
         self.gate: Gate | None = None
         self.gate_metrics = gate_metrics()
+        self.aborted: set[str] = set()
         self.guarded("start", self._open_gate)
 
     def add_request(self, request: Request) -> None:
         """Queue a request, in vLLM and in the books."""
         super().add_request(request)
         self.guarded("add_request", lambda: self._book_arrival(request))
+
+    def finish_requests(self, *args: Any, **kwargs: Any) -> list[Request]:
+        """Note who was stopped from outside: a policy must not take their lengths for whole ones."""
+        stopped: list[Request] = super().finish_requests(*args, **kwargs)
+        self.aborted.update(request.request_id for request in stopped)
+        return stopped
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """vLLM's own schedule, within what the policy allows."""
@@ -96,7 +103,8 @@ class GateScheduler(AsyncScheduler):
         assert self.gate is not None
         now_s = time.monotonic()
         if self.finished_req_ids:
-            self.gate.left(self.finished_req_ids, now_s)
+            self.gate.left(self.finished_req_ids, now_s, self.aborted)
+        self.aborted.clear()
         decision = self.gate.decide(now_s, self.kv_cache_manager.block_pool.get_num_free_blocks())
         if decision.paused:
             seams.pause(self, (self.requests[name] for name in decision.paused))

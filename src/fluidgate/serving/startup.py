@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fluidgate.policies import LearnedCap, Policy, load_policy_file
+from fluidgate.policies import Fluid, Policy, load_policy_file
 from fluidgate.serving.gate import Limits
 
 logger = logging.getLogger("vllm.fluidgate")
@@ -22,7 +22,7 @@ TOLERATED_BLOCK_DIFFERENCE = 0.05
 
 
 def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -> Policy:
-    """The policy of the plan file that the environment or vLLM's configuration names; `learned-cap` without one.
+    """The policy of the plan file that the environment or vLLM's configuration names; `fluid` without one.
 
     Raises:
         InputError: the plan file cannot be used.
@@ -31,7 +31,7 @@ def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -
     path = plan_path or (additional.get(PLAN_KEY) if isinstance(additional, dict) else None)
     if path is None:
         logger.info("fluidgate: no plan file; learning output lengths from the requests served")
-        return LearnedCap()
+        return Fluid()
     from fluidgate.serving.planfile import PlanFile  # pydantic, needed only with a plan
 
     own = os.environ.get(POLICY_FILE_VARIABLE)

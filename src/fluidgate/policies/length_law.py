@@ -1,0 +1,178 @@
+"""What a policy learns about output lengths: the survival function of a class, from completions and from residents.
+
+Kaplan and Meier's estimate on cells of equal width: the hazard of a cell is its completions ÷ the requests that reached
+it. Residents have reached their age (censored observations: without them lengths look shorter than they are), old
+completions fade, and a prior stands in for what has not been seen. A table of conditional survival then says how likely
+a request of a given age still runs at each time of a look-ahead grid.
+
+Compiled code cannot hold objects: a law is a stretch of the policy's memory that begins at index `law`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.kernel import kernel
+
+CELLS = 512
+TIMES = 24
+"""Cells of output length, and times of the look-ahead grid."""
+
+WIDTH, SHARE, PROMPT, OUTPUT, OUTPUT_SPREAD, MEMORY, SEEN = range(7)
+"""Tokens per cell; the class's share of requests; mean prompt; mean and standard deviation of output; mean
+KV-token-iterations of a request; completions seen."""
+DEATHS = 7
+PRIOR = DEATHS + CELLS
+REACHED = PRIOR + CELLS + 1
+SURVIVAL = REACHED + CELLS
+ALIVE = SURVIVAL + CELLS + 1  # by cell and time: whether a request of the cell's age still runs then
+LAW_SIZE = ALIVE + CELLS * TIMES
+
+PRIOR_WEIGHT = 20.0
+"""Completions that the prior counts for at first; half as much after as many real ones, and so on."""
+
+MEANS_WINDOW = 1000.0
+"""Requests over which means are taken, exponentially weighted."""
+
+UNKNOWN_SHARE, UNKNOWN_MEDIAN_TOKENS = 0.02, 512.0
+"""How much of the prior is the law of someone who knows nothing, P(output > x) = 1/(1 + x/median): a request runs as
+long again as it has run. Nothing is then impossible, however long it runs."""
+
+LEAST_SURVIVAL = 1e-6
+HORIZON_SURVIVAL = 0.005
+
+
+def new_law(share: float, prompt_tokens: float, output_quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A law that knows only its prior, shape (LAW_SIZE,).
+
+    Args:
+        share: the class's share of the requests.
+        prompt_tokens: the class's mean prompt.
+        output_quantiles: middles of equal shares of the class's output lengths; empty: nothing is known.
+    """
+    law = np.zeros(LAW_SIZE)
+    longest = output_quantiles.max() if len(output_quantiles) else 4.0 * UNKNOWN_MEDIAN_TOKENS
+    law[WIDTH] = 2.0 ** max(0.0, np.ceil(np.log2(1.5 * longest / CELLS)))
+    edges = law[WIDTH] * np.arange(CELLS + 1)
+    median = np.median(output_quantiles) if len(output_quantiles) else UNKNOWN_MEDIAN_TOKENS
+    prior = 1.0 / (1.0 + edges / median)
+    if len(output_quantiles):
+        known = 1.0 - np.searchsorted(np.sort(output_quantiles), edges, side="right") / len(output_quantiles)
+        prior = UNKNOWN_SHARE * prior + (1.0 - UNKNOWN_SHARE) * known
+    prior[0] = 1.0
+    law[SHARE], law[PROMPT] = share, prompt_tokens
+    law[PRIOR : PRIOR + CELLS + 1] = prior
+    return law
+
+
+@kernel
+def cell_of(memory, law, tokens):
+    """The cell of an age or a length; the last one is open."""
+    return min(CELLS - 1, int(tokens / memory[law + WIDTH]))
+
+
+@kernel
+def survival(memory, law, tokens):
+    """P(output > tokens): linear within a cell, falling as 1/tokens past the last."""
+    place = tokens / memory[law + WIDTH]
+    j = int(place)
+    if j >= CELLS:
+        return max(LEAST_SURVIVAL, memory[law + SURVIVAL + CELLS]) * CELLS / place
+    before = memory[law + SURVIVAL + j]
+    return max(LEAST_SURVIVAL, before + (memory[law + SURVIVAL + j + 1] - before) * (place - j))
+
+
+@kernel
+def cover(memory, law, tokens):
+    """Widen the cells until a length fits."""
+    while tokens > CELLS * memory[law + WIDTH]:
+        _double_width(memory, law)
+
+
+@kernel
+def _double_width(memory, law):
+    half = CELLS // 2
+    for j in range(CELLS):
+        memory[law + DEATHS + j] = memory[law + DEATHS + 2 * j] + memory[law + DEATHS + 2 * j + 1] if j < half else 0.0
+    for j in range(CELLS + 1):
+        last = memory[law + PRIOR + half]  # right when it is needed: cells are filled from the front
+        memory[law + PRIOR + j] = memory[law + PRIOR + 2 * j] if j <= half else last * half / j
+    memory[law + WIDTH] *= 2.0
+
+
+@kernel
+def count_completion(memory, law, prompt_tokens, output_tokens):
+    """Learn from a finished request."""
+    cover(memory, law, output_tokens)
+    memory[law + DEATHS + cell_of(memory, law, output_tokens - 1)] += 1.0
+    memory[law + SEEN] += 1.0
+    weight = 1.0 / min(MEANS_WINDOW, PRIOR_WEIGHT + memory[law + SEEN])
+    memory[law + PROMPT] += weight * (prompt_tokens - memory[law + PROMPT])
+
+
+@kernel
+def fade(memory, law, share):
+    """Let past completions count `share` of what they did, and forget who was resident."""
+    for j in range(CELLS):
+        memory[law + DEATHS + j] *= share
+        memory[law + REACHED + j] = 0.0
+
+
+@kernel
+def count_resident(memory, law, age_tokens):
+    """A resident, or one that was and waits again, has reached its age; called between `fade` and `estimate`."""
+    memory[law + REACHED + cell_of(memory, law, age_tokens)] += 1.0
+
+
+@kernel
+def estimate(memory, law, rounding_tokens):
+    """The survival function, and the means that follow from it.
+
+    With l the mean prompt, E[a] = sum over x of (l + x) P(output > x): KV memory summed over the iterations.
+    """
+    prior_weight = PRIOR_WEIGHT / (1.0 + memory[law + SEEN] / PRIOR_WEIGHT)
+    reached = 0.0
+    for j in range(CELLS - 1, -1, -1):
+        here = memory[law + REACHED + j]
+        reached += here + memory[law + DEATHS + j]
+        memory[law + REACHED + j] = reached - 0.5 * here  # on average a resident has passed half of its cell
+    width = memory[law + WIDTH]
+    held = memory[law + PROMPT] + rounding_tokens
+    alive, output, output_squared, kv = 1.0, 0.0, 0.0, 0.0
+    for j in range(CELLS):
+        prior = memory[law + PRIOR + j]
+        at_risk = memory[law + REACHED + j] + prior_weight * prior
+        deaths = memory[law + DEATHS + j] + prior_weight * (prior - memory[law + PRIOR + j + 1])
+        memory[law + SURVIVAL + j] = alive
+        after = alive * (1.0 - min(1.0, deaths / at_risk)) if at_risk > 0.0 else 0.0
+        tokens = 0.5 * (alive + after) * width
+        middle = (j + 0.5) * width
+        output += tokens
+        output_squared += 2.0 * middle * tokens
+        kv += (held + middle) * tokens
+        alive = after
+    memory[law + SURVIVAL + CELLS] = alive
+    memory[law + OUTPUT] = output
+    memory[law + OUTPUT_SPREAD] = np.sqrt(max(0.0, output_squared - output * output))
+    memory[law + MEMORY] = kv
+
+
+@kernel
+def horizon(memory, law):
+    """Tokens that next to nobody generates."""
+    j = 1
+    while j < CELLS and memory[law + SURVIVAL + j] > HORIZON_SURVIVAL:
+        j += 1
+    return j * memory[law + WIDTH]
+
+
+@kernel
+def tabulate(memory, law, grid):
+    """Fill the table of conditional survival for the times at `memory[grid : grid + TIMES]`."""
+    for j in range(CELLS):
+        age = (j + 0.5) * memory[law + WIDTH]
+        now = survival(memory, law, age)
+        for k in range(TIMES):
+            still = survival(memory, law, age + memory[grid + k]) / now
+            memory[law + ALIVE + j * TIMES + k] = min(1.0, still)
