@@ -98,6 +98,9 @@ def _double_width(memory, law):
     for j in range(CELLS + 1):
         last = memory[law + PRIOR + half]  # right when it is needed: cells are filled from the front
         memory[law + PRIOR + j] = memory[law + PRIOR + 2 * j] if j <= half else last * half / j
+    for j in range(CELLS):  # the table serves until it is filled anew
+        for k in range(TIMES):
+            memory[law + ALIVE + j * TIMES + k] = memory[law + ALIVE + min(2 * j, CELLS - 1) * TIMES + k]
     memory[law + WIDTH] *= 2.0
 
 

@@ -1,0 +1,62 @@
+"""Laws of output lengths for tests: taught by hand, their kernels uncompiled."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidgate.kernel import interpreted
+from fluidgate.policies import length_law
+from fluidgate.policies.length_law import CELLS, PRIOR, PRIOR_WEIGHT, SURVIVAL, new_law
+
+Floats = NDArray[np.float64]
+Lengths = NDArray[np.int64] | list[int]
+
+count_completion = interpreted(length_law.count_completion)
+count_resident = interpreted(length_law.count_resident)
+cover = interpreted(length_law.cover)
+estimate = interpreted(length_law.estimate)
+fade = interpreted(length_law.fade)
+horizon = interpreted(length_law.horizon)
+survival = interpreted(length_law.survival)
+tabulate = interpreted(length_law.tabulate)
+
+QUANTILES = (20.0, 60.0, 100.0)
+"""Of the prior of most laws here."""
+
+
+def learned(completions: Lengths, residents: list[int], *quantiles: float) -> Floats:
+    """A law that has seen completions (outputs) and residents (ages), prompts of 10 tokens."""
+    law = new_law(1.0, 10.0, np.array(quantiles))
+    for output in completions:
+        count_completion(law, 0, 10, int(output))
+    observe_residents(law, residents)
+    return law
+
+
+def observe_residents(law: Floats, ages: list[int], *, keep: float = 1.0) -> None:
+    """Let old completions fade, count the residents, and estimate."""
+    fade(law, 0, keep)
+    for age in ages:
+        cover(law, 0, age + 1)
+    for age in ages:
+        count_resident(law, 0, age)
+    estimate(law, 0, 0.0)
+
+
+def survival_of(law: Floats) -> Floats:
+    """P(output > tokens) at the edges of the cells."""
+    return law[SURVIVAL : SURVIVAL + CELLS + 1]
+
+
+def prior_of(law: Floats) -> Floats:
+    """The prior at the edges of the cells."""
+    return law[PRIOR : PRIOR + CELLS + 1]
+
+
+def prior_weight(completions: int) -> float:
+    """What the prior still counts for, in completions: half of it after as many real ones."""
+    return PRIOR_WEIGHT / (1 + completions / PRIOR_WEIGHT)
+
+
+def share_above(lengths: Lengths, tokens: Floats) -> Floats:
+    """The share of lengths above each number of tokens."""
+    return (np.array(lengths)[:, None] > tokens).mean(axis=0)
