@@ -60,7 +60,7 @@ def decide() -> Callable[..., int]:
     """How many of the waiting requests a policy lets in; `UNLIMITED` if it says nothing.
 
     Requests are (prompt, generated tokens). Residents hold the KV of all but their last token, or what a third number
-    says they hold.
+    says they hold; `shared_blocks` is how many blocks that saves because they hold the same ones.
     """
 
     def quota(
@@ -73,6 +73,7 @@ def decide() -> Callable[..., int]:
         iteration: int = 0,
         token_budget: int = 2048,
         max_num_seqs: int = 256,
+        shared_blocks: int = 0,
         memory: NDArray[np.float64] | None = None,
     ) -> int:
         held, count = len(residents), len(residents) + len(waiting)
@@ -82,7 +83,7 @@ def decide() -> Callable[..., int]:
         view = View(
             now_s=float(iteration),
             iteration=iteration,
-            free_blocks=blocks - int((-(-computed // block_size)).sum()),
+            free_blocks=blocks + shared_blocks - int((-(-computed // block_size)).sum()),
             total_blocks=blocks,
             block_size=block_size,
             token_budget=token_budget,
