@@ -21,6 +21,7 @@ def test_engine_request_summed_over_its_iterations(prompt: int, output: int) -> 
     assert mix.squared_memory_iterations(1)[0] == sum(k * k for k in kv)
     assert mix.squared_memory_iterations(16)[0] == pytest.approx(sum((k + 7.5) ** 2 for k in kv))
     assert mix.memory_token_iterations(16)[0] == pytest.approx(sum(k + 7.5 for k in kv))
+    assert [mix.block_iterations(size)[0] for size in (1, 4, 16)] == [sum(-(-k // b) for k in kv) for b in (1, 4, 16)]
 
 
 @pytest.mark.parametrize(("prompt", "output"), [(1, 0), (5, 4), (100, 33)])
@@ -31,6 +32,7 @@ def test_paper_request_summed_over_its_stages(prompt: int, output: int) -> None:
     assert mix.kv_token_iterations[0] == sum(kv)
     assert mix.peak_kv_tokens[0] == kv[-1]
     assert mix.tokens[0] == prompt + output
+    assert mix.block_iterations(4)[0] == sum(-(-k // 4) for k in kv)
 
 
 def test_blocks_round_up_by_half_a_block_on_average() -> None:

@@ -30,6 +30,19 @@ def test_below_the_onset_the_policy_is_irrelevant() -> None:
     assert p.threshold_rate == pytest.approx(10.0)
 
 
+def test_rows_of_what_memory_and_evictions_cost() -> None:
+    p = plan(THREE, A100, rate=10.0, max_num_seqs=None, max_num_batched_tokens=None)
+    less = plan(THREE, A100.with_(num_gpu_blocks=1 + 6875 * 9 // 10, block_size=16), rate=10.0, max_num_seqs=None)
+    rows, stable = dict(p.summary_rows()), p.stability
+    assert rows["memory matters from"] == f"{stable.onset_load:.3f} of the boundary, {stable.onset_rate:.1f} req/s"
+    assert rows["10% of memory left empty costs"].endswith("% of the boundary")
+    assert p.to_dict()["empty_tenth_cost"] == p.empty_tenth_cost
+    assert p.empty_tenth_cost == pytest.approx(1 - less.stability.boundary_rate / stable.boundary_rate, rel=1e-3)
+    assert rows["one eviction per request costs"] == f"{100 * stable.eviction_cost:.3g}% of the boundary"
+    seats = plan(THREE, A100, rate=10.0, max_num_seqs=64)
+    assert dict(seats.summary_rows())["10% of memory left empty costs"] == "0% of the boundary"
+
+
 def test_overload_is_named_and_thresholds_stay_below_the_boundary() -> None:
     base = plan(THREE, A100, rate=10.0, max_num_seqs=None)
     boundary = base.stability.boundary_rate

@@ -155,6 +155,38 @@ def test_other_limits_bind_first(limit: dict[str, int], name: str) -> None:
     assert s.kv_use_at_boundary == pytest.approx(x * SINGLE.memory_token_iterations(16)[0] / 110e3)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("mix", [SINGLE, THREE, CHAT])
+@pytest.mark.parametrize("limit", [{}, {"max_num_seqs": 60}, {"max_num_batched_tokens": 200}])
+def test_empty_memory_costs_the_difference_of_two_boundaries(mix, share, limit) -> None:
+    step = step_of(mix, A100_7B)
+    whole, less = (stability(mix, step, Limits(110e3 * kept, 16, **limit)) for kept in (1.0, 1.0 - share))
+    assert whole.empty_memory_cost(share) == pytest.approx(1 - less.boundary_rate / whole.boundary_rate, abs=1e-12)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_an_impossible_share_of_empty_memory_is_refused(share: float) -> None:
+    with pytest.raises(InputError, match="at least 0 and below 1"):
+        stable(SINGLE, A100_7B, 110e3).empty_memory_cost(share)
+
+
+def test_an_eviction_costs_what_a_mean_resident_holds() -> None:
+    """Residents of every stage of every type, one by one: each computes all its KV again."""
+    step = StepTime(0.012, 3e-5, 4e-7, 2e-9)
+    rate, outputs = np.array([6.0, 4.0, 8.0]), [100, 200, 300]
+    s = stability(THREE, step, Limits(110e3))
+    kv = [20 + np.arange(o) for o in outputs]  # at the end of each iteration
+    weight = [rate[j] for j, o in enumerate(outputs) for _ in range(o)]
+    held = np.concatenate(kv)
+    again_s = np.average(step.c_tok * held + step.c_attn * held * (held + 1) / 2, weights=weight)
+    w = THREE.mean(THREE.work_s(step))
+    per_request_s = w + again_s + step.c0 / s.admissions_per_iteration
+    assert s.eviction_cost == pytest.approx(1 - 1 / (s.boundary_rate * per_request_s))
+    # in tokens: the prompt and E[o²]/(2E[o]), less half a one
+    tokens = 20 + np.average(np.square(outputs), weights=rate) / (2 * np.average(outputs, weights=rate)) - 0.5
+    assert np.average(held, weights=weight) == pytest.approx(tokens)
+
+
 def test_kv_use_is_the_equilibriums_share_of_memory() -> None:
     step = StepTime(0.012, 3e-5, 4e-7)
     limits = Limits(110e3, 16, max_num_seqs=60)

@@ -42,6 +42,7 @@ def _records(arrival_s: ArrayLike, **fields: Any) -> RunRecords:
         "end_s": float(arrival[-1]),
         "busy_s": 0.0,
         "iterations": 0,
+        "empty_iterations": 0,
         "computed_tokens": 0,
         "peak_blocks": 0,
         "mean_blocks": 0.0,

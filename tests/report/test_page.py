@@ -11,6 +11,7 @@ import pytest
 
 from fluidgate.errors import InputError
 from fluidgate.experiments import Comparison
+from fluidgate.metrics import METRICS
 from fluidgate.report import write_report
 from fluidgate.report.html import VOID
 
@@ -83,6 +84,10 @@ def test_every_policy_load_and_setting_is_there(text: str, comparison: Compariso
     assert comparison.workload_digest in text
     assert "made up" in text  # the source of the hardware's numbers
     assert "fluidgate compare --load 0.5" in text
+
+
+def test_the_busy_time_is_accounted_for(text: str) -> None:
+    assert all(METRICS[key].label in text for key in ("fluid_efficiency", "recompute_loss", "underuse_loss"))
 
 
 def test_names_are_escaped(comparison: Comparison, tmp_path: Path) -> None:

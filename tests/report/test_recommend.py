@@ -71,6 +71,15 @@ def test_noise_removes_nobody(with_numbers: Change) -> None:
     assert dict(result.others)["watermark"].startswith("cannot be told apart")
 
 
+def test_the_busy_time_is_accounted_for_where_memory_matters(comparison: Comparison) -> None:
+    calm, overloaded = comparison.scenarios
+    assert "fluid bound" not in recommend(comparison, calm).reason
+    result = recommend(comparison, overloaded)
+    cell = next(c for c in comparison.at(overloaded) if c.policy == result.policy)
+    share = round(100 * cell.intervals["fluid_efficiency"].mean, 1)
+    assert f"Of the busy time of {result.policy} the fluid bound needs {share:g}%" in result.reason
+
+
 def test_overload_is_said(comparison: Comparison) -> None:
     result = recommend(comparison, comparison.scenarios[1])
     assert "above the stability boundary" in result.reason

@@ -9,6 +9,7 @@ from fluidgate.engine.state import (
     BLOCK_SECONDS,
     BLOCK_SIZE,
     BUSY,
+    EMPTY_ITERATIONS,
     FINISHED_REQUESTS,
     FUTILE,
     GAP_FIRST_EXPONENT,
@@ -341,6 +342,7 @@ def run_loop(state, cache, log, classify, rank, admit, advance, observe, hooks, 
         seconds, tokens = compute_batch(state)
         if state.counter[SCHEDULED] == 0:
             seconds = 0.0  # the only resident evicted itself; it comes back at once
+            state.counter[EMPTY_ITERATIONS] += 1
         state.clock[NOW] = start_s + seconds
         state.counter[ITERATION] += 1
         add_hold_time(state, seconds)

@@ -59,6 +59,7 @@ class RunRecords:
         cached_tokens: prompt tokens found in the prefix cache when it first entered.
         end_s, busy_s: when the run ended, and time spent in iterations, seconds.
         iterations, computed_tokens: totals of the run.
+        empty_iterations: iterations that only evicted: nothing was scheduled, and no time passed.
         peak_blocks, mean_blocks: KV blocks in use, at most and on average over busy time.
         nearly_full_s: busy time with more than 90% of the blocks in use, seconds.
         gap_sum_s, gap_counts, gap_edges_s: all gaps between tokens: their sum, and a histogram whose bins are
@@ -85,6 +86,7 @@ class RunRecords:
     end_s: float
     busy_s: float
     iterations: int
+    empty_iterations: int
     computed_tokens: int
     peak_blocks: int
     mean_blocks: float

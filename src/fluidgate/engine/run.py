@@ -158,6 +158,7 @@ def _records(
         end_s=float(state.clock[layout.NOW]),
         busy_s=busy_s,
         iterations=int(state.counter[layout.ITERATION]),
+        empty_iterations=int(state.counter[layout.EMPTY_ITERATIONS]),
         computed_tokens=int(state.counter[layout.COMPUTED_TOKENS]),
         peak_blocks=int(state.counter[layout.PEAK_BLOCKS]),
         mean_blocks=float(state.clock[layout.BLOCK_SECONDS]) / busy_s if busy_s > 0 else 0.0,

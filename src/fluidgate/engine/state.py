@@ -27,6 +27,7 @@ NONE = -1
     BACK,  # sequence numbers of the two ends of the waiting queues
     FRONT,
     ITERATION,
+    EMPTY_ITERATIONS,  # of them, those without a batch: they only evicted, and took no time
     SCHEDULED,  # requests in this iteration's batch
     VICTIMS,  # requests preempted in this iteration
     FINISHED_REQUESTS,
@@ -38,7 +39,7 @@ NONE = -1
     LOG_ROWS,
     LOG_VICTIMS,
     COUNTERS,
-) = range(18)
+) = range(19)
 
 # Clocks and time integrals: indices into `State.clock`, all in seconds.
 (

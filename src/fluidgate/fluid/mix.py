@@ -108,6 +108,14 @@ class RequestMix:
         """KV memory summed over iterations, shape (J,): a, and half a block per iteration for rounding."""
         return self.kv_token_iterations + self.iterations * rounding_tokens(block_size)
 
+    def block_iterations(self, block_size: int) -> IntArray:
+        """KV blocks summed over the iterations of one request, shape (J,), exactly.
+
+        `memory_token_iterations` is its mean, in tokens, over lengths that end anywhere in a block.
+        """
+        last = self.peak_kv_tokens
+        return _blocks_up_to(last, block_size) - _blocks_up_to(self.prompt_tokens - 1, block_size)
+
     def squared_memory_iterations(self, block_size: int) -> FloatArray:
         """Squared KV memory summed over the iterations of one request, shape (J,): a2 in theory §2.4."""
         m = self.iterations
@@ -208,6 +216,13 @@ def rounding_tokens(block_size: int) -> float:
     if block_size < 1:
         raise InputError(f"block_size = {block_size} must be at least 1 token")
     return 0.5 * (block_size - 1)
+
+
+def _blocks_up_to(tokens: IntArray, block_size: int) -> IntArray:
+    """ceil(k / block_size) summed over k from 1 to each of `tokens`."""
+    full, rest = tokens // block_size, tokens % block_size
+    total: IntArray = block_size * full * (full + 1) // 2 + (full + 1) * rest
+    return total
 
 
 def _refuse_rate(rate: float) -> None:

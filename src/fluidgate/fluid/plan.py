@@ -103,6 +103,11 @@ class FluidPlan:
         """The share of KV blocks to keep free when admitting."""
         return self.stability.watermark
 
+    @property
+    def empty_tenth_cost(self) -> float:
+        """The share of the boundary rate that leaving 10% of the KV memory empty at all times costs."""
+        return self.stability.empty_memory_cost(0.1)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready values; a number that is infinite or unknown is None."""
         return {
@@ -110,12 +115,12 @@ class FluidPlan:
             "rate_limit": self.rate_limit,
             "concurrency_cap": self.concurrency_cap,
             "watermark": self.watermark,
+            "empty_tenth_cost": self.empty_tenth_cost,
         }
 
     def summary_rows(self) -> list[tuple[str, str]]:
         """Label and value with unit, in a fixed order, for tables."""
         stable, mix = self.stability, self.mix
-        onset = "never" if stable.onset_rate is None else f"{number(stable.onset_rate)} req/s"
         shares = stable.time_shares
         return [
             ("hardware", self.hardware.name),
@@ -127,7 +132,9 @@ class FluidPlan:
             ("load", percent(stable.load)),
             ("binding", stable.binding),
             ("gain from 1% more of the least limit", percent(stable.eta / 100.0)),
-            ("memory matters from", onset),
+            ("memory matters from", self._onset()),
+            ("10% of memory left empty costs", f"{percent(self.empty_tenth_cost)} of the boundary"),
+            ("one eviction per request costs", f"{percent(stable.eviction_cost)} of the boundary"),
             ("KV use at this load", percent(stable.kv_use)),
             ("iteration time", self._iteration_time()),
             ("iteration time at the boundary", f"{number(1e3 * stable.iteration_time_s)} ms"),
@@ -144,6 +151,10 @@ class FluidPlan:
             ("Nested WAIT segments", str(len(self.nested.segments))),
             ("Nested WAIT guaranteed rate", f"{number(self.guaranteed_rate)} req/s"),
         ]
+
+    def _onset(self) -> str:
+        load, rate = self.stability.onset_load, self.stability.onset_rate
+        return "never" if load is None or rate is None else f"{number(load)} of the boundary, {number(rate)} req/s"
 
     def _iteration_time(self) -> str:
         return "none" if self.equilibrium is None else f"{number(1e3 * self.equilibrium.iteration_time_s)} ms"

@@ -7,6 +7,7 @@ from math import sqrt
 
 import numpy as np
 
+from fluidgate.errors import InputError
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
 from fluidgate.hardware.core import StepTime
@@ -57,6 +58,7 @@ class Stability:
         kv_peak: (M* + 2·sqrt(V))/C, what greedy admission's KV reaches at this load; at the boundary's when the
             load is above 1. Above 1 it overflows.
         watermark: see `free_share_for_growth`.
+        eviction_cost: share of the boundary rate that one eviction per request costs, see `_eviction_cost`.
         coherence: χ of the output lengths, see `coherence`.
     """
 
@@ -78,12 +80,26 @@ class Stability:
     kv_use_at_boundary: float
     kv_peak: float
     watermark: float
+    eviction_cost: float
     coherence: float
 
     @property
     def onset_rate(self) -> float | None:
         """The onset load as a rate, requests per second."""
         return None if self.onset_load is None else self.onset_load * self.boundary_rate
+
+    def empty_memory_cost(self, share: float) -> float:
+        """The share of the boundary rate that leaving `share` of the KV memory empty at all times costs.
+
+        With r = x*(less memory)/x*, the boundary c0 + w x* gives 1 - r/(η + (1 - η)r) = η(1 - r)/(η + (1 - η)r).
+
+        Raises:
+            InputError: a share outside [0, 1).
+        """
+        if not 0.0 <= share < 1.0:
+            raise InputError(f"share of memory to leave empty = {share} must be at least 0 and below 1")
+        kept = min(1.0, (1.0 - share) * self.memory_limit / self.admissions_per_iteration)
+        return self.eta * (1.0 - kept) / (self.eta + (1.0 - self.eta) * kept)
 
 
 def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability:
@@ -125,6 +141,7 @@ def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability
         kv_use_at_boundary=x / entries["memory"],
         kv_peak=_kv_peak(mix, step_time, limits, kv_use),
         watermark=free_share_for_growth(mix, limits),
+        eviction_cost=_eviction_cost(mix, step_time, boundary_rate),
         coherence=coherence(mix),
     )
 
@@ -142,6 +159,18 @@ def free_share_for_growth(mix: RequestMix, limits: Limits) -> float:
     residents = limits.kv_tokens / resident
     share = 2.0 * sqrt(residents * max(spread, 0.0)) / limits.kv_tokens
     return float(np.clip(share, *WATERMARK_RANGE))
+
+
+def _eviction_cost(mix: RequestMix, step_time: StepTime, boundary_rate: float) -> float:
+    """1 - 1/(1 + w_rec·λ_max): what the rate falls by when each request computes its KV again once (theory §2.2).
+
+    Assumes that a victim is a resident drawn at random and recomputes all its KV in one iteration: at mean age,
+    E[a]/E[o] tokens, which is the prompt and E[o²]/(2E[o]) tokens less half a one. Engines evict the last admitted,
+    which is younger; blocks found again in the prefix cache cost nothing; chunks read some KV again.
+    """
+    kv, pairs = mix.kv_token_iterations, 0.5 * (mix.squared_memory_iterations(1) + mix.kv_token_iterations)
+    again_s = mix.mean(step_time.duration_s(kv, 0, pairs) - step_time.c0) / mix.mean(mix.iterations)
+    return again_s * boundary_rate / (1.0 + again_s * boundary_rate)
 
 
 def coherence(mix: RequestMix) -> float:

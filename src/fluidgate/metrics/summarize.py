@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fluidgate.engine import RunRecords
 from fluidgate.metrics.goodput import Slo
+from fluidgate.metrics.losses import busy_shares
 from fluidgate.metrics.stability import stability_verdict
 from fluidgate.metrics.summary import Summary
 
@@ -29,6 +30,7 @@ def summarize(records: RunRecords, slo: Slo | None = None) -> Summary:
         **_silences(records),
         **_waits(records),
         **_engine(records),
+        **busy_shares(records),
         offered=len(records),
         completed=int(finished.sum()),
         unfinished=int((~finished).sum()),

@@ -75,6 +75,12 @@ class Summary:
         kv_above_90: share of busy time with more than 90% of them in use.
         cached_share: prompt tokens found in the prefix cache, of those of the requests that were scheduled.
         busy_share: time in iterations ÷ time from the first arrival to the end of the run.
+        fluid_efficiency: share of the fluid bound, the least busy time that any policy needs for the requests that
+            finished, ÷ busy time. The two losses below are the rest of it: the three add up to 1 (`busy_shares`).
+        recompute_loss: busy time of work done again after evictions, and of KV read again for each chunk of a prompt.
+        underuse_loss: busy time of iterations beyond the fewest that memory, token budget and seats allow. Below the
+            load from which memory matters it is large and harmless: memory does not bind, and batches are small
+            because few requests are there.
         stable, stability_reason: see `stability_verdict`; None: cannot tell.
     """
 
@@ -125,6 +131,9 @@ class Summary:
     iterations: int = _count("Iterations")
     mean_iteration_ms: float = _metric("Iteration, mean", "ms", None, ",.1f")
     busy_share: float = _share("Time busy")
+    fluid_efficiency: float = _share("Share of the fluid bound")
+    recompute_loss: float = _share("Busy time lost to recomputation", "lower")
+    underuse_loss: float = _share("Busy time lost to under-use")
     duration_s: float = _seconds("First arrival to last token", None)
     end_s: float = _seconds("End of the run", None)
     stable: bool | None

@@ -218,11 +218,28 @@ def _reason(comparison: Comparison, scenario: Scenario, pick: Cell, equals: tupl
     elif equals:
         sentences.append(f"{listed(equals)} {'does' if len(equals) == 1 else 'do'} as well, within the margins.")
     sentences.append(_fullness(scenario, cells))
+    sentences += _busy_time(scenario, pick)
     if scenario.plan.stability.load > 1.0:
         sentences.append("The load is above the stability boundary: the queue grows for as long as it lasts.")
     if comparison.repeats == 1 and len(cells) > 1:
         sentences.append("One repeat has no interval: differences may be noise.")
     return " ".join(sentences)
+
+
+def _busy_time(scenario: Scenario, pick: Cell) -> list[str]:
+    """How near the fluid bound the choice comes, from the load on at which under-use is a loss."""
+    onset = scenario.plan.stability.onset_load
+    bound, again, under = (_mean(pick, key) for key in ("fluid_efficiency", "recompute_loss", "underuse_loss"))
+    if onset is None or scenario.plan.stability.load < onset or isnan(bound + again + under):
+        return []
+    return [
+        f"Of the busy time of {pick.policy} the fluid bound needs {_tenths(bound)}; recomputation loses "
+        f"{_tenths(again)}, under-use {_tenths(under)}."
+    ]
+
+
+def _tenths(share: float) -> str:
+    return percent(round(share, 3))
 
 
 def _fullness(scenario: Scenario, cells: tuple[Cell, ...]) -> str:

@@ -32,6 +32,9 @@ COMPARED = (
     "kv_peak",
     "kv_mean",
     "kv_above_90",
+    "fluid_efficiency",
+    "recompute_loss",
+    "underuse_loss",
 )
 GOODPUT = ("request_goodput", "goodput_share")
 
@@ -87,7 +90,8 @@ def compared(comparison: Comparison) -> Html:
         f"Mean over {comparison.repeats} repeats ± half of the 95% interval; below it the paired difference from "
         f"{comparison.baseline} (all policies of a load saw the same requests in every repeat). It is marked ▲ better "
         "or ▼ worse only where its 95% interval excludes zero. Latencies are over the requests that have them: "
-        "look at the unfinished ones first."
+        "look at the unfinished ones first. Busy time is the fluid bound's share and the two losses; below the load "
+        "from which memory matters, under-use is large and harmless: batches are small because few requests are there."
     )
     if comparison.repeats == 1:
         note = "One repeat: there are no intervals, so no difference is marked better or worse. " + note

@@ -48,8 +48,8 @@ COLUMNS = (
     _Column("preemp-\ntions", "preemptions", number),
     _Column("recomp.\ntax", "recompute_tax", _share),
     _Column("held\nmean s", "mean_held_s", number),
-    _Column("KV\npeak", "kv_peak", _share),
     _Column("KV\nmean", "kv_mean", _share),
+    _Column("fluid\nbound", "fluid_efficiency", _share),
 )
 
 

@@ -1,0 +1,70 @@
+"""`busy_shares`: the busy time of a run against the fluid bound, and where the rest of it went (theory §2.2).
+
+A run of N iterations is busy for c0·N + useful work + repeated work, exactly. No policy finishes the same requests
+with less than the useful work, nor in fewer than N_min iterations: those that hold all the KV they need, compute all
+their tokens within the token budget and give all their output tokens within the seats. So
+
+    busy time = (useful work + c0·N_min) + repeated work + c0·(N - N_min) = fluid bound + recompute + under-use.
+
+The work is exact: attention pairs of chunks add up to those of the prompt. A prompt's tokens that were in the prefix
+cache when the request first entered are neither work nor memory that it needs. That is approximate in two ways, which
+favour no policy: a hit on a block that nobody held does take memory; and a request evicted in the middle of its prompt
+may find more when it comes back, which is set off against the repeated work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fluidgate.engine import RunRecords
+from fluidgate.fluid import RequestMix
+
+NAN = float("nan")
+
+ROUNDING = 1e-9
+"""A smaller share of the busy time is left of sums that should cancel."""
+
+
+def busy_shares(records: RunRecords) -> dict[str, Any]:
+    """`fluid_efficiency`, `recompute_loss` and `underuse_loss` of a run: shares of its busy time that add up to 1.
+
+    The efficiency counts what finished requests needed. Where requests ran and did not finish, their work is neither
+    needed nor repeated, so that the losses cannot be told: they are NaN. All three are if the engine never ran.
+    """
+    busy_s, c0 = records.busy_s, records.hardware.step_time.c0
+    if busy_s <= 0:
+        return {"fluid_efficiency": NAN, "recompute_loss": NAN, "underuse_loss": NAN}
+    iterations = records.iterations - records.empty_iterations
+    work_s = busy_s - c0 * iterations
+    useful_s, fewest = _needed(records)
+    useful_s, fewest = min(useful_s, work_s), min(fewest, iterations)
+    told = bool((records.finished | np.isnan(records.first_scheduled_s)).all())
+    repeated = (work_s - useful_s) / busy_s
+    return {
+        "fluid_efficiency": (useful_s + c0 * fewest) / busy_s,
+        "recompute_loss": (repeated if repeated > ROUNDING else 0.0) if told else NAN,
+        "underuse_loss": c0 * (iterations - fewest) / busy_s if told else NAN,
+    }
+
+
+def _needed(records: RunRecords) -> tuple[float, float]:
+    """What the finished requests need under any policy: seconds of work, and iterations (N_min)."""
+    done, load, config = records.finished, records.workload, records.config
+    if not done.any():
+        return 0.0, 0.0
+    block_size, step_time = records.hardware.block_size, records.hardware.step_time
+    mix = RequestMix(np.ones(int(done.sum())), load.prompt_tokens[done], load.output_tokens[done])
+    cached = records.cached_tokens[done]
+    found_s = step_time.duration_s(cached.sum(), 0, (cached * (cached + 1) // 2).sum()) - step_time.c0
+    blocks = mix.block_iterations(block_size) - load.output_tokens[done] * (cached // block_size)
+    budget = config.token_budget(int((load.prompt_tokens + load.output_tokens).max()))
+    if config.mode != "vllm":
+        budget = max(budget, config.seats)  # it does not limit decodes
+    fewest = max(
+        float(blocks.sum()) / records.total_blocks,
+        float(mix.tokens.sum() - cached.sum()) / budget,
+        float(mix.iterations.sum()) / config.seats,
+    )
+    return float(mix.work_s(step_time).sum() - found_s), fewest
