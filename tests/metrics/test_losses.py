@@ -73,7 +73,14 @@ def test_full_seats_reach_the_bound() -> None:
     assert shares(summary) == pytest.approx((1, 0, 0))
 
 
-def test_a_prompt_found_in_the_prefix_cache_needs_no_work() -> None:
+@pytest.mark.parametrize(
+    ("budget", "iterations", "fewest", "again_s"),
+    [
+        (None, 2, (3 + 1) / 5, 0),  # 3 blocks, and the one that was not found
+        (4, 3, (6 + 2) / 4, 4 * 0.25),  # the first prompt takes two chunks, which read 4 tokens of KV and then 6
+    ],
+)
+def test_a_prompt_found_in_the_prefix_cache_needs_no_work(budget, iterations, fewest, again_s) -> None:
     # blocks of 2; the second request finds 4 of its 6 tokens when the first has left
     workload = Workload(
         np.array([0.0, 100.0]),
@@ -83,13 +90,12 @@ def test_a_prompt_found_in_the_prefix_cache_needs_no_work() -> None:
         prefix_offsets=np.array([0, 3, 6]),
         prefix_block_tokens=2,
     )
-    records = run(workload, machine(5, block_size=2), Greedy())
+    records = run(workload, machine(5, block_size=2), Greedy(), EngineConfig(max_num_batched_tokens=budget))
     assert records.cached_tokens.tolist() == [0, 4]
     first_s = 6 * 0.5 + 6 * 0.25 + 21 * 0.125
     second_s = 2 * 0.5 + 6 * 0.25 + (21 - 10) * 0.125
-    busy_s = 2 + first_s + second_s
-    fewest = (3 + 1) / 5  # 3 blocks, and the one that was not found
-    expected = (first_s + second_s + fewest) / busy_s, 0, (2 - fewest) / busy_s
+    busy_s = iterations + first_s + second_s + again_s
+    expected = (first_s + second_s + fewest) / busy_s, again_s / busy_s, (iterations - fewest) / busy_s
     assert shares(summarize(records)) == pytest.approx(expected)
 
 
