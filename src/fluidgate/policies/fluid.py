@@ -41,7 +41,7 @@ from fluidgate.policies.length_law import (
     new_law,
     tabulate,
 )
-from fluidgate.policies.protocol import ADMITTED, ARRIVED, FINISHED, MANY, PREEMPTED, Policy
+from fluidgate.policies.protocol import ABORTED, ADMITTED, ARRIVED, FINISHED, MANY, PREEMPTED, Policy
 from fluidgate.policies.registry import policy
 
 if TYPE_CHECKING:
@@ -285,17 +285,17 @@ def _admit(params, memory, view, out_quota):
 
 def _observe(params, memory, event):
     law = _law(params, event.class_id)
+    if event.kind == FINISHED or event.kind == PREEMPTED or event.kind == ABORTED:
+        memory[_REFUSED] = -1.0
     if event.kind == FINISHED:
         count_completion(memory, law, event.prompt_tokens, event.generated_tokens)
         memory[_COMPLETIONS] += 1.0
         memory[_UNTESTED] += 1.0
-        memory[_REFUSED] = -1.0
         if memory[_HELD] != 0.0:
             lower = memory[_MARGIN] - GAIN * params[_STALLED_SHARE]
             memory[_MARGIN] = max(lower, min(memory[_MARGIN], _least_margin(params, memory)))
             memory[_HELD] = 0.0
     elif event.kind == PREEMPTED:
-        memory[_REFUSED] = -1.0
         memory[_MARGIN] = min(MOST_MARGIN, memory[_MARGIN] + GAIN)
     elif event.kind == ADMITTED:
         memory[law + _CREDIT] = max(0.0, memory[law + _CREDIT] - 1.0)
