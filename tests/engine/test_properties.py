@@ -46,6 +46,17 @@ def test_littles_law(case: Case) -> None:
 
 
 @quick
+@given(CASES)
+def test_an_offloaded_victim_computes_nothing_twice(case: Case) -> None:
+    workload, hardware, policy, config = case
+    records = run(workload, hardware, policy, config.with_(preemption="offload"))
+    assert records.finished.all()
+    assert not records.recomputed_tokens.any()
+    if not records.cached_tokens.any():
+        assert records.computed_tokens == (workload.prompt_tokens + workload.output_tokens - 1).sum()
+
+
+@quick
 @given(CASES, st.integers(1, 50))
 def test_more_blocks_never_make_a_run_impossible(case: Case, more: int) -> None:
     workload, hardware, policy, config = case
@@ -133,6 +144,7 @@ def _rare_paths(records: RunRecords) -> set[str]:
         "own blocks found again": config.preemption == "recompute" and (records.recomputed_tokens < lost).any(),
         "evicted within its prompt": ((lost > 0) & (lost < load.prompt_tokens)).any(),
         "restart after eviction": config.preemption == "restart" and records.preemptions.any(),
+        "offload after eviction": config.preemption == "offload" and records.preemptions.any(),
         "seats full": (steps.running == config.seats).any() and steps.waiting.any(),
         "held by the policy": (records.held_s > 0).any(),
         "engine runs dry": (steps.start_s[1:] > steps.end_s[:-1]).any(),
@@ -158,6 +170,7 @@ def test_the_cases_reach_the_rare_paths() -> None:
         "eviction in mode sarathi": 5,
         "eviction in mode prefill-first": 10,
         "restart after eviction": 5,
+        "offload after eviction": 5,
         "own blocks found again": 15,
         "shared prefix found": 12,
         "chunked prompt": 40,

@@ -107,6 +107,48 @@ def test_restart_streams_no_token_twice(simulate: Simulate, batches: Batches) ->
     assert r.computed_tokens == 5 + 3 + 4
 
 
+def test_an_offloaded_victim_goes_on_where_it_was(simulate: Simulate, batches: Batches) -> None:
+    # Its KV of 3 comes back for nothing, but needs its 3 blocks and one for token 4: they are there when row 0 ends.
+    r = simulate(EVICTION, blocks=6, enable_prefix_caching=False, preemption="offload")
+    assert batches(r)[2:] == [(2.0, {0: 1}, [1]), (3.0, {0: 1}, []), (4.0, {1: 1}, [])]
+    assert r.steps is not None
+    assert r.steps.free_blocks.tolist() == [2, 0, 2, 1, 2]
+    assert r.last_token_s.tolist() == [4.0, 5.0]
+    assert r.preemptions.tolist() == [0, 1]
+    assert r.recomputed_tokens.tolist() == [0, 0]
+    assert r.computed_tokens == 5 + 4
+    assert r.longest_gap_s.tolist() == [1.0, 3.0]
+
+
+def test_an_offloaded_prompt_goes_on_mid_way(simulate: Simulate, batches: Batches) -> None:
+    # Budget 4, no reservation: row 1 loses 5 of its 7 prompt tokens at 2 and finds them at 4, when row 0 has ended.
+    r = simulate(
+        [(0.0, 2, 4), (0.0, 7, 1)],
+        blocks=8,
+        max_num_batched_tokens=4,
+        enable_prefix_caching=False,
+        scheduler_reserve_full_isl=False,
+        preemption="offload",
+    )
+    assert batches(r) == [
+        (0.0, {0: 2, 1: 2}, []),
+        (1.0, {0: 1, 1: 3}, []),
+        (2.0, {0: 1}, [1]),
+        (3.0, {0: 1}, []),
+        (4.0, {1: 2}, []),
+    ]
+    assert r.recomputed_tokens.tolist() == [0, 0]
+
+
+def test_offloaded_blocks_may_also_be_in_the_cache(simulate: Simulate, batches: Batches) -> None:
+    # Blocks of 2. The victim has computed 2 + 1: one full block, still cached when it comes back, and a third token.
+    r = simulate([(0.0, 2, 5), (0.0, 2, 4)], blocks=4, block_size=2, preemption="offload")
+    restored = [batch for _, batch, _ in batches(r) if 1 in batch][-1]
+    assert r.preemptions.tolist() == [0, 1]
+    assert restored == {1: 1}
+    assert r.recomputed_tokens.tolist() == [0, 0]
+
+
 def test_no_admission_in_a_step_that_preempted(simulate: Simulate, batches: Batches) -> None:
     # Budget 3 without reservation. At 2 row 0 takes the last block and row 1, needing one more, evicts itself:
     # its 2 blocks are free and a chunk of 2 would fit at once, but the step has preempted.

@@ -183,7 +183,7 @@ def other_configs(mode: str, crowded: bool = False) -> st.SearchStrategy[dict[st
         mode=st.just(mode),
         max_num_seqs=st.sampled_from([256, 256, 12, 8] if crowded else [256, 256, 2, 4]),
         max_num_batched_tokens=st.one_of(st.none(), budget),
-        preemption=st.sampled_from(["recompute", "restart"]),
+        preemption=st.sampled_from(["recompute", "restart", "offload"]),
     )
 
 

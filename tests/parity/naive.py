@@ -225,24 +225,26 @@ class Scheduler:
         request = self.waiting[0]
         text = request.text
         found = self.memory.find(text)
-        tokens = min(len(text) - len(found) * self.memory.size, most)
+        kept = request.furthest if self.config.preemption == "offload" else 0
+        start = max(len(found) * self.memory.size, kept)
+        tokens = min(len(text) - start, most)
         blocks_of_all = math.ceil(len(text) / self.memory.size)
-        blocks = blocks_of_all if whole else math.ceil((len(found) * self.memory.size + tokens) / self.memory.size)
+        blocks = blocks_of_all if whole else math.ceil((start + tokens) / self.memory.size)
         must_fit = blocks_of_all if self.config.scheduler_reserve_full_isl else blocks
         held = sum(self.memory.users[block] > 0 for block in found)
         room = len(self.memory.free) - (self.watermark if self.residents else 0)
         if max(blocks, must_fit) - held > room:
             return 0
         self.waiting.pop(0)
-        self.seat(request, found)
+        self.seat(request, found, start)
         self.schedule(request, tokens, blocks - len(found))
         return tokens
 
-    def seat(self, request: Request, found: list[int]) -> None:
+    def seat(self, request: Request, found: list[int], start: int) -> None:
         for block in found:
             self.memory.share(block)
         request.blocks = list(found)
-        request.computed = len(found) * self.memory.size
+        request.computed = start
         request.resident = True
         if request.preemptions == 0:
             request.cached = request.computed

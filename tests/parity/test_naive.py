@@ -16,7 +16,7 @@ from .generators import Case, cases, examples, other_configs, vllm_configs
 from .naive import Scheduler, Step
 from .rare_paths import rare_paths, require_reached
 
-EACH, ALL = 200, 800
+EACH, ALL = 200, 1000
 
 
 def engine_steps(records: RunRecords) -> list[Step]:
@@ -60,9 +60,14 @@ def restarting(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"preemption": "restart"}
 
 
+def offloading(config: dict[str, Any]) -> dict[str, Any]:
+    return config | {"preemption": "offload"}
+
+
 CONFIGS: dict[str, Callable[[bool], st.SearchStrategy[dict[str, Any]]]] = {
     "vllm": vllm_configs,
     "vllm, restart": lambda crowded: vllm_configs(crowded).map(restarting),
+    "vllm, offload": lambda crowded: vllm_configs(crowded).map(offloading),
     "sarathi": lambda crowded: other_configs("sarathi", crowded),
     "prefill-first": lambda crowded: other_configs("prefill-first", crowded),
 }
@@ -73,6 +78,7 @@ IN_CHUNKS = {"chunks of a prompt": 1500, "token budget used up": 1500}
 REACHES = {
     "vllm": IN_CHUNKS | {"hits on own old blocks": 30},
     "vllm, restart": IN_CHUNKS,
+    "vllm, offload": IN_CHUNKS | {"hits on own old blocks": 30},
     "sarathi": IN_CHUNKS | {"hits on own old blocks": 30},
     "prefill-first": {"hits on own old blocks": 30},
 }
