@@ -7,6 +7,7 @@ import pytest
 
 from fluidgate.errors import InputError
 from fluidgate.fluid import FluidPlan, RequestMix, plan
+from fluidgate.fluid.plan import MOST_CLASSES
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.workload.core import Workload
 
@@ -142,6 +143,52 @@ def test_a_workload_is_its_own_law() -> None:
     assert (p.mix.mean_prompt_tokens, p.mix.mean_output_tokens) == (15, 35)
     assert plan(w, A100, rate=7.0).mix.rate == pytest.approx(7.0)
     assert p.mix.output_quantiles == (30,) * 32 + (40,) * 32
+
+
+def labelled(labels: list[int], names: tuple[str, ...]) -> Workload:
+    """Prompts of 10, 20, … and outputs of 1, 2, … tokens."""
+    n = len(labels)
+    return Workload(
+        np.arange(float(n)), 10 * np.arange(1, n + 1), np.arange(1, n + 1), class_id=np.array(labels), class_names=names
+    )
+
+
+def test_classes_are_planned_apart() -> None:
+    chat, code = plan(labelled([0, 1, 0, 0], ("chat", "code")), A100).mix.classes
+    assert (chat.name, chat.share, chat.mean_prompt_tokens) == ("chat", 0.75, pytest.approx(80 / 3))
+    assert (code.name, code.share, code.mean_prompt_tokens) == ("code", 0.25, 20.0)
+    assert set(code.output_quantiles) == {2}
+    assert [chat.output_quantiles.count(length) for length in (1, 3, 4)] == [21, 22, 21]  # thirds of 64
+
+
+def test_unlabelled_traffic_is_one_class() -> None:
+    for w in (labelled([0] * 4, ("only",)), labelled([0] * 4, ("used", "unused")), CHAT):
+        p = plan(w, A100, rate=1.0)
+        (everyone,) = p.mix.classes
+        assert (everyone.name, everyone.share) == ("all", 1.0)
+        assert everyone.mean_prompt_tokens == p.mix.mean_prompt_tokens
+        assert everyone.output_quantiles == p.mix.output_quantiles
+
+
+def test_of_a_label_that_nobody_carries_nothing_is_known_of_its_own() -> None:
+    p = plan(labelled([0, 2, 2, 0], ("a", "b", "c")), A100)
+    a, b, c = p.mix.classes
+    assert (a.share, c.share, b.name) == (0.5, 0.5, "b")
+    assert 0 < b.share <= 0.25
+    assert (b.mean_prompt_tokens, b.output_quantiles) == (p.mix.mean_prompt_tokens, p.mix.output_quantiles)
+
+
+@pytest.mark.parametrize("count", [MOST_CLASSES, MOST_CLASSES + 1, 3 * MOST_CLASSES])
+def test_labels_past_the_most_are_one_class(count: int) -> None:
+    p = plan(labelled(list(range(count)), tuple(f"label {k}" for k in range(count))), A100)
+    *apart, last = p.mix.classes
+    assert len(apart) == MOST_CLASSES - 1
+    assert [c.share for c in apart] == pytest.approx([1 / count] * len(apart))
+    assert [c.mean_prompt_tokens for c in apart] == [10.0 * k for k in range(1, MOST_CLASSES)]
+    assert last.share == pytest.approx((count - MOST_CLASSES + 1) / count)
+    assert last.mean_prompt_tokens == pytest.approx(5.0 * (MOST_CLASSES + count))
+    assert min(last.output_quantiles) == MOST_CLASSES
+    assert max(last.output_quantiles) == count
 
 
 def test_every_pair_of_lengths_in_a_trace_is_a_type_of_its_own() -> None:
