@@ -90,8 +90,9 @@ CHEAP = 0.1
 RESERVE = 0.01
 """Share of memory kept free per unit of margin: the forecast does not see the next few iterations' noise."""
 
-RESUME = 0.25
-"""An evicted request comes back at this share of the margin: its stream is silent."""
+RESUME = 0.5
+"""Share of the margin at which an evicted request of mean size comes back: its stream is silent. In proportion to its
+size, at most all of it: a large one is dear to evict again."""
 
 
 @kernel
@@ -212,6 +213,17 @@ def _start_walk(params, memory, view, out_quota):
 
 
 @kernel
+def _margin_of(params, memory, view, row):
+    """The margin at which a waiting request enters."""
+    if view.generated_tokens[row] == 0:
+        return memory[_MARGIN]
+    law = _law(params, view.class_id[row])
+    mean_held = memory[law + MEMORY] / memory[law + OUTPUT]
+    held = view.prompt_tokens[row] + view.generated_tokens[row]
+    return memory[_MARGIN] * min(1.0, RESUME * held / mean_held)
+
+
+@kernel
 def _walk(params, memory, view, out_quota, paced, own):
     """Let requests enter in order while the forecast allows it; whether some had to stay out."""
     _start_walk(params, memory, view, out_quota)
@@ -224,7 +236,7 @@ def _walk(params, memory, view, out_quota, paced, own):
             return paced
         if row == memory[_REFUSED] and residents > 0 and entering == 0:
             return True
-        margin = memory[_MARGIN] * (RESUME if view.generated_tokens[row] > 0 else 1.0)
+        margin = _margin_of(params, memory, view, row)
         _add(params, memory, view, _TRIAL, row, own)
         predicted, spread = peak(memory, _TRIAL, margin)
         if residents + entering > 0 and predicted > (1.0 - RESERVE * margin) * capacity:

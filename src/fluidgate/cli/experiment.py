@@ -1,0 +1,56 @@
+"""`fluidgate experiment`: the studies behind the documentation, each as one resumable command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fluidgate.cli import options as o
+
+app = typer.Typer(no_args_is_help=True, help="Run the studies behind the documentation.")
+
+GATE_EXAMPLE = "Example: `fluidgate experiment gate --part cells --seeds 3 --jobs 2 --results gate.jsonl`"
+
+Parts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--part",
+        help="long-outputs, cells, curves, eviction-costs, priors or loads; may be repeated. Without: all.",
+    ),
+]
+Requests = Annotated[int, typer.Option("--requests", help="Requests per run, at least.", min=100)]
+Seeds = Annotated[int, typer.Option("--seeds", help="Paired seeds.", min=2)]
+TuningSeeds = Annotated[int, typer.Option("--tuning-seeds", help="Seeds that the tuned baseline is tuned on.", min=1)]
+Mooncake = Annotated[Path | None, typer.Option("--mooncake", help="Mooncake's conversation trace (JSON lines).")]
+Page = Annotated[Path, typer.Option("--page", help="Write the tables to this Markdown file.")]
+
+
+@app.command("gate", epilog=GATE_EXAMPLE)
+def gate(
+    parts: Parts = None,
+    requests: Requests = 2000,
+    seeds: Seeds = 10,
+    tuning_seeds: TuningSeeds = 2,
+    mooncake: Mooncake = None,
+    page: Page = Path("gate-results.md"),
+    jobs: o.Jobs = 1,
+    ray: o.Ray = None,
+    results: o.Results = Path("gate.jsonl"),
+) -> None:
+    """What the gate is worth: `fluid` against every baseline, over workloads, loads, knobs and eviction costs."""
+    from fluidgate.experiments.gate import PARTS, Scale, gate_page, run_gate
+
+    with o.progress_bar("simulating") as progress:
+        result = run_gate(
+            parts or list(PARTS),
+            Scale(requests, seeds, tuning_seeds),
+            mooncake=mooncake,
+            results=results,
+            workers=jobs,
+            ray_address=ray,
+            progress=progress,
+        )
+    page.write_text(gate_page(result), encoding="utf-8")
+    o.say(f"wrote {page}")
