@@ -8,12 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluidgate.errors import InputError
-from fluidgate.fluid import RequestMix, plan
-from fluidgate.fluid.stability import coherence
+from fluidgate.fluid import plan
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Event, Fluid, fluid
-from fluidgate.policies.fluid import COHERENCE_COMPLETIONS, COHERENT, FIRST_MARGIN, RESERVE, RESUME
+from fluidgate.policies.fluid import COHERENT, FIRST_MARGIN, RESERVE, RESUME
 from fluidgate.policies.length_law import TIMES, new_law
 from fluidgate.policies.protocol import FINISHED
 from fluidgate.workload import Workload
@@ -157,30 +156,6 @@ def test_who_was_refused_is_not_asked_again_until_something_ends(decide: Decide)
     assert decide(policy, [(100, 5)], [(500, 0)], blocks=6000, memory=memory, iteration=1) == 0
     observe(policy.pack(), memory, Event(FINISHED, 1.0, 7, 0.0, 10, 20, 29, 0, 0))
     assert decide(policy, [(100, 5)], [(500, 0)], blocks=6000, memory=memory, iteration=2) == 1
-
-
-LAWS = {
-    "one length": ([100], [1.0]),
-    "three lengths": ([100, 200, 300], [0.4, 0.3, 0.3]),
-    "two apart": ([20, 250], [0.7, 0.3]),
-    "uniform": (list(range(1, 301)), [1 / 300] * 300),
-    "geometric": (list(range(1, 400)), (0.98 ** np.arange(399) / (0.98 ** np.arange(399)).sum()).tolist()),
-    "around 200": (list(range(190, 211)), [1 / 21] * 21),
-}
-
-
-@pytest.mark.parametrize("name", LAWS)
-def test_coherence_is_the_planners(name: str, decide: Decide) -> None:
-    lengths, weights = LAWS[name]
-    mix = RequestMix(np.array(weights), np.full(len(lengths), 10), np.array(lengths))
-    policy = fluid_policy(50.0)
-    memory = policy.new_memory()
-    params = policy.pack()
-    for length in np.repeat(lengths, np.round(20 * COHERENCE_COMPLETIONS * np.array(weights)).astype(int)):
-        observe(params, memory, Event(FINISHED, 0.0, 0, 0.0, 10, int(length), 10, 0, 0))
-    memory[fluid._COMPLETIONS] = 0.0  # as if learned one by one: none has faded
-    decide(policy, [(10, 1)], [(10, 0)], blocks=1000, memory=memory)
-    assert memory[fluid._COHERENCE] == pytest.approx(coherence(mix), abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ OUTPUT_SHARES = (np.arange(64) + 0.5) / 64
 """The quantiles that stand for a law of output lengths in a plan."""
 
 MOST_CLASSES = 8
-"""Labels that a plan tells apart; the rarest others are planned for as one class."""
+"""Labels that a plan tells apart; the last stands for all of higher numbers too."""
 
 
 @dataclass(frozen=True)
