@@ -4,12 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: demo test test-vllm check bench bench-parity bench-overhead bench-serve clean
+.PHONY: demo test test-vllm check docs bench bench-parity bench-overhead bench-serve clean
 
 demo: $(VENV)/.ready
 	$(BIN)/fluidgate compare --load 0.9 --load 1.1 --report report.html
 
-test: $(VENV)/.ready-dev check
+test: $(VENV)/.ready-dev check docs
 	$(BIN)/python -m pytest -n 2
 	$(MAKE) --no-print-directory test-vllm
 
@@ -26,6 +26,10 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, in docs/_build/html; a warning is an error.
+docs: $(VENV)/.ready-docs
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python benchmarks/speed.py
@@ -58,4 +62,4 @@ $(VLLM_VENV)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build dist src/*.egg-info report.html
+	rm -rf $(VENV) $(VLLM_VENV) build dist docs/_build src/*.egg-info report.html

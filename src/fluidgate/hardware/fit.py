@@ -17,7 +17,7 @@ MIN_POINTS = len(COEFFICIENTS) + 1
 
 @dataclass(frozen=True)
 class FitReport:
-    """How well a step time describes the points it was fitted to; errors are |fitted/measured − 1|.
+    """How well a step time describes the points it was fitted to; errors are `|fitted/measured − 1|`.
 
     Attributes:
         points: number of steps.

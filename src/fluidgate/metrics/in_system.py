@@ -12,9 +12,8 @@ def number_in_system(records: RunRecords) -> tuple[NDArray[np.float64], NDArray[
     """Requests that have arrived and not finished.
 
     Returns:
-        times: the m distinct times at which requests arrive or finish, shape (m,), seconds, rising.
-        counts: requests in the system from each of these times to the next, shape (m,). Requests that never
-            finish never leave.
+        The m distinct times at which requests arrive or finish, shape (m,), seconds, rising; and the requests in
+        the system from each of these times to the next, shape (m,). Requests that never finish never leave.
     """
     arrivals, departures = records.arrival_s, records.last_token_s[records.finished]
     times = np.unique(np.concatenate((arrivals, departures)))

@@ -25,7 +25,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedDifference(Interval):
-    """An interval of value − baseline; `relative` is that of (value − baseline) ÷ |baseline|, pair by pair."""
+    """An interval of value − baseline; `relative` is that of `(value − baseline) ÷ |baseline|` by pair."""
 
     relative: Interval
 
