@@ -32,6 +32,7 @@ myst_heading_anchors = 3
 
 # The packages of the rooms re-export their public names: a page shows what `__all__` lists.
 default_role = "code"
+smartquotes = False  # it would make one dash of `--option`
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -40,6 +41,7 @@ autodoc_default_options = {"members": True, "exclude-members": "model_config"}
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 100
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
+
 # Names of other projects are not looked up: the build needs no network.
 nitpicky = True
 nitpick_ignore_regex = [

@@ -117,7 +117,7 @@ class RequestMix:
         return _blocks_up_to(last, block_size) - _blocks_up_to(self.prompt_tokens - 1, block_size)
 
     def squared_memory_iterations(self, block_size: int) -> FloatArray:
-        """Squared KV memory summed over the iterations of one request, shape (J,): a2 in theory §2.4."""
+        """Squared KV memory summed over the iterations of one request, shape (J,): a2 in model.md §6."""
         m = self.iterations
         first = self.prompt_tokens + rounding_tokens(block_size)
         return m * first**2 + first * m * (m - 1.0) + (m - 1.0) * m * (2.0 * m - 1.0) / 6.0

@@ -18,14 +18,14 @@ COMPUTE_BOUND_ETA = 0.01
 WATERMARK_RANGE = (0.01, 0.3)
 
 COHERENT = 0.8
-"""From this coherence on, admissions are worth pacing at x* (theory §2.6)."""
+"""From this coherence on, admissions are worth pacing at x* (model.md §8)."""
 
 
 @dataclass(frozen=True)
 class TimeShares:
     """Where the time goes at the boundary; the shares add up to 1.
 
-    Each is also the elasticity of the boundary rate to one over its coefficient (theory §2.1).
+    Each is also the elasticity of the boundary rate to one over its coefficient (model.md §2).
     """
 
     fixed: float
@@ -36,7 +36,7 @@ class TimeShares:
 
 @dataclass(frozen=True)
 class Stability:
-    """The stability boundary of a mix on a machine (theory §2.1).
+    """The stability boundary of a mix on a machine (model.md §2).
 
     Attributes:
         rate: arrivals, requests per second.
@@ -149,7 +149,7 @@ def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability
 def free_share_for_growth(mix: RequestMix, limits: Limits) -> float:
     """The share of KV blocks to keep free at saturation: two standard deviations of the residents' KV.
 
-    The variance is that of theory §2.4 at ρ = 1, V = n·(spread of one resident's KV) + n·k̄²·ΔT/c0, without
+    The variance is that of model.md §6 at ρ = 1, V = n·(spread of one resident's KV) + n·k̄²·ΔT/c0, without
     its second term: under saturation the gate, not the Poisson stream, sets the number of residents n*, so
     only their sizes vary. Clipped to `WATERMARK_RANGE`.
     """
@@ -162,7 +162,7 @@ def free_share_for_growth(mix: RequestMix, limits: Limits) -> float:
 
 
 def _eviction_cost(mix: RequestMix, step_time: StepTime, boundary_rate: float) -> float:
-    """1 - 1/(1 + w_rec·λ_max): what the rate falls by when each request computes its KV again once (theory §2.2).
+    """1 - 1/(1 + w_rec·λ_max): what the rate falls by when each request computes its KV again once (model.md §9).
 
     Assumes that a victim is a resident drawn at random and recomputes all its KV in one iteration: at mean age,
     E[a]/E[o] tokens, which is the prompt and E[o²]/(2E[o]) tokens less half a one. Engines evict the last admitted,
@@ -176,7 +176,7 @@ def _eviction_cost(mix: RequestMix, step_time: StepTime, boundary_rate: float) -
 def coherence(mix: RequestMix) -> float:
     """χ = max |E exp(iωO)| over ω in [0.7, 6]·2π/E[O], for output lengths O.
 
-    It is 1 when the lengths share a lattice, so that cohorts stay in phase (theory §2.6). The transform is
+    It is 1 when the lengths share a lattice, so that cohorts stay in phase (model.md §8). The transform is
     sampled at multiples of 2π/N; folding the lengths modulo N leaves those samples exact.
     """
     lengths = mix.iterations.astype(np.int64)
@@ -192,12 +192,12 @@ def coherence(mix: RequestMix) -> float:
 
 
 def _fill(load: float, eta: float) -> float:
-    """M*(ρ)/M*(1) = ρη/(1 - ρ(1 - η)); theory §2.1."""
+    """M*(ρ)/M*(1) = ρη/(1 - ρ(1 - η)); model.md §6."""
     return 1.0 if load == 1.0 else load * eta / (1.0 - load * (1.0 - eta))
 
 
 def _kv_variance(mix: RequestMix, step_time: StepTime, limits: Limits) -> tuple[float, float]:
-    """The coefficients of x and x² in V, theory §2.4 with amplified variance.
+    """The coefficients of x and x² in V, model.md §6 with amplified variance.
 
     In the admissions per iteration x = λΔT, M* = a·x and ΔT/c0 = 1 + (w/c0)·x, so that
     V = a2·x + (w/c0)(a²/m)·x² with m iterations.

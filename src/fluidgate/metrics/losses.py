@@ -1,4 +1,4 @@
-"""`busy_shares`: the busy time of a run against the fluid bound, and where the rest of it went (theory §2.2).
+"""`busy_shares`: the busy time of a run against the fluid bound, and where the rest of it went (model.md §9).
 
 A run of N iterations is busy for c0·N + useful work + repeated work, exactly. No policy finishes the same requests
 with less than the useful work, nor in fewer than N_min iterations: those that hold all the KV they need, compute all

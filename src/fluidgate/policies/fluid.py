@@ -1,12 +1,12 @@
 """`fluid`: admission by a forecast of memory. No output lengths, nothing to tune.
 
 The head of the queue enters if the predicted distribution of KV over the residents' remaining lives, with it, stays
-below capacity at every future time (theory §2.5): mean + m standard deviations ≤ (1 - m/100) · capacity. Output lengths
+below capacity at every future time (model.md §7): mean + m standard deviations ≤ (1 - m/100) · capacity. Output lengths
 are learned as they come (`length_law`), per class where the traffic is labelled. The margin m follows what it does, in
 closed loop: an eviction raises it, a completion while the queue was held lowers it, so that evictions per request
 settle at `stalled_share`, or below where a larger margin costs next to nothing.
 
-Where lengths are so regular that cohorts would stay in phase (coherence χ ≥ 0.8, theory §2.6), admissions also
+Where lengths are so regular that cohorts would stay in phase (coherence χ ≥ 0.8, model.md §8), admissions also
 follow the fluid equilibrium's own pace, x* per iteration, class by class. Requests that all fit enter at once: far from
 memory's end the policy is greedy, and it never holds an idle engine.
 """
@@ -135,7 +135,7 @@ def _learn(params, memory, view):
 
 @kernel
 def _coherence(params, memory, mean_output):
-    """χ = max |E exp(iωO)| over ω in [0.7, 6]·2π/E[O] (theory §2.6), for the law of all classes together."""
+    """χ = max |E exp(iωO)| over ω in [0.7, 6]·2π/E[O] (model.md §8), for the law of all classes together."""
     most = 0.0
     for f in range(FREQUENCIES):
         omega = (0.7 + 5.3 * f / (FREQUENCIES - 1)) * 2.0 * np.pi / mean_output
