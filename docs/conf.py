@@ -27,12 +27,11 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 pygments_style, pygments_dark_style = "friendly", "monokai"
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 # The packages of the rooms re-export their public names: a page shows what `__all__` lists.
 default_role = "code"
-smartquotes = False  # it would make one dash of `--option`
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -56,7 +55,8 @@ def _write_command_line_reference() -> None:
     target.parent.mkdir(exist_ok=True)
     words = ["fluidgate.cli", "utils", "docs", "--name", "fluidgate"]
     done = subprocess.run([sys.executable, "-m", "typer", *words], capture_output=True, text=True, check=True)
-    target.write_text(done.stdout.split("\n", 1)[1], encoding="utf-8")  # its title is that of the page
+    text = done.stdout.split("\n", 1)[1]  # without its title, for that of the page
+    target.write_text(re.sub(r"(?<= )--[a-z][a-z-]+", r"`\g<0>`", text), encoding="utf-8")
 
 
 def _skip_bare_fields(_app: Any, _what: str, _name: str, member: Any, skip: bool, _options: Any) -> bool | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
 RUNNABLE = ("bash", "console", "python")
 SHOWN = ("text", "json", "toctree", "{toctree}", "{include}", "{eval-rst}")
 REASONS = {
@@ -81,7 +81,7 @@ def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_blocks_run(page: Path, tmp_path: Path) -> None:
     """In a folder that shows what a clone does; a page's files are there for its later blocks."""
     for shown in ("docs", "benchmarks", "examples"):
@@ -92,7 +92,7 @@ def test_blocks_run(page: Path, tmp_path: Path) -> None:
             assert done.returncode == 0, f"{page.name}, line {block.line}:\n{block.text}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_says_what_it_is(page: Path) -> None:
     """A fence without a language, or with an unknown one, would be run by nobody and missed by nobody."""
     found = blocks(page)

@@ -1,0 +1,50 @@
+"""The site shows the whole package, and its figures are what the page says they are."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import fluidgate
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_every_public_room_has_a_page() -> None:
+    rooms = {module.name for module in pkgutil.iter_modules(fluidgate.__path__)} - {"cli", "kernel"}
+    assert rooms == {page.stem for page in (DOCS / "api").glob("*.md")} - {"index"}
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    for page in sorted((DOCS / "api").glob("*.md")):
+        if page.stem == "index":
+            continue
+        room = importlib.import_module(f"fluidgate.{page.stem}")
+        for name in getattr(room, "__all__", ()):
+            thing = getattr(room, name)
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                written = inspect.cleandoc(thing.__doc__ or "")
+                assert written, f"{room.__name__}.{name}"
+                assert not written.startswith(f"{name}("), f"{room.__name__}.{name}: the docstring is dataclass's own"
+
+
+def test_figures_are_shown_drawn_and_small() -> None:
+    shown = set(re.findall(r"\(figures/(\w+)\.svg\)", (DOCS / "concepts.md").read_text(encoding="utf-8")))
+    files = {path.stem: path for path in (DOCS / "figures").glob("*.svg")}
+    assert shown == set(files)
+    for name, path in files.items():
+        assert path.stat().st_size < 100_000, f"{name}.svg"
+
+
+def test_an_unknown_figure_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "figures" / "draw.py"), "nonesuch"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "nonesuch" in done.stderr
+    assert "greedy" in done.stderr
