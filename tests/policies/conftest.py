@@ -74,6 +74,7 @@ def decide() -> Callable[..., int]:
         token_budget: int = 2048,
         max_num_seqs: int = 256,
         shared_blocks: int = 0,
+        class_id: int = 0,
         memory: NDArray[np.float64] | None = None,
     ) -> int:
         held, count = len(residents), len(residents) + len(waiting)
@@ -97,7 +98,7 @@ def decide() -> Callable[..., int]:
             generated_tokens=columns[:, 1],
             computed_tokens=computed,
             output_tokens=np.full(count, -1),
-            class_id=np.zeros(count, np.int64),
+            class_id=np.full(count, class_id),
         )
         out_quota = np.array([UNLIMITED])
         assert policy.admit is not None

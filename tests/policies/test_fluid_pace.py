@@ -18,7 +18,7 @@ from fluidgate.policies.fluid import (
     LEAST_WINDOW,
     WINDOWS,
 )
-from fluidgate.policies.length_law import DEATHS, PRIOR, SHARE
+from fluidgate.policies.length_law import CELLS, DEATHS, OUTPUT, PRIOR, SHARE, WIDTH
 from fluidgate.policies.protocol import FINISHED
 
 from .laws import Floats
@@ -127,6 +127,16 @@ def test_completions_are_remembered_for_a_window(residents: int, decide: Decide)
     law = fluid._CLASSES
     window = max(LEAST_WINDOW, WINDOWS * residents)
     assert memory[law + DEATHS : law + PRIOR].sum() == pytest.approx(40 * np.exp(-40 / window), rel=0.001)
+
+
+def test_residents_teach_the_law_of_their_class(decide: Decide) -> None:
+    policy = Fluid(0.1, (0.5, 0.5), (10.0, 10.0), (50.0, 50.0))
+    memory = policy.new_memory()
+    laws = [fluid._CLASSES, fluid._CLASSES + fluid._CLASS_SIZE]
+    decide(policy, [(10, 3 * CELLS)] * 9, [(10, 0)], blocks=10**5, memory=memory, class_id=1)
+    assert [memory[law + WIDTH] for law in laws] == [1.0, 4.0]
+    output = [memory[law + OUTPUT] for law in laws]
+    assert output[1] > 5 * output[0]
 
 
 def credit_after(decide: Decide, iterations: int, *quantiles: float, residents: int = 0, share: float = 1.0) -> float:

@@ -130,6 +130,17 @@ def test_labelled_classes_have_credits_of_their_own() -> None:
     assert 0.4 < long_of_first_half["labels"] < 0.6
 
 
+def test_classes_of_dispersed_lengths_enter_in_order_of_arrival() -> None:
+    output = np.random.default_rng(1).geometric(1 / 100, 600)
+    classes = np.random.default_rng(2).integers(0, 2, 600)
+    labelled = burst(output, class_id=classes, class_names=("a", "b")).with_(arrival_s=np.arange(600) / 1000)
+    planned = plan(labelled, machine(400))
+    records = run(labelled, machine(400), Fluid.from_plan(planned))
+    assert len(planned.mix.classes) == 2
+    assert (np.diff(records.first_scheduled_s) >= 0).all()
+    assert records.held_s.max() > 1.0
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_residents_on_one_prefix_leave_room(shared: bool) -> None:
     """Three prompts of 640, 600 of them in common, on 1900 tokens: 600 + 3·(40 + 50) fit, 3·690 do not."""
