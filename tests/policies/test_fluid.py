@@ -1,10 +1,11 @@
 """`fluid`, one decision at a time: who enters by the forecast, worked by hand and by the formula."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluidgate.errors import InputError
@@ -13,7 +14,7 @@ from fluidgate.hardware import Hardware, StepTime
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Event, Fluid, fluid
 from fluidgate.policies.fluid import COHERENT, FIRST_MARGIN, RESERVE, RESUME
-from fluidgate.policies.length_law import TIMES, new_law
+from fluidgate.policies.length_law import MEMORY, OUTPUT, TIMES, new_law
 from fluidgate.policies.protocol import FINISHED
 from fluidgate.workload import Workload
 
@@ -52,6 +53,8 @@ def formula(
     observe_residents(law, [age for _, age in residents])
     times = np.floor(horizon(law, 0) * (np.arange(1, TIMES + 1) / TIMES) ** 2) + 1
 
+    mean_held = law[MEMORY] / law[OUTPUT]
+
     def moments(prompt: int, age: int) -> tuple[Floats, Floats]:
         middle = (np.floor(age / law[0]) + 0.5) * law[0]
         p = np.array([survival(law, 0, middle + t) for t in times]) / survival(law, 0, middle)
@@ -61,7 +64,7 @@ def formula(
     inside = [moments(*request) for request in residents]
     entered = 0
     for prompt, age in waiting:
-        m = margin * (RESUME if age > 0 else 1.0)
+        m = margin * (min(1.0, RESUME * (prompt + age) / mean_held) if age > 0 else 1.0)
         inside.append(moments(prompt, age))
         mean, variance = (sum(part) for part in zip(*inside, strict=True))
         if len(inside) > 1 and (mean + m * np.sqrt(variance)).max() > (1 - RESERVE * m) * capacity:
@@ -93,6 +96,7 @@ def test_those_that_end_in_time_make_room(decide: Decide) -> None:
 REQUESTS = st.tuples(st.integers(1, 120), st.integers(0, 250))
 
 
+@settings(max_examples=50)
 @given(
     st.lists(REQUESTS, max_size=8),
     st.lists(st.tuples(st.integers(1, 120), st.sampled_from([0, 0, 0, 60])), min_size=1, max_size=6),
@@ -122,6 +126,27 @@ def test_the_first_margin_is_kept(decide: Decide) -> None:
     for capacity in range(600, 1600, 50):
         expected = formula(policy, [(40, 10)] * 4, [(40, 0)] * 8, capacity=capacity, margin=FIRST_MARGIN)
         assert decide(policy, [(40, 10)] * 4, [(40, 0)] * 8, blocks=capacity) == expected
+
+
+def room_needed(decide: Decide, residents: list[tuple[int, int]], request: tuple[int, int]) -> int:
+    """The least capacity, in steps of 10 tokens, on which a request enters beside residents; the formula agrees."""
+    policy = fluid_policy(*DISPERSED)
+
+    def enters(capacity: int) -> bool:
+        entered = decide(policy, residents, [request], blocks=capacity)
+        assert entered == formula(policy, residents, [request], capacity=capacity, margin=FIRST_MARGIN)
+        return entered == 1
+
+    capacities = range(300, 3000, 10)
+    return capacities[bisect_left(capacities, True, key=enters)]
+
+
+def test_a_small_request_that_was_evicted_comes_back_at_a_smaller_margin(decide: Decide) -> None:
+    residents = [(40, 10)] * 4
+    new, back = room_needed(decide, residents, (41, 0)), room_needed(decide, residents, (40, 1))
+    large = room_needed(decide, residents, (400, 1))
+    assert back < new
+    assert large >= room_needed(decide, residents, (401, 0)) - 10
 
 
 @pytest.mark.parametrize("quantiles", [(1000.0,), DISPERSED, ()], ids=["too long", "dispersed", "unknown"])
