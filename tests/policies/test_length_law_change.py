@@ -131,10 +131,15 @@ def test_the_table_is_conditional_survival(completions: list[int], ages: list[in
         assert table[age] == pytest.approx(expected)
 
 
-def test_nobody_outlives_the_horizon() -> None:
-    law = learned([100] * 4000, [], *QUANTILES)
+@pytest.mark.parametrize("outputs", [[100] * 4000, list(range(1, 401)) * 10], ids=["one length", "uniform"])
+def test_nobody_outlives_the_horizon(outputs: list[int]) -> None:
+    law = learned(outputs, [], *QUANTILES)
     end = int(horizon(law, 0))
     assert survival_of(law)[end] <= HORIZON_SURVIVAL < survival_of(law)[end - 1]
-    assert end == 100
-    forever = learned([], [], 5.0, 5.0, 5.0, 300.0)
-    assert horizon(forever, 0) >= 300.0
+    assert end <= max(outputs)
+
+
+def test_the_horizon_ends_with_the_cells() -> None:
+    law = learned([], [])
+    assert survival_of(law)[CELLS] > HORIZON_SURVIVAL
+    assert horizon(law, 0) == CELLS * law[WIDTH]
