@@ -17,6 +17,7 @@ from fluidgate.policies import (
     ConcurrencyCap,
     ExpectedCompletions,
     Fluid,
+    FluidVolume,
     Greedy,
     KnownLengths,
     MaxUtilization,
@@ -233,6 +234,7 @@ _RISING = st.lists(_whole(90), min_size=1, max_size=4, unique=True).map(lambda t
 POLICIES: dict[str, st.SearchStrategy[Policy]] = {
     "greedy": st.just(Greedy()),
     "concurrency-cap": st.builds(ConcurrencyCap, _whole(6)),
+    "fluid-volume": st.sampled_from([FluidVolume(), FluidVolume(patience_s=0.05)]),
     "fluid": st.sampled_from([Fluid(), Fluid(0.0), Fluid(1.0), Fluid(0.1, (1.0,), (8.0,), (1.0, 9.0, 30.0))]),
     "known-lengths": st.builds(KnownLengths, _SEATS),
     "mc-sf": st.builds(McSf, _SEATS),

@@ -10,7 +10,7 @@ import pytest
 from fluidgate.engine import EngineConfig
 from fluidgate.fluid import RequestMix, plan
 from fluidgate.hardware import Hardware, StepTime
-from fluidgate.policies import make_policy, policy_names
+from fluidgate.policies import make_policy, policy_class, policy_names
 from fluidgate.serving.flags import VLLM_BLOCK_SIZE, Form, serve_command, serve_flags
 from fluidgate.serving.planfile import PlanFile, ServedModel
 
@@ -48,7 +48,7 @@ def parser() -> Any:
 
 @pytest.mark.parametrize("config", [EngineConfig(), EVERYTHING], ids=["defaults", "everything"])
 @pytest.mark.parametrize("form", ["plugin", "stock"])
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize("policy", [name for name in policy_names() if policy_class(name).rank is None])
 def test_vllm_takes_the_line(policy: str, form: Form, config: EngineConfig, parser: Any) -> None:
     from vllm.config import SchedulerConfig
     from vllm.engine.arg_utils import AsyncEngineArgs

@@ -26,6 +26,7 @@ HOLDS = {"held requests": 50}
 REACHES = {
     "greedy": {"preemptions": 50},
     "concurrency-cap": HOLDS,
+    "fluid-volume": HOLDS,
     "fluid": HOLDS,
     "known-lengths": HOLDS,
     "mc-sf": HOLDS,

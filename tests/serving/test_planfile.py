@@ -27,6 +27,7 @@ from fluidgate.policies import (
     Watermark,
     make_policy,
     policy,
+    policy_class,
     policy_names,
     registry,
 )
@@ -35,7 +36,8 @@ from fluidgate.serving.planfile import PlanFile, ServedModel
 A100 = Hardware("7B on A100", StepTime(0.012, 4e-5, 3.5e-7), num_gpu_blocks=6876)
 MIX = RequestMix([1.0, 2.0, 0.5], [200, 400, 800], [50, 300, 900])
 CONFIG = EngineConfig()
-SPECS = [*policy_names(), "wait:strict=true", "nested-wait:strict=true"]
+SERVABLE = [name for name in policy_names() if policy_class(name).rank is None]
+SPECS = [*SERVABLE, "wait:strict=true", "nested-wait:strict=true"]
 
 finite = st.floats(1e-9, 1e11)
 rising = st.lists(st.floats(1.0, 1e6), max_size=6, unique=True).map(sorted)
@@ -95,6 +97,12 @@ def clean_registry() -> Iterator[None]:
     yield
     registry._REGISTRY.clear()
     registry._REGISTRY.update(before)
+
+
+@pytest.mark.parametrize("name", sorted(set(policy_names()) - set(SERVABLE)))
+def test_a_policy_that_orders_the_queue_cannot_be_served(name: str) -> None:
+    with pytest.raises(InputError, match=f"policy {name} orders the queue, and vLLM's queue keeps its own order"):
+        PlanFile.of(PLAN, make_policy(name, PLAN), CONFIG)
 
 
 @pytest.mark.parametrize("spec", SPECS)

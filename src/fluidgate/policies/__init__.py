@@ -4,6 +4,7 @@ from fluidgate.policies.a_min import AMin
 from fluidgate.policies.concurrency_cap import ConcurrencyCap
 from fluidgate.policies.expected_completions import ExpectedCompletions
 from fluidgate.policies.fluid import Fluid
+from fluidgate.policies.fluid_volume import FluidVolume
 from fluidgate.policies.greedy import Greedy
 from fluidgate.policies.known_lengths import KnownLengths
 from fluidgate.policies.max_utilization import MaxUtilization
@@ -26,6 +27,7 @@ __all__ = [
     "Event",
     "ExpectedCompletions",
     "Fluid",
+    "FluidVolume",
     "Greedy",
     "KnownLengths",
     "MaxUtilization",

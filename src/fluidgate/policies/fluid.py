@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from fluidgate.fluid import FluidPlan
 
 # params: [stalled_share, laws, share of law 1.., laws, prompt of law 1.., ...]
-_STALLED_SHARE, _LAWS = range(2)
+_STALLED_SHARE, LAWS, SHARES = range(3)
 
 # memory: a header, the grid of times, two forecasts, and per class its law and its place in the queue
 (
@@ -98,13 +98,13 @@ size, at most all of it: a large one is dear to evict again."""
 @kernel
 def _law(params, class_id):
     """Where the law of a class begins; labels that the plan did not know share the last one."""
-    return _CLASSES + min(max(class_id, 0), int(params[_LAWS]) - 1) * _CLASS_SIZE
+    return _CLASSES + min(max(class_id, 0), int(params[LAWS]) - 1) * _CLASS_SIZE
 
 
 @kernel
 def _learn(params, memory, view):
     """Estimate the laws from completions and residents, and what follows from them."""
-    laws = int(params[_LAWS])
+    laws = int(params[LAWS])
     window = max(LEAST_WINDOW, WINDOWS * len(view.residents))
     for c in range(laws):
         fade(memory, _law(params, c), (1.0 - 1.0 / window) ** memory[_COMPLETIONS])
@@ -140,7 +140,7 @@ def _coherence(params, memory, mean_output):
     for f in range(FREQUENCIES):
         omega = (0.7 + 5.3 * f / (FREQUENCIES - 1)) * 2.0 * np.pi / mean_output
         real, imaginary, total = 0.0, 0.0, 0.0
-        for c in range(int(params[_LAWS])):
+        for c in range(int(params[LAWS])):
             law = _law(params, c)
             for j in range(CELLS):
                 ending = memory[law + SHARE] * (memory[law + SURVIVAL + j] - memory[law + SURVIVAL + j + 1])
@@ -156,7 +156,7 @@ def _coherence(params, memory, mean_output):
 @kernel
 def _accrue_credits(params, memory, view):
     """Let every class enter at its share of the pace; a light mix may run ahead of it by its own spread."""
-    for c in range(int(params[_LAWS])):
+    for c in range(int(params[LAWS])):
         law = _law(params, c)
         pace = memory[_PACE] * memory[law + SHARE]
         variation = memory[law + OUTPUT_SPREAD] / memory[law + OUTPUT]
@@ -195,7 +195,10 @@ def _next_in_order(params, memory, view, paced):
     for queue in range(len(view.waiting_head)):
         law = _law(params, queue)
         row = int(memory[law + _CURSOR])
-        if row < 0 or (paced and memory[law + _CREDIT] - memory[law + _ENTERING] < 1.0):
+        if row < 0:
+            continue
+        own = _law(params, view.class_id[row])
+        if paced and memory[own + _CREDIT] - memory[own + _ENTERING] < 1.0:
             continue
         if best < 0 or view.arrival_s[row] < view.arrival_s[best]:
             best, best_queue = row, queue
@@ -205,10 +208,10 @@ def _next_in_order(params, memory, view, paced):
 @kernel
 def _start_walk(params, memory, view, out_quota):
     for queue in range(len(view.waiting_head)):
-        law = _law(params, queue)
-        memory[law + _CURSOR] = view.waiting_head[queue]
-        memory[law + _ENTERING] = 0.0
+        memory[_law(params, queue) + _CURSOR] = view.waiting_head[queue]
         out_quota[queue] = 0
+    for c in range(int(params[LAWS])):
+        memory[_law(params, c) + _ENTERING] = 0.0
     copy_forecast(memory, _RESIDENTS, _TRIAL)
 
 
@@ -244,9 +247,8 @@ def _walk(params, memory, view, out_quota, paced, own):
             if entering == 0:
                 memory[_REFUSED] = row
             return True
-        law = _law(params, queue)
-        memory[law + _CURSOR] = view.next_waiting[row]
-        memory[law + _ENTERING] += 1.0
+        memory[_law(params, queue) + _CURSOR] = view.next_waiting[row]
+        memory[_law(params, view.class_id[row]) + _ENTERING] += 1.0
         out_quota[queue] += 1
         entering += 1
         tokens += view.prompt_tokens[row] + view.generated_tokens[row]
@@ -287,7 +289,7 @@ def _least_margin(params, memory):
 
 
 def _classify(params, request):
-    return min(max(request.class_id, 0), int(params[_LAWS]) - 1)
+    return min(max(request.class_id, 0), int(params[LAWS]) - 1)
 
 
 def _admit(params, memory, view, out_quota):
@@ -315,7 +317,7 @@ def _observe(params, memory, event):
             held = event.prompt_tokens + event.generated_tokens
             memory[_RECOMPUTED] += 0.05 * (1.0 - event.computed_tokens / held - memory[_RECOMPUTED])
     elif event.kind == ARRIVED:
-        for c in range(int(params[_LAWS])):
+        for c in range(int(params[LAWS])):
             other = _law(params, c)
             memory[other + SHARE] += ((1.0 if other == law else 0.0) - memory[other + SHARE]) / MEANS_WINDOW
 
@@ -361,7 +363,7 @@ class Fluid(Policy):
         """The laws that the prior gives, and the first margin."""
         header = np.zeros(_CLASSES)
         header[_MARGIN], header[_RECOMPUTED], header[_REFUSED] = FIRST_MARGIN, 1.0, -1.0
-        quantiles = np.array(self.output_quantiles).reshape(self.num_classes, -1)
+        quantiles = np.array(self.output_quantiles).reshape(len(self.shares), -1)
         laws = [new_law(*prior) for prior in zip(self.shares, self.prompt_tokens, quantiles, strict=True)]
         place = [1.0, -1.0, 0.0]  # credit, cursor, entering
         return np.concatenate([header, *(part for law in laws for part in (law, place))])

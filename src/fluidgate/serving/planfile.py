@@ -152,6 +152,8 @@ class PlanFile(_Section):
                 f"the plan is for max_num_seqs = {plan.limits.max_num_seqs} and max_num_batched_tokens = "
                 f"{plan.limits.max_num_batched_tokens}, the engine has {config.seats} and {budget}; plan for the engine"
             )
+        if type(policy).rank is not None:
+            raise InputError(f"policy {policy.name} orders the queue, and vLLM's queue keeps its own order; use simulate")
         if policy_class(policy.name) is not type(policy):
             raise InputError(f"{type(policy).__name__} is not the policy registered as {policy.name!r}; register it")
         try:
