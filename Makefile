@@ -7,7 +7,7 @@ VLLM_VENV ?= .venv-vllm
 .PHONY: demo test test-vllm check docs bench bench-parity bench-overhead bench-serve clean
 
 demo: $(VENV)/.ready
-	$(BIN)/fluidgate compare --load 0.9 --load 1.1 --report report.html
+	$(BIN)/fluidgate compare --load 0.9 --load 1.1 --html report.html
 
 test: $(VENV)/.ready-dev check docs
 	$(BIN)/python -m pytest -n 2

@@ -56,7 +56,9 @@ def test_plan_prints_numbers_and_words() -> None:
 def test_plan_json_agrees_with_the_library(tmp_path: Path) -> None:
     done = good("plan", *SMALL, "--format", "json", "--output-dir", str(tmp_path))
     printed = json.loads(done.stdout)
-    assert printed == json.loads((tmp_path / "plan.json").read_text())
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert {key: written[key] for key in printed} == printed
+    assert written["command"].startswith("fluidgate plan --preset p512-d20")
     workload = fluidgate.generate("p512-d20", n=80, rate=5, seed=0)
     plan = fluidgate.plan(workload, fluidgate.get_hardware("llama-2-7b", "a100-80gb"))
     assert printed["stability"]["boundary_rate"] == plan.stability.boundary_rate
@@ -68,8 +70,15 @@ def test_simulate_repeats_and_files(tmp_path: Path) -> None:
     assert len(summaries) == 2
     assert [s["completed"] for s in summaries] == [80, 80]
     assert summaries[0]["mean_ttft_ms"] != summaries[1]["mean_ttft_ms"]
-    rows = (tmp_path / "requests.csv").read_text().splitlines()
-    assert len(rows) == 81
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["repeats"] == summaries
+    lines = (tmp_path / "requests.csv").read_text().splitlines()
+    about = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+    assert {key: json.loads(text) for key, text in about.items()} == {
+        key: value for key, value in summary.items() if key != "repeats"
+    }
+    assert {"fluidgate", "command", "seed", "hardware", "workload"} <= about.keys()
+    assert len([line for line in lines if not line.startswith("#")]) == 81
     again = json.loads(good("simulate", *SMALL, "--repeats", "2", "--format", "json").stdout)
     assert again == summaries  # same seed, same bits
 
@@ -96,8 +105,10 @@ def test_compare_table_json_and_report(tmp_path: Path) -> None:
         "1.2",
     )
     policies = ("--policy", "greedy", "--policy", "concurrency-cap:cap=3")
-    done = good(*arguments, *policies, "--output-dir", str(tmp_path))
+    tables = ("--csv", str(tmp_path / "runs.csv"), "--parquet", str(tmp_path / "runs.parquet"))
+    done = good(*arguments, *policies, "--output-dir", str(tmp_path), *tables)
     assert "concurrency-cap:cap=3" in done.stdout
+    assert {"runs.csv", "runs.parquet"} <= {path.name for path in tmp_path.iterdir()}
     result = json.loads((tmp_path / "comparison.json").read_text())
     assert [scenario["load"] for scenario in result["scenarios"]] == [0.5, 1.2]
     capped = result["scenarios"][1]["cells"][1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from fluidgate.cli import options as o
 
-EXAMPLE = "Example: `fluidgate compare --preset azure-conv-2023 --load 0.9 --load 1.1 --report report.html`"
+EXAMPLE = "Example: `fluidgate compare --preset azure-conv-2023 --load 0.9 --load 1.1 --html report.html`"
 
 Policies = Annotated[
     list[str] | None,
@@ -20,7 +19,9 @@ Loads = Annotated[
     list[float] | None,
     typer.Option("--load", help="Arrival rate ÷ stability boundary; may be repeated. Without: as it arrives."),
 ]
-Report = Annotated[Path | None, typer.Option("--report", help="Write an HTML report to this file.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write an HTML report to this file.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Write one row per load, policy and repeat to this CSV file.")]
+Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the same rows to this Parquet file.")]
 
 
 @o.grouped
@@ -33,15 +34,17 @@ def command(
     loads: Loads = None,
     repeats: o.Repeats = 3,
     goodput: o.Goodput = None,
-    report: Report = None,
+    html: Html = None,
+    csv: Csv = None,
+    parquet: Parquet = None,
     jobs: o.Jobs = 1,
     ray: o.Ray = None,
     results: o.Results = None,
     output_format: o.OutputFormat = o.Format.TABLE,
     output_dir: o.OutputDir = None,
 ) -> None:
-    """Compare policies: the plan, a table per load with 95% intervals, and a report if asked for."""
-    from fluidgate.experiments import DEFAULT_POLICIES, compare
+    """Compare policies: the plan, a table per load with 95% intervals, and files if asked for."""
+    from fluidgate.experiments import DEFAULT_POLICIES, compare, write_csv, write_parquet
     from fluidgate.metrics import parse_goodput
     from fluidgate.report import comparison_table, plan_table, write_report
 
@@ -61,8 +64,9 @@ def command(
             results=results,
             progress=progress,
         )
+    typed = o.command_line()
     if output_format is o.Format.JSON:
-        o.write_json(result.to_dict())
+        o.write_json(result.to_dict(typed))
     else:
         out = o.console()
         out.print(plan_table(result.scenarios[0].plan))
@@ -70,7 +74,8 @@ def command(
             out.print(f"[bold]At load {scenario.load:.2f}[/bold]", *scenario.plan.verdict, sep="\n  ")
         out.print(comparison_table(result))
     if output_dir is not None:
-        o.write_json(result.to_dict(), o.made(output_dir) / "comparison.json")
-        report = report or output_dir / "report.html"
-    if report is not None:
-        o.say(f"wrote {write_report(result, report, command=' '.join(['fluidgate', *sys.argv[1:]]))}")
+        o.write_json(result.to_dict(typed), o.made(output_dir) / "comparison.json")
+        html = html or output_dir / "report.html"
+    for path, write in ((csv, write_csv), (parquet, write_parquet), (html, write_report)):
+        if path is not None:
+            o.say(f"wrote {write(result, path, typed)}")

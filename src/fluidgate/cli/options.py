@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -253,6 +254,11 @@ def write_json(value: Any, path: Path | None = None) -> None:
     else:
         path.write_text(text + "\n", encoding="utf-8")
         say(f"wrote {path}")
+
+
+def command_line() -> str:
+    """The command as it was typed, for the files it writes."""
+    return shlex.join(["fluidgate", *sys.argv[1:]])
 
 
 def made(folder: Path) -> Path:

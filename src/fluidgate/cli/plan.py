@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,7 @@ def command(
     output_dir: o.OutputDir = None,
 ) -> None:
     """Plan: what the GPU can sustain, what binds, when memory control matters, and what to set."""
-    from fluidgate.experiments import plan_for
+    from fluidgate.experiments import plan_for, provenance
     from fluidgate.policies import load_policy_file
     from fluidgate.report import plan_table
 
@@ -48,7 +49,8 @@ def command(
         raise InputError("--policy names the policy to save: add --save plan.json")
     load_policy_file(policy_file)
     config = engine.load()
-    fluid_plan = plan_for(workload.load(), hardware.load(), config)
+    traffic, machine = workload.load(), hardware.load()
+    fluid_plan = plan_for(traffic, machine, config)
     saved = None if save is None else _plan_file(fluid_plan, policy or DEFAULT_POLICY, config, _served(hardware))
     if saved is not None and save is not None:
         saved.save(save)
@@ -62,7 +64,8 @@ def command(
         o.console().print(table)
         o.console().print(*fluid_plan.verdict, sep="\n")
     if output_dir is not None:
-        o.write_json(fluid_plan.to_dict(), o.made(output_dir) / "plan.json")
+        about = provenance(traffic, machine, seed=workload.seed, command=o.command_line(), config=asdict(config))
+        o.write_json(about | fluid_plan.to_dict(), o.made(output_dir) / "plan.json")
 
 
 def _plan_file(fluid_plan: FluidPlan, policy: str, config: EngineConfig, model: ServedModel) -> PlanFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,7 +74,7 @@ def _run(
     output_format: o.Format,
     output_dir: Path | None,
 ) -> None:
-    from fluidgate.experiments import plan_for
+    from fluidgate.experiments import plan_for, provenance
     from fluidgate.metrics import parse_goodput, summarize
     from fluidgate.policies import make_policy
     from fluidgate.report import summary_table
@@ -92,12 +93,17 @@ def _run(
         o.console().print(summary_table(summaries, title=f"{policy} on {draws[0].name}, {hardware.name}"))
     if output_dir is not None:
         folder = o.made(output_dir)
-        o.write_json([summary.to_dict() for summary in summaries], folder / "summary.json")
-        _write_requests(runs[0], folder / "requests.csv")
+        about = provenance(
+            draws[0], hardware, seed=workload.seed, command=o.command_line(), config=asdict(config), policy=policy
+        )
+        o.write_json(about | {"repeats": [summary.to_dict() for summary in summaries]}, folder / "summary.json")
+        _write_requests(runs[0], folder / "requests.csv", about)
 
 
-def _write_requests(records: RunRecords, path: Path) -> None:
+def _write_requests(records: RunRecords, path: Path, about: dict[str, Any]) -> None:
     """One row per request of the first repeat."""
+    from fluidgate.experiments import write_table
+
     columns: dict[str, Any] = {
         "arrival_s": records.arrival_s,
         "prompt_tokens": records.workload.prompt_tokens,
@@ -113,8 +119,5 @@ def _write_requests(records: RunRecords, path: Path) -> None:
         "recomputed_tokens": records.recomputed_tokens,
         "cached_tokens": records.cached_tokens,
     }
-    import pyarrow as pa
-    from pyarrow import csv
-
-    csv.write_csv(pa.table(columns), path)
+    write_table(path, about, list(columns), zip(*(column.tolist() for column in columns.values()), strict=True))
     o.say(f"wrote {path}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
+from fluidgate.experiments.export import comparison_provenance
 from fluidgate.experiments.jobs import run_jobs
 from fluidgate.experiments.policy_runs import PolicyRun, PolicyRuns, load_policies_once
 from fluidgate.experiments.simulation import plan_for
@@ -95,18 +96,10 @@ class Comparison:
         own, other = ([getattr(summary, metric) for summary in c.summaries] for c in (cell, base))
         return paired_difference(own, other)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values: settings, and per cell every metric's interval, difference and repeats."""
-        from fluidgate import __version__
-
+    def to_dict(self, command: str | None = None) -> dict[str, Any]:
+        """JSON-ready values: provenance, and per cell every metric's interval, difference and repeats."""
         return {
-            "fluidgate": __version__,
-            "workload": {"name": self.workload_name, "digest": self.workload_digest, "requests": self.requests},
-            "hardware": asdict(self.hardware) | {"relative_error": _finite(self.hardware.relative_error)},
-            "config": asdict(self.config),
-            "seed": self.seed,
-            "repeats": self.repeats,
-            "baseline": self.baseline,
+            **comparison_provenance(self, command),
             "scenarios": [
                 {"load": s.load, "plan": s.plan.to_dict(), "cells": [self._cell_dict(c) for c in self.at(s)]}
                 for s in self.scenarios
