@@ -75,7 +75,7 @@ def main() -> None:
     table = Table(title="Per step, µs: vLLM's own schedule(), and the gate's part")
     for column in ("policy", "residents", "waiting", "vLLM", "gate", "gate ÷ vLLM"):
         table.add_column(column, justify="left" if column == "policy" else "right")
-    for policy in ("concurrency-cap", "wait"):
+    for policy in ("concurrency-cap", "wait", "fluid"):
         for residents in (16, 128, 512):
             for waiting in (0, 1_000, 10_000):
                 own, ours = step_times(policy, residents, waiting)

@@ -17,6 +17,7 @@ estimate = interpreted(length_law.estimate)
 fade = interpreted(length_law.fade)
 horizon = interpreted(length_law.horizon)
 survival = interpreted(length_law.survival)
+start_count = interpreted(length_law.start_count)
 tabulate = interpreted(length_law.tabulate)
 
 QUANTILES = (20.0, 60.0, 100.0)
@@ -33,13 +34,14 @@ def learned(completions: Lengths, residents: list[int], *quantiles: float) -> Fl
 
 
 def observe_residents(law: Floats, ages: list[int], *, keep: float = 1.0) -> None:
-    """Let old completions fade, count the residents, and estimate."""
-    fade(law, 0, keep)
+    """Count the residents, estimate, and let what was seen fade."""
+    start_count(law, 0)
     for age in ages:
         cover(law, 0, age + 1)
     for age in ages:
         count_resident(law, 0, age)
     estimate(law, 0, 0.0)
+    fade(law, 0, keep)
 
 
 def survival_of(law: Floats) -> Floats:

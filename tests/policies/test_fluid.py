@@ -156,10 +156,13 @@ def test_an_empty_engine_takes_one_whatever_the_forecast(decide: Decide, quantil
     assert decide(policy, [(5, 1)], [(90, 0)] * 3, blocks=100) == 0
 
 
-def test_it_looks_no_further_than_the_engine_can_go(decide: Decide) -> None:
-    # Two prompts of 60 reach a budget of 100; the third is the engine's to refuse, whatever the forecast.
+def test_it_looks_no_further_than_it_must(decide: Decide) -> None:
+    # Two prompts of 60 reach a budget of 100, and the rest are the engine's to refuse; the forecast goes on for a
+    # while, to see whether all fit.
     policy = fluid_policy(*DISPERSED)
-    assert decide(policy, [], [(60, 0)] * 5, blocks=10**6, token_budget=100) == 2
+    assert decide(policy, [], [(60, 0)] * 5, blocks=10**6, token_budget=100) == 5
+    assert decide(policy, [], [(60, 0)] * 100, blocks=10**6, token_budget=100) == fluid.MOST_TRIED
+    assert decide(policy, [], [(60, 0)] * 100, blocks=10**6, token_budget=6000) == 100
     assert decide(policy, [(60, 9)] * 2, [(60, 0)] * 5, blocks=10**6, max_num_seqs=5) == 3
 
 

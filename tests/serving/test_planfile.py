@@ -101,7 +101,7 @@ def clean_registry() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", sorted(set(policy_names()) - set(SERVABLE)))
 def test_a_policy_that_orders_the_queue_cannot_be_served(name: str) -> None:
-    with pytest.raises(InputError, match=f"policy {name} orders the queue, and vLLM's queue keeps its own order"):
+    with pytest.raises(InputError, match=f"policy {name} orders the queue, and vLLM's queue has its own order"):
         PlanFile.of(PLAN, make_policy(name, PLAN), CONFIG)
 
 

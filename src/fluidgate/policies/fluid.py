@@ -39,6 +39,7 @@ from fluidgate.policies.length_law import (
     fade,
     horizon,
     new_law,
+    start_count,
     tabulate,
 )
 from fluidgate.policies.protocol import ABORTED, ADMITTED, ARRIVED, FINISHED, MANY, PREEMPTED, Policy
@@ -79,11 +80,16 @@ ESTIMATE_COMPLETIONS, ESTIMATE_ITERATIONS = 16, 512
 WINDOWS, LEAST_WINDOW = 4.0, 200.0
 """Completions remembered: so many per resident, and at least so many."""
 
+ALL_ENTER, ENOUGH, NO_ROOM = range(3)
+"""How a walk along the queue ends: nobody is left, the engine takes no more in this iteration, the forecast refuses."""
+
+MOST_TRIED = 64
+
 COHERENT = 0.8
 COHERENCE_COMPLETIONS, FREQUENCIES = 256, 64
 
-FIRST_MARGIN, MOST_MARGIN, GAIN = 2.0, 4.0, 0.02
-LEAST_MARGIN, CHEAP_MARGIN, LAX_MARGIN = 1.0, 2.0, 0.5
+FIRST_MARGIN, MOST_MARGIN, GAIN = 2.25, 4.0, 0.02
+LEAST_MARGIN, CHEAP_MARGIN, LAX_MARGIN = 1.0, 2.5, 0.5
 CHEAP = 0.1
 """A margin that takes less than this share of memory is cheap: it is taken whatever the evictions, up to 2."""
 
@@ -107,7 +113,7 @@ def _learn(params, memory, view):
     laws = int(params[LAWS])
     window = max(LEAST_WINDOW, WINDOWS * len(view.residents))
     for c in range(laws):
-        fade(memory, _law(params, c), (1.0 - 1.0 / window) ** memory[_COMPLETIONS])
+        start_count(memory, _law(params, c))
     for row in view.residents:
         cover(memory, _law(params, view.class_id[row]), view.generated_tokens[row] + 1)
     for row in view.residents:
@@ -125,6 +131,7 @@ def _learn(params, memory, view):
         memory[_GRID + k] = np.floor(longest * ((k + 1) / TIMES) ** 2) + 1.0
     for c in range(laws):
         tabulate(memory, _law(params, c), _GRID)
+        fade(memory, _law(params, c), (1.0 - 1.0 / window) ** memory[_COMPLETIONS])
     by_memory = view.total_blocks * view.block_size / kv
     memory[_PACE] = share * min(by_memory, view.token_budget / (prompt + output), view.max_num_seqs / output)
     if memory[_READY] == 0.0 or memory[_UNTESTED] >= COHERENCE_COMPLETIONS:
@@ -228,17 +235,20 @@ def _margin_of(params, memory, view, row):
 
 @kernel
 def _walk(params, memory, view, out_quota, paced, own):
-    """Let requests enter in order while the forecast allows it; whether some had to stay out."""
+    """Let requests enter in order while the forecast allows it; says how it ended.
+
+    Where the token budget ends the iteration the forecast goes on for `MOST_TRIED` requests, to see whether all fit.
+    """
     _start_walk(params, memory, view, out_quota)
     residents = len(view.residents)
     capacity = view.total_blocks * view.block_size
     entering, tokens = 0, 0
-    while tokens < view.token_budget and residents + entering < view.max_num_seqs:
+    while (tokens < view.token_budget or entering < MOST_TRIED) and residents + entering < view.max_num_seqs:
         row, queue = _next_in_order(params, memory, view, paced)
         if row < 0:
-            return paced
+            return ALL_ENTER
         if row == memory[_REFUSED] and residents > 0 and entering == 0:
-            return True
+            return NO_ROOM
         margin = _margin_of(params, memory, view, row)
         _add(params, memory, view, _TRIAL, row, own)
         predicted, spread = peak(memory, _TRIAL, margin)
@@ -246,13 +256,13 @@ def _walk(params, memory, view, out_quota, paced, own):
             memory[_SPREAD] = spread / capacity
             if entering == 0:
                 memory[_REFUSED] = row
-            return True
+            return NO_ROOM
         memory[_law(params, queue) + _CURSOR] = view.next_waiting[row]
         memory[_law(params, view.class_id[row]) + _ENTERING] += 1.0
         out_quota[queue] += 1
         entering += 1
         tokens += view.prompt_tokens[row] + view.generated_tokens[row]
-    return _next_in_order(params, memory, view, False)[0] >= 0
+    return ALL_ENTER if _next_in_order(params, memory, view, False)[0] < 0 else ENOUGH
 
 
 @kernel
@@ -269,10 +279,10 @@ def _decide(params, memory, view, out_quota):
         out_quota[0] = 0
         return
     own = _forecast_residents(params, memory, view)
-    if not _walk(params, memory, view, out_quota, False, own):
-        return
-    memory[_HELD] = 1.0
-    if paced:
+    end = _walk(params, memory, view, out_quota, False, own)
+    if end == NO_ROOM:
+        memory[_HELD] = 1.0
+    if paced and end != ALL_ENTER:
         _walk(params, memory, view, out_quota, True, own)
         if len(view.residents) == 0 and not out_quota.any():
             out_quota[_next_in_order(params, memory, view, False)[1]] = 1

@@ -1,9 +1,9 @@
 """`fluid-volume`: `fluid` with the queue in order of expected volume, and ageing.
 
-A request's volume is the KV memory that it takes, summed over its iterations: l·E[o] + E[o(o - 1)]/2 with the output law
-of its class. Smallest volume first (arXiv 2606.22327) is to memory what shortest job first is to time: it lowers mean
-latency in overload, at the cost of the large. Ageing bounds that cost: a request of mean volume is overtaken only by
-smaller ones that come less than `patience_s` after it.
+A request's volume is the KV memory that it takes, summed over its iterations: l·E[o] + E[o(o - 1)]/2 with the output
+law of its class. Smallest volume first (arXiv 2606.22327) is to memory what shortest job first is to time: it lowers
+mean latency in overload, at the cost of the large. Ageing bounds that cost: a request of mean volume is overtaken only
+by smaller ones that come less than `patience_s` after it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class FluidVolume(Fluid):
         super().__post_init__()
         self.require(0 <= self.patience_s < np.inf, f"patience_s = {self.patience_s} must be at least 0 s, and finite")
 
-    classify = None
+    classify = None  # type: ignore[assignment]
     rank = staticmethod(_rank)
 
     @property

@@ -1,8 +1,9 @@
 """What a policy learns about output lengths: the survival function of a class, from completions and from residents.
 
 Kaplan and Meier's estimate on cells of equal width: the hazard of a cell is its completions ÷ the requests that reached
-it. Residents have reached their age (censored observations: without them lengths look shorter than they are), old
-completions fade, and a prior stands in for what has not been seen. A table of conditional survival then says how likely
+it in the same time. Those are the ones that completed there or beyond, and by how many more residents are that old now
+than before (without residents lengths would look shorter than they are). The past fades, and a prior stands in for what
+has not been seen. A table of conditional survival then says how likely
 a request of a given age still runs at each time of a look-ahead grid.
 
 Compiled code cannot hold objects: a law is a stretch of the policy's memory that begins at index `law`.
@@ -24,7 +25,9 @@ WIDTH, SHARE, PROMPT, OUTPUT, OUTPUT_SPREAD, MEMORY, SEEN = range(7)
 KV-token-iterations of a request; completions seen."""
 DEATHS = 7
 PRIOR = DEATHS + CELLS
-REACHED = PRIOR + CELLS + 1
+RESIDENTS = PRIOR + CELLS + 1  # ages of the residents at the last estimate
+GAINED = RESIDENTS + CELLS  # residents now, less those before, of each age
+REACHED = GAINED + CELLS
 SURVIVAL = REACHED + CELLS
 ALIVE = SURVIVAL + CELLS + 1  # by cell and time: whether a request of the cell's age still runs then
 LAW_SIZE = ALIVE + CELLS * TIMES
@@ -93,8 +96,9 @@ def cover(memory, law, tokens):
 @kernel
 def _double_width(memory, law):
     half = CELLS // 2
-    for j in range(CELLS):
-        memory[law + DEATHS + j] = memory[law + DEATHS + 2 * j] + memory[law + DEATHS + 2 * j + 1] if j < half else 0.0
+    for counts in (law + DEATHS, law + RESIDENTS, law + GAINED):
+        for j in range(CELLS):
+            memory[counts + j] = memory[counts + 2 * j] + memory[counts + 2 * j + 1] if j < half else 0.0
     for j in range(CELLS + 1):
         last = memory[law + PRIOR + half]  # right when it is needed: cells are filled from the front
         memory[law + PRIOR + j] = memory[law + PRIOR + 2 * j] if j <= half else last * half / j
@@ -115,31 +119,42 @@ def count_completion(memory, law, prompt_tokens, output_tokens):
 
 
 @kernel
-def fade(memory, law, share):
-    """Let past completions count `share` of what they did, and forget who was resident."""
+def start_count(memory, law):
+    """Begin to count the residents anew: `start_count`, `count_resident` for each, `estimate`, `fade`."""
     for j in range(CELLS):
-        memory[law + DEATHS + j] *= share
-        memory[law + REACHED + j] = 0.0
+        memory[law + GAINED + j] -= memory[law + RESIDENTS + j]
+        memory[law + RESIDENTS + j] = 0.0
 
 
 @kernel
 def count_resident(memory, law, age_tokens):
-    """A resident, or one that was and waits again, has reached its age; called between `fade` and `estimate`."""
-    memory[law + REACHED + cell_of(memory, law, age_tokens)] += 1.0
+    """A resident has reached its age."""
+    memory[law + RESIDENTS + cell_of(memory, law, age_tokens)] += 1.0
+
+
+@kernel
+def fade(memory, law, share):
+    """Let what has been seen so far count `share` of what it did."""
+    for j in range(CELLS):
+        memory[law + DEATHS + j] *= share
+        memory[law + GAINED + j] *= share
 
 
 @kernel
 def estimate(memory, law, rounding_tokens):
     """The survival function, and the means that follow from it.
 
-    With l the mean prompt, E[a] = sum over x of (l + x) P(output > x): KV memory summed over the iterations.
+    With l the mean prompt, E[a] = sum over x of (l + x) P(output > x): KV memory summed over the iterations. Once
+    enough has been seen the means leave out what nobody has reached: there is only the prior there.
     """
     prior_weight = PRIOR_WEIGHT / (1.0 + memory[law + SEEN] / PRIOR_WEIGHT)
     reached = 0.0
     for j in range(CELLS - 1, -1, -1):
-        here = memory[law + REACHED + j]
+        memory[law + GAINED + j] += memory[law + RESIDENTS + j]
+        here = memory[law + GAINED + j]
         reached += here + memory[law + DEATHS + j]
-        memory[law + REACHED + j] = reached - 0.5 * here  # on average a resident has passed half of its cell
+        # On average a resident has passed half of its cell. Evicted requests are nowhere: the count may run low.
+        memory[law + REACHED + j] = max(memory[law + DEATHS + j], reached - 0.5 * here)
     width = memory[law + WIDTH]
     held = memory[law + PROMPT] + rounding_tokens
     alive, output, output_squared, kv = 1.0, 0.0, 0.0, 0.0
@@ -149,11 +164,12 @@ def estimate(memory, law, rounding_tokens):
         deaths = memory[law + DEATHS + j] + prior_weight * (prior - memory[law + PRIOR + j + 1])
         memory[law + SURVIVAL + j] = alive
         after = alive * (1.0 - min(1.0, deaths / at_risk)) if at_risk > 0.0 else 0.0
-        tokens = 0.5 * (alive + after) * width
-        middle = (j + 0.5) * width
-        output += tokens
-        output_squared += 2.0 * middle * tokens
-        kv += (held + middle) * tokens
+        if memory[law + SEEN] < PRIOR_WEIGHT or memory[law + REACHED + j] > 0.0:
+            tokens = 0.5 * (alive * (width + 1.0) + after * (width - 1.0))  # a sum over whole tokens
+            middle = (j + 0.5) * width - 0.5
+            output += tokens
+            output_squared += (2.0 * middle + 1.0) * tokens
+            kv += (held + middle) * tokens
         alive = after
     memory[law + SURVIVAL + CELLS] = alive
     memory[law + OUTPUT] = output

@@ -153,7 +153,7 @@ class PlanFile(_Section):
                 f"{plan.limits.max_num_batched_tokens}, the engine has {config.seats} and {budget}; plan for the engine"
             )
         if type(policy).rank is not None:
-            raise InputError(f"policy {policy.name} orders the queue, and vLLM's queue keeps its own order; use simulate")
+            raise InputError(f"policy {policy.name} orders the queue, and vLLM's queue has its own order; use simulate")
         if policy_class(policy.name) is not type(policy):
             raise InputError(f"{type(policy).__name__} is not the policy registered as {policy.name!r}; register it")
         try:

@@ -44,7 +44,7 @@ LOADED = (
 """Cases on the paper's machine, run over loads; `mooncake` joins them where its trace is given."""
 
 CELLS = ("fixed", "three types", "chat", "reasoning", "three types, 16k", "chat, 16k", "reasoning, 40k")
-"""Theory §2.1's seven cells, run saturated."""
+"""Seven cells that span n* from 13 to 730 and η from 0.14 to 0.57, run saturated."""
 
 FURTHER_CELLS = ("three types, 16k, unlabelled", "reasoning, 4090", "reasoning, 420k")
 LONG_OUTPUTS = "long outputs"
@@ -87,7 +87,7 @@ def _cases() -> dict[str, Case]:
     long_outputs = Independent(Fixed(200), _lognormal(2_000, 0.6, 9_000))
     fixed = Independent(Fixed(512), Fixed(512))
     types, conversation = PRESETS["three-types"].lengths, PRESETS["azure-conv-2023"].lengths
-    # The step time of theory §2.1: 12 ms, 70 µs per prompt token, 30 µs per decode, 0.35 µs per KV token. One price
+    # The step times: 12 ms, 70 µs per prompt token, 30 µs per decode, 0.35 µs per KV token. One price
     # per token for all stands for the two, so that a request of mean lengths takes as long.
     rows = (
         ("fixed", fixed, _machine(110_000, 12e-3, 50.0e-6, 0.35e-6)),

@@ -160,7 +160,7 @@ def _policy(known: Case, job: GateRun) -> Policy:
 
 
 def bound_share(records: RunRecords) -> float:
-    """Service rate while a queue stands, as a share of the fluid bound 1/(w + c0/x*) (theory §2.1).
+    """Service rate while a queue stands, as a share of the fluid bound 1/(w + c0/x*) (docs/model.md §2).
 
     A completed request counts for the time that the bound gives it, its work and its part of the fixed cost, so that
     a window's mix of lengths does not matter. The window begins when a fifth of the requests have finished and ends
