@@ -83,6 +83,14 @@ def test_simulate_repeats_and_files(tmp_path: Path) -> None:
     assert again == summaries  # same seed, same bits
 
 
+def test_simulate_writes_a_trace_for_perfetto(tmp_path: Path) -> None:
+    plain = good("simulate", *SMALL, "--format", "json").stdout
+    assert good("simulate", *SMALL, "--format", "json", "--perfetto", "t.json", cwd=tmp_path).stdout == plain
+    trace = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
+    assert trace["otherData"]["policy"] == "greedy"
+    assert {event["ph"] for event in trace["traceEvents"]} == {"M", "X", "C"}
+
+
 def test_goodput_is_taken_as_vllm_bench_takes_it() -> None:
     strict = json.loads(good("simulate", *SMALL, "--goodput", "ttft:1", "tpot:50", "--format", "json").stdout)
     loose = json.loads(good("simulate", *SMALL, "--goodput", "ttft:60000", "--format", "json").stdout)

@@ -19,6 +19,11 @@ EMULATE_EXAMPLE = "Example: `fluidgate emulate --preset lmsys --rate 60 --reques
 
 PolicyName = Annotated[str, typer.Option("--policy", help="Policy, or `name:key=value,…` to set parameters by hand.")]
 
+Perfetto = Annotated[
+    Path | None,
+    typer.Option("--perfetto", help="Write the first repeat to this trace file, for ui.perfetto.dev."),
+]
+
 
 def _one_policy(runner: Callable[[], Callable[..., RunRecords]], says: str) -> Callable[..., None]:
     """A command that runs one policy with what `runner` loads, and says `says` in its help."""
@@ -33,11 +38,12 @@ def _one_policy(runner: Callable[[], Callable[..., RunRecords]], says: str) -> C
         goodput: o.Goodput = None,
         output_format: o.OutputFormat = o.Format.TABLE,
         output_dir: o.OutputDir = None,
+        perfetto: Perfetto = None,
     ) -> None:
         from fluidgate.policies import load_policy_file
 
         load_policy_file(policy_file)
-        _run(runner(), workload, hardware, engine, policy, repeats, goodput, output_format, output_dir)
+        _run(runner(), workload, hardware, engine, policy, repeats, goodput, output_format, output_dir, perfetto)
 
     command.__doc__ = says
     return o.grouped(command)
@@ -73,11 +79,12 @@ def _run(
     goodput: list[str] | None,
     output_format: o.Format,
     output_dir: Path | None,
+    perfetto: Path | None,
 ) -> None:
     from fluidgate.experiments import plan_for, provenance
     from fluidgate.metrics import parse_goodput, summarize
     from fluidgate.policies import make_policy
-    from fluidgate.report import summary_table
+    from fluidgate.report import summary_table, write_perfetto
 
     draws, hardware, config = workload.draws(repeats), hardware_options.load(), engine.load()
     slo = parse_goodput(goodput) if goodput else None
@@ -85,19 +92,22 @@ def _run(
     runs = []
     with o.progress_bar(f"running {policy}") as progress:
         for draw in draws:
-            runs.append(runner(draw, hardware, chosen, config=config, progress=progress))
+            record = "decisions" if perfetto and not runs else "requests"
+            runs.append(runner(draw, hardware, chosen, config=config, record=record, progress=progress))
     summaries = [summarize(records, slo) for records in runs]
     if output_format is o.Format.JSON:
         o.write_json([summary.to_dict() for summary in summaries])
     else:
         o.console().print(summary_table(summaries, title=f"{policy} on {draws[0].name}, {hardware.name}"))
+    about = provenance(
+        draws[0], hardware, seed=workload.seed, command=o.command_line(), config=asdict(config), policy=policy
+    )
     if output_dir is not None:
         folder = o.made(output_dir)
-        about = provenance(
-            draws[0], hardware, seed=workload.seed, command=o.command_line(), config=asdict(config), policy=policy
-        )
         o.write_json(about | {"repeats": [summary.to_dict() for summary in summaries]}, folder / "summary.json")
         _write_requests(runs[0], folder / "requests.csv", about)
+    if perfetto is not None:
+        o.say(f"wrote {write_perfetto(runs[0], perfetto, about)}")
 
 
 def _write_requests(records: RunRecords, path: Path, about: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """From the records of a run to its numbers: latencies, throughput, goodput, KV use, stability, intervals."""
 
+from fluidgate.metrics.batches import BatchEntries, batch_entries, evictions
 from fluidgate.metrics.goodput import Slo, parse_goodput
 from fluidgate.metrics.in_system import mean_in_system, number_in_system
 from fluidgate.metrics.intervals import Interval, PairedDifference, aggregate, mean_interval, paired_difference
@@ -9,6 +10,7 @@ from fluidgate.metrics.summary import METRICS, Metric, Summary
 
 __all__ = [
     "METRICS",
+    "BatchEntries",
     "Interval",
     "Metric",
     "PairedDifference",
@@ -16,6 +18,8 @@ __all__ = [
     "StabilityVerdict",
     "Summary",
     "aggregate",
+    "batch_entries",
+    "evictions",
     "mean_in_system",
     "mean_interval",
     "number_in_system",

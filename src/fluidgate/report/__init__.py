@@ -2,6 +2,7 @@
 
 from fluidgate.report.details import facts_table, summary_table
 from fluidgate.report.page import write_report
+from fluidgate.report.perfetto import write_perfetto
 from fluidgate.report.recommend import Recommendation, recommend
 from fluidgate.report.tables import comparison_table, plan_table
 
@@ -12,5 +13,6 @@ __all__ = [
     "plan_table",
     "recommend",
     "summary_table",
+    "write_perfetto",
     "write_report",
 ]
