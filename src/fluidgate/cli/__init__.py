@@ -7,7 +7,7 @@ import sys
 import typer
 
 from fluidgate import __version__
-from fluidgate.cli import compare, experiment, plan, serve_args, simulate, trace
+from fluidgate.cli import compare, experiment, frontier, plan, serve_args, simulate, trace
 from fluidgate.errors import FluidgateError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("plan", epilog=plan.EXAMPLE)(plan.command)
 app.command("simulate", epilog=simulate.SIMULATE_EXAMPLE)(simulate.simulate_command)
 app.command("emulate", epilog=simulate.EMULATE_EXAMPLE)(simulate.emulate_command)
 app.command("compare", epilog=compare.EXAMPLE)(compare.command)
+app.command("frontier", epilog=frontier.EXAMPLE)(frontier.command)
 app.command("serve-args", epilog=serve_args.EXAMPLE)(serve_args.command)
 app.add_typer(trace.app, name="trace")
 app.add_typer(experiment.app, name="experiment")

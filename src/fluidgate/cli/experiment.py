@@ -26,6 +26,8 @@ TuningSeeds = Annotated[int, typer.Option("--tuning-seeds", help="Seeds that the
 Mooncake = Annotated[Path | None, typer.Option("--mooncake", help="Mooncake's conversation trace (JSON lines).")]
 Page = Annotated[Path, typer.Option("--page", help="Write the tables to this Markdown file.")]
 
+QUALITY_EXAMPLE = "Example: `fluidgate experiment plan-quality --jobs 2 --results plan-quality.jsonl`"
+
 
 @app.command("gate", epilog=GATE_EXAMPLE)
 def gate(
@@ -53,4 +55,32 @@ def gate(
             progress=progress,
         )
     page.write_text(gate_page(result), encoding="utf-8")
+    o.say(f"wrote {page}")
+
+
+@app.command("plan-quality", epilog=QUALITY_EXAMPLE)
+def plan_quality_command(
+    requests: Requests = 4000,
+    tolerance: Annotated[float, typer.Option("--tolerance", help="Relative width of the intervals.")] = 0.01,
+    page: Page = Path("plan-quality-results.md"),
+    jobs: o.Jobs = 1,
+    ray: o.Ray = None,
+    results: o.Results = Path("plan-quality.jsonl"),
+) -> None:
+    """How far the predicted boundary is from the simulated frontier, over pairs of workload and machine."""
+    from fluidgate.experiments.stable_rate.page import quality_page
+    from fluidgate.experiments.stable_rate.quality import plan_quality
+    from fluidgate.experiments.stable_rate.sequential import Rule
+
+    with o.progress_bar("searching") as progress:
+        found = plan_quality(
+            requests=requests,
+            rule=Rule(tolerance),
+            results=results,
+            workers=jobs,
+            ray_address=ray,
+            progress=progress,
+        )
+    command = f"fluidgate experiment plan-quality --requests {requests} --tolerance {tolerance:g}"
+    page.write_text(quality_page(found, command), encoding="utf-8")
     o.say(f"wrote {page}")

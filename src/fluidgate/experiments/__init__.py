@@ -4,13 +4,18 @@ from fluidgate.experiments.comparison import DEFAULT_POLICIES, Cell, Comparison,
 from fluidgate.experiments.export import comparison_provenance, provenance, rows, write_csv, write_parquet, write_table
 from fluidgate.experiments.jobs import run_jobs
 from fluidgate.experiments.simulation import plan_for, simulate
+from fluidgate.experiments.stable_rate import FRONTIER_POLICIES, Frontier, StableRate, frontier
 
 __all__ = [
     "DEFAULT_POLICIES",
+    "FRONTIER_POLICIES",
     "Cell",
     "Comparison",
+    "Frontier",
     "Scenario",
+    "StableRate",
     "compare",
+    "frontier",
     "comparison_provenance",
     "plan_for",
     "provenance",

@@ -9,7 +9,7 @@ import numpy as np
 
 from fluidgate.errors import InputError
 from fluidgate.fluid.limits import Limits
-from fluidgate.fluid.mix import RequestMix
+from fluidgate.fluid.mix import FloatArray, RequestMix
 from fluidgate.hardware.core import StepTime
 
 COMPUTE_BOUND_ETA = 0.01
@@ -215,6 +215,20 @@ def _kv_peak(mix: RequestMix, step_time: StepTime, limits: Limits, kv_use: float
     linear, quadratic = _kv_variance(mix, step_time, limits)
     x = kv_use * limits.kv_tokens / mix.mean(mix.memory_token_iterations(limits.block_size))
     return kv_use + 2.0 * sqrt(linear * x + quadratic * x**2) / limits.kv_tokens
+
+
+def bound_seconds(mix: RequestMix, step_time: StepTime, limits: Limits) -> FloatArray:
+    """What the bound on every policy gives each type, shape (J,), seconds: its work, and its part of the fixed cost.
+
+    The part is the share of an iteration's least limit that the request takes over its life, times c0, so that the
+    mean over requests is 1/λ_max = w + c0/x* (model.md §2).
+    """
+    shares = (
+        mix.memory_token_iterations(limits.block_size) / limits.kv_tokens,
+        mix.tokens / limits.batched_tokens,
+        mix.iterations / limits.seats,
+    )
+    return mix.work_s(step_time) + step_time.c0 * max(shares, key=mix.mean)
 
 
 def _onset_load(mix: RequestMix, step_time: StepTime, limits: Limits, x_boundary: float) -> float | None:

@@ -1,0 +1,89 @@
+"""The axes of a frontier: the machines and lengths along which the stable rate is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fluidgate.errors import InputError
+from fluidgate.hardware import Hardware, get_hardware
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of an axis.
+
+    Attributes:
+        label: the value, in words.
+        hardware: the machine.
+        output_scale: factor on all output lengths.
+    """
+
+    label: str
+    hardware: Hardware
+    output_scale: float = 1.0
+
+
+def settings_on(axis: str | None, values: Sequence[str | float] | None, hardware: Hardware) -> tuple[Setting, ...]:
+    """The settings of an axis; without one, the machine itself.
+
+    Args:
+        axis: `memory` (values multiply the KV blocks), `output-length` (values multiply output lengths) or
+            `model-gpu` (values are `model/gpu` or `model/gpu/tp`, in place of the machine).
+        values: None takes the axis's own.
+
+    Raises:
+        InputError: an unknown axis, values without an axis or none, or a value that the axis cannot take.
+    """
+    if axis is None:
+        if values is not None:
+            raise InputError(f"values need an axis: {', '.join(AXES)}")
+        return (Setting(hardware.name, hardware),)
+    if axis not in AXES:
+        raise InputError(f"there is no axis {axis!r}; use one of {', '.join(AXES)}")
+    own, setting = AXES[axis]
+    found = tuple(setting(str(value), hardware) for value in (own if values is None else values))
+    if not found:
+        raise InputError(f"axis {axis} needs at least one value")
+    labels = [one.label for one in found]
+    if len(set(labels)) < len(labels):
+        raise InputError(f"a value of axis {axis} is given twice in {', '.join(labels)}")
+    return found
+
+
+def _memory(value: str, hardware: Hardware) -> Setting:
+    factor = _factor("memory", value)
+    blocks = round(factor * (hardware.num_gpu_blocks - 1)) + 1  # the null block is no memory
+    return Setting(f"{factor:g} × memory", hardware.with_(num_gpu_blocks=blocks))
+
+
+def _output_length(value: str, hardware: Hardware) -> Setting:
+    factor = _factor("output-length", value)
+    return Setting(f"{factor:g} × output length", hardware, factor)
+
+
+def _model_gpu(value: str, hardware: Hardware) -> Setting:
+    parts = value.split("/")
+    if len(parts) not in (2, 3) or not (len(parts) == 2 or parts[2].isdigit()):
+        raise InputError(f"model-gpu value {value!r} must be model/gpu or model/gpu/tp, such as llama-3.1-8b/h100-80gb")
+    found = get_hardware(parts[0], parts[1], tp=int(parts[2]) if len(parts) == 3 else 1)
+    return Setting(found.name, found)
+
+
+def _factor(axis: str, value: str) -> float:
+    try:
+        factor = float(value)
+    except ValueError:
+        factor = math.nan
+    if not (math.isfinite(factor) and factor > 0):
+        raise InputError(f"{axis} value {value!r} must be a finite factor above 0, such as 0.5")
+    return factor
+
+
+AXES: dict[str, tuple[tuple[str, ...], Callable[[str, Hardware], Setting]]] = {
+    "memory": (("0.5", "1", "2"), _memory),
+    "output-length": (("0.5", "1", "2"), _output_length),
+    "model-gpu": (("llama-2-7b/a100-80gb", "llama-3.1-8b/l40s", "llama-3.1-8b/h100-80gb"), _model_gpu),
+}
+"""Values that an axis takes if none are given, and how a value becomes a setting."""
