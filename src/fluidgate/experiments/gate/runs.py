@@ -12,7 +12,8 @@ import numpy as np
 from fluidgate.engine import EngineConfig, RunRecords
 from fluidgate.experiments.gate.cases import Case, case
 from fluidgate.experiments.simulation import plan_for, simulate
-from fluidgate.fluid import FluidPlan, RequestMix, Stability
+from fluidgate.fluid import FluidPlan, Limits, RequestMix, Stability
+from fluidgate.fluid.stability import bound_seconds
 from fluidgate.metrics import summarize
 from fluidgate.policies import Policy, make_policy, policy_class
 from fluidgate.workload import Workload
@@ -168,14 +169,8 @@ def bound_share(records: RunRecords) -> float:
     """
     load, hardware = records.workload, records.hardware
     mix = RequestMix(np.ones(len(load)), load.prompt_tokens, load.output_tokens)
-    budget, seats = records.config.token_budget(int(mix.peak_kv_tokens.max())), records.config.max_num_seqs
-    shares = (
-        mix.memory_token_iterations(hardware.block_size) / ((hardware.num_gpu_blocks - 1) * hardware.block_size),
-        mix.tokens / budget,
-        mix.iterations / seats,
-    )
-    binding = max(shares, key=lambda share: float(share.mean()))
-    ideal_s = mix.work_s(hardware.step_time) + hardware.step_time.c0 * binding
+    budget = records.config.token_budget(int(mix.peak_kv_tokens.max()))
+    ideal_s = bound_seconds(mix, hardware.step_time, Limits.of(hardware, budget, records.config.max_num_seqs))
     ends_s = np.sort(records.last_token_s)
     begin_s, end_s = float(ends_s[len(ends_s) // 5]), float(records.first_scheduled_s.max())
     if not (records.finished.all() and end_s > begin_s):
