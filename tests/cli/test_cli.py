@@ -124,6 +124,21 @@ def test_compare_table_json_and_report(tmp_path: Path) -> None:
     assert capped["metrics"]["mean_ttft_ms"]["difference"]["mean"] > 0  # three seats keep requests waiting
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "concurrency-cap:cap=3" in report
+    assert "not looked at over time" not in report
+    assert "vllm serve llama-2-7b --scheduler-cls" in report
+    assert "vllm serve llama-2-7b --gpu-memory-utilization" in report
+
+
+def test_compare_writes_html_and_figures_where_it_is_told(tmp_path: Path) -> None:
+    files = ("--html", "page.html", "--figures", "drawn")
+    policies = ("--policy", "shortest-first", "--repeats", "1")
+    done = good("compare", *SMALL, *policies, *files, cwd=tmp_path)
+    drawn = sorted(path.suffix for path in (tmp_path / "drawn").iterdir())
+    assert f"wrote {len(drawn)} figures to drawn" in done.stderr
+    assert set(drawn) == {".svg"}
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "No line for vLLM: policy shortest-first orders the queue" in page
+    assert "fluidgate compare --preset p512-d20" in page
 
 
 def test_trace_round_trip(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ HARDWARE = Hardware("test", StepTime(c0=0.01, c_tok=2e-5, c_kv=2e-7), num_gpu_bl
 def comparison() -> Comparison:
     """Three policies at two loads, two repeats."""
     policies = ["greedy", "watermark", "concurrency-cap:cap=3"]
-    return compare("p512-d20", HARDWARE, policies, requests=60, repeats=2, loads=[0.5, 1.2])
+    return compare("p512-d20", HARDWARE, policies, requests=60, repeats=2, loads=[0.5, 1.2], timelines=True)
 
 
 Repeats = dict[str, list[dict[str, Any]]]

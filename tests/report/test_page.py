@@ -6,13 +6,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from fluidgate.errors import InputError
 from fluidgate.experiments import Comparison
 from fluidgate.metrics import METRICS
-from fluidgate.report import write_report
+from fluidgate.report import Deployment, ServeLine, write_figures, write_report
 from fluidgate.report.html import VOID
 
 Change = Callable[[dict[str, list[dict[str, Any]]]], Comparison]
@@ -64,11 +65,14 @@ def test_tags_are_balanced_and_the_page_is_accessible(text: str) -> None:
 
 def test_nothing_is_loaded_from_elsewhere(text: str) -> None:
     page = parsed(text)
-    assert "script" not in page.seen
-    assert not any(name in ("src", "href") for name, _ in page.attributes)
+    assert not any(name == "src" for name, _ in page.attributes)
+    anchors = {value for name, value in page.attributes if name == "id"}
+    links = [value for name, value in page.attributes if name == "href"]
+    assert links
+    assert all(value is not None and value.startswith("#") and value[1:] in anchors for value in links)
     assert set(re.findall(r"https?://[^\"' <]+", text)) <= {"http://www.w3.org/2000/svg"}
     assert "url(" not in text
-    assert len(text.encode()) < 1_000_000
+    assert len(text.encode()) < 3_000_000
 
 
 def test_light_dark_and_phone(text: str) -> None:
@@ -100,9 +104,64 @@ def test_names_are_escaped(comparison: Comparison, tmp_path: Path) -> None:
     )
     text = write_report(changed, tmp_path / "r.html", command=hostile).read_text(encoding="utf-8")
     page = parsed(text)
-    assert "script" not in page.seen
+    assert page.seen.count("script") == 1  # the page's own
     assert "b" not in page.seen
     assert "&lt;script&gt;" in text
+
+
+def test_what_was_not_looked_at_is_said(comparison: Comparison, text: str, tmp_path: Path) -> None:
+    blind = replace(comparison, cells=tuple(replace(cell, timeline=None) for cell in comparison.cells))
+    page = write_report(blind, tmp_path / "r.html").read_text(encoding="utf-8")
+    parsed(page)
+    assert "not looked at over time" in page
+    assert "not looked at over time" not in text
+    assert page.count("<svg") < text.count("<svg")
+
+
+def test_stability_is_a_strip(with_numbers: Change, tmp_path: Path) -> None:
+    mixed = {"greedy": [{"stable": True}, {"stable": True}], "watermark": [{"stable": False}, {"stable": False}]}
+    unknown = {"concurrency-cap:cap=3": [{"stable": None}, {"stable": True}]}
+    page = write_report(with_numbers(mixed | unknown), tmp_path / "r.html").read_text(encoding="utf-8")
+    strips = re.findall(r'<td class="strip (\w+)"[^>]*>([^<]+)<', page)
+    assert strips == [("yes", "stable"), ("no", "unstable"), ("unclear", "1 stable, 1 unclear")]
+
+
+def test_what_to_set_in_vllm(comparison: Comparison, tmp_path: Path) -> None:
+    line = ServeLine("Stock", "vllm serve m --max-num-seqs 3", (("--max-num-seqs", "3", "seats, as <planned>"),))
+    given = [Deployment((line,)), Deployment(note="vLLM cannot run this")]
+    page = write_report(comparison, tmp_path / "r.html", deployments=given).read_text(encoding="utf-8")
+    parsed(page)
+    assert "vllm serve m --max-num-seqs 3" in page
+    assert "seats, as &lt;planned&gt;" in page
+    assert "vLLM cannot run this" in page
+
+
+def test_figures_stand_alone(comparison: Comparison, tmp_path: Path) -> None:
+    paths = write_figures(comparison, tmp_path / "new" / "figures")
+    assert len(set(paths)) == len(paths)
+    names = {path.name for path in paths}
+    assert {"throughput-latency.svg", "kv-load-120-greedy.svg", "ttft-load-50.svg", "busy-time-load-50.svg"} <= names
+    for path in paths:
+        root = ElementTree.parse(path).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert float(root.attrib["width"]) > 0
+        text = path.read_text(encoding="utf-8")
+        assert "var(" not in text
+        assert "data-hover" not in text
+
+
+def test_names_that_give_the_same_file_do_not_overwrite(comparison: Comparison, tmp_path: Path) -> None:
+    twins = {"greedy": "a:x=1", "watermark": "a:x-1", "concurrency-cap:cap=3": "b"}
+    cells = tuple(replace(cell, policy=twins[cell.policy]) for cell in comparison.cells)
+    paths = write_figures(replace(comparison, baseline="a:x=1", cells=cells), tmp_path)
+    assert {"kv-load-50-a-x-1.svg", "kv-load-50-a-x-1-2.svg"} <= {path.name for path in paths}
+    assert all(path.is_file() for path in paths)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(comparison: Comparison, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file"):
+        write_figures(comparison, tmp_path / "file" / "figures")
 
 
 def test_only_sure_differences_are_coloured(with_numbers: Change, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fluidgate.cli import options as o
+
+if TYPE_CHECKING:
+    from fluidgate.experiments import Comparison
 
 EXAMPLE = "Example: `fluidgate compare --preset azure-conv-2023 --load 0.9 --load 1.1 --html report.html`"
 
@@ -21,6 +24,7 @@ Loads = Annotated[
 ]
 Html = Annotated[Path | None, typer.Option("--html", help="Write an HTML report to this file.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Write one row per load, policy and repeat to this CSV file.")]
+Figures = Annotated[Path | None, typer.Option("--figures", help="Write the report's figures to this folder, as SVG.")]
 Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the same rows to this Parquet file.")]
 
 
@@ -37,6 +41,7 @@ def command(
     html: Html = None,
     csv: Csv = None,
     parquet: Parquet = None,
+    figures: Figures = None,
     jobs: o.Jobs = 1,
     ray: o.Ray = None,
     results: o.Results = None,
@@ -44,11 +49,13 @@ def command(
     output_dir: o.OutputDir = None,
 ) -> None:
     """Compare policies: the plan, a table per load with 95% intervals, and files if asked for."""
-    from fluidgate.experiments import DEFAULT_POLICIES, compare, write_csv, write_parquet
+    from fluidgate.experiments import DEFAULT_POLICIES, compare
     from fluidgate.metrics import parse_goodput
-    from fluidgate.report import comparison_table, plan_table, write_report
+    from fluidgate.report import comparison_table, plan_table
 
     draws = workload.draws(repeats)
+    if output_dir is not None:
+        html = html or o.made(output_dir) / "report.html"
     with o.progress_bar("simulating") as progress:
         result = compare(
             draws,
@@ -63,10 +70,10 @@ def command(
             ray_address=ray,
             results=results,
             progress=progress,
+            timelines=bool(html or figures),
         )
-    typed = o.command_line()
     if output_format is o.Format.JSON:
-        o.write_json(result.to_dict(typed))
+        o.write_json(result.to_dict(o.command_line()))
     else:
         out = o.console()
         out.print(plan_table(result.scenarios[0].plan))
@@ -74,8 +81,29 @@ def command(
             out.print(f"[bold]At load {scenario.load:.2f}[/bold]", *scenario.plan.verdict, sep="\n  ")
         out.print(comparison_table(result))
     if output_dir is not None:
-        o.write_json(result.to_dict(typed), o.made(output_dir) / "comparison.json")
-        html = html or output_dir / "report.html"
-    for path, write in ((csv, write_csv), (parquet, write_parquet), (html, write_report)):
-        if path is not None:
-            o.say(f"wrote {write(result, path, typed)}")
+        o.write_json(result.to_dict(o.command_line()), output_dir / "comparison.json")
+    _write_files(result, hardware, html, csv, parquet, figures)
+
+
+def _write_files(
+    result: Comparison,
+    hardware: o.HardwareOptions,
+    html: Path | None,
+    csv: Path | None,
+    parquet: Path | None,
+    figures: Path | None,
+) -> None:
+    from fluidgate.cli.deployments import deployments
+    from fluidgate.cli.plan import served
+    from fluidgate.experiments import write_csv, write_parquet
+    from fluidgate.report import write_figures, write_report
+
+    typed = o.command_line()
+    if csv is not None:
+        o.say(f"wrote {write_csv(result, csv, typed)}")
+    if parquet is not None:
+        o.say(f"wrote {write_parquet(result, parquet, typed)}")
+    if html is not None:
+        o.say(f"wrote {write_report(result, html, typed, deployments(result, served(hardware)))}")
+    if figures is not None:
+        o.say(f"wrote {len(write_figures(result, figures))} figures to {figures}")

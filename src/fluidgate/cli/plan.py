@@ -51,7 +51,7 @@ def command(
     config = engine.load()
     traffic, machine = workload.load(), hardware.load()
     fluid_plan = plan_for(traffic, machine, config)
-    saved = None if save is None else _plan_file(fluid_plan, policy or DEFAULT_POLICY, config, _served(hardware))
+    saved = None if save is None else _plan_file(fluid_plan, policy or DEFAULT_POLICY, config, served(hardware))
     if saved is not None and save is not None:
         saved.save(save)
         o.say(f"wrote {save}")
@@ -75,7 +75,7 @@ def _plan_file(fluid_plan: FluidPlan, policy: str, config: EngineConfig, model: 
     return PlanFile.of(fluid_plan, make_policy(policy, fluid_plan), config, model)
 
 
-def _served(hardware: o.HardwareOptions) -> ServedModel:
+def served(hardware: o.HardwareOptions) -> ServedModel:
     """What the options say of the model; a hardware file says nothing of it."""
     from fluidgate.hardware import find_profile
     from fluidgate.serving.planfile import ServedModel

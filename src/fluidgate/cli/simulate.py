@@ -89,7 +89,7 @@ def _run(
     draws, hardware, config = workload.draws(repeats), hardware_options.load(), engine.load()
     slo = parse_goodput(goodput) if goodput else None
     chosen = make_policy(policy, plan_for(draws[0], hardware, config))
-    runs = []
+    runs: list[RunRecords] = []
     with o.progress_bar(f"running {policy}") as progress:
         for draw in draws:
             record = "decisions" if perfetto and not runs else "requests"

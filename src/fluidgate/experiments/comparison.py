@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
 from fluidgate.experiments.export import comparison_provenance
 from fluidgate.experiments.jobs import run_jobs
-from fluidgate.experiments.policy_runs import PolicyRun, PolicyRuns, load_policies_once
+from fluidgate.experiments.policy_runs import PolicyRun, PolicyRuns, TimelineRun, TimelineRuns, load_policies_once
 from fluidgate.experiments.simulation import plan_for
-from fluidgate.fluid import FluidPlan
+from fluidgate.fluid import FluidPlan, stage_edges
 from fluidgate.hardware import Hardware
 from fluidgate.metrics import (
     METRICS,
@@ -22,6 +23,7 @@ from fluidgate.metrics import (
     PairedDifference,
     Slo,
     Summary,
+    Timeline,
     aggregate,
     paired_difference,
 )
@@ -53,12 +55,14 @@ class Cell:
         policy: the spec it was made from.
         parameters: its parameters, as set by the plan or by hand.
         summaries: one per repeat.
+        timeline: the first repeat over time, None unless asked for.
     """
 
     scenario: Scenario
     policy: str
     parameters: dict[str, Any]
     summaries: tuple[Summary, ...]
+    timeline: Timeline | None = None
 
     @property
     def intervals(self) -> dict[str, Interval]:
@@ -135,6 +139,7 @@ def compare(
     ray_address: str | None = None,
     results: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    timelines: bool = False,
 ) -> Comparison:
     """Compare policies on the same requests.
 
@@ -147,6 +152,8 @@ def compare(
         policy_file: Python file that registers policies of your own, here and in workers.
         workers, ray_address, results: where runs happen and are kept, as in `run_jobs`; the numbers are the same.
         progress: called after each run with (runs done, runs in all).
+        timelines: run the first repeat of every cell once more, for its `timeline`, which takes about 16 bytes of
+            memory per output token while it runs. A results file does not keep these.
 
     Raises:
         InputError: nothing to compare, an unknown policy, a request that can never fit.
@@ -167,19 +174,18 @@ def compare(
         for scenario, rate in _scenarios(draws, loads, hardware, config)
         for spec in policies
     ]
-    rows = run_jobs(
-        work,
-        [PolicyRun(d.digest, rate, policy.name, asdict(policy)) for _, _, rate, policy in settings for d in draws],
-        results=results,
-        workers=workers,
-        ray_address=ray_address,
-        header={"command": "compare", "seed": seed, **work.header()},
-        progress=progress,
-    )
-    summaries = iter([Summary(**row) for row in rows])
+    jobs = [PolicyRun(d.digest, rate, policy.name, asdict(policy)) for _, _, rate, policy in settings for d in draws]
+    spread = partial(run_jobs, workers=workers, ray_address=ray_address, progress=progress)
+    header = {"command": "compare", "seed": seed, **work.header()}
+    summaries = iter([Summary(**row) for row in spread(work, jobs, results=results, header=header)])
+    watched: list[Timeline | None] = [None] * len(settings)
+    if timelines:
+        edges = [stage_edges(scenario.plan) for scenario, *_ in settings]
+        first = [TimelineRun(**vars(job), stage_edges=own) for job, own in zip(jobs[:: len(draws)], edges, strict=True)]
+        watched = [Timeline(**row) for row in spread(TimelineRuns(work), first)]
     cells = tuple(
-        Cell(scenario, spec, asdict(policy), tuple(islice(summaries, len(draws))))
-        for scenario, spec, _, policy in settings
+        Cell(scenario, spec, asdict(policy), tuple(islice(summaries, len(draws))), over_time)
+        for (scenario, spec, _, policy), over_time in zip(settings, watched, strict=True)
     )
     return Comparison(
         workload_name=draws[0].name,

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fluidgate.engine import EngineConfig
+from fluidgate.engine import EngineConfig, Record, RunRecords
 from fluidgate.experiments.simulation import simulate
 from fluidgate.hardware import Hardware
-from fluidgate.metrics import Slo, summarize
+from fluidgate.metrics import Slo, summarize, timeline
 from fluidgate.policies import load_policy_file, policy_class
 from fluidgate.workload import Workload
 
@@ -54,12 +54,16 @@ class PolicyRuns:
         self.policy_file = policy_file and policy_file.absolute()
 
     def __call__(self, job: PolicyRun) -> dict[str, Any]:
+        return asdict(summarize(self.run(job, "requests"), self.slo))
+
+    def run(self, job: PolicyRun, record: Record) -> RunRecords:
+        """The run of a job."""
         load_policies_once(self.policy_file)
         workload = self.workloads[job.workload]
         if job.rate is not None:
             workload = workload.scaled(job.rate / workload.rate)
         policy = policy_class(job.policy)(**job.parameters)
-        return asdict(summarize(simulate(workload, self.hardware, policy, config=self.config), self.slo))
+        return simulate(workload, self.hardware, policy, config=self.config, record=record)
 
     def header(self) -> dict[str, Any]:
         """What the numbers depend on beside the jobs, for a results file."""
@@ -71,6 +75,23 @@ class PolicyRuns:
             "slo": self.slo and asdict(self.slo),
             "policy_file": self.policy_file and hashlib.sha256(self.policy_file.read_bytes()).hexdigest()[:12],
         }
+
+
+@dataclass(frozen=True)
+class TimelineRun(PolicyRun):
+    """A job whose run is looked at over time, in these ranges of output tokens."""
+
+    stage_edges: list[int]
+
+
+class TimelineRuns:
+    """What `TimelineRun`s share; called with one, gives the fields of its `Timeline`."""
+
+    def __init__(self, runs: PolicyRuns) -> None:
+        self.runs = runs
+
+    def __call__(self, job: TimelineRun) -> dict[str, Any]:
+        return asdict(timeline(self.runs.run(job, "decisions"), job.stage_edges))
 
 
 @cache

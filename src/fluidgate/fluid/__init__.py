@@ -14,7 +14,8 @@ from fluidgate.fluid.safety_buffer import (
     safety_buffer,
 )
 from fluidgate.fluid.segments import PromptBound, Segments, cut_points, segments
-from fluidgate.fluid.stability import Stability, TimeShares, stability
+from fluidgate.fluid.stability import Stability, TimeShares, bound_seconds, stability
+from fluidgate.fluid.stages import residents_by_stage, stage_edges
 from fluidgate.fluid.thresholds import WaitThresholds, length_edges, wait_thresholds
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "TimeShares",
     "WaitThresholds",
     "best_nested",
+    "bound_seconds",
     "cut_points",
     "decay_rate",
     "equilibrium",
@@ -43,8 +45,10 @@ __all__ = [
     "nested_shape",
     "nested_thresholds",
     "plan",
+    "residents_by_stage",
     "safety_buffer",
     "segments",
     "stability",
+    "stage_edges",
     "wait_thresholds",
 ]

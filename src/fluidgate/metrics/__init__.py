@@ -7,6 +7,7 @@ from fluidgate.metrics.intervals import Interval, PairedDifference, aggregate, m
 from fluidgate.metrics.stability import StabilityVerdict, stability_verdict
 from fluidgate.metrics.summarize import summarize
 from fluidgate.metrics.summary import METRICS, Metric, Summary
+from fluidgate.metrics.timeline import Timeline, timeline
 
 __all__ = [
     "METRICS",
@@ -17,6 +18,7 @@ __all__ = [
     "Slo",
     "StabilityVerdict",
     "Summary",
+    "Timeline",
     "aggregate",
     "batch_entries",
     "evictions",
@@ -27,4 +29,5 @@ __all__ = [
     "parse_goodput",
     "stability_verdict",
     "summarize",
+    "timeline",
 ]

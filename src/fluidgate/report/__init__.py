@@ -1,6 +1,8 @@
-"""A comparison for people: the recommendation, tables for the terminal, one self-contained HTML page."""
+"""A comparison for people: the recommendation, tables for the terminal, one self-contained HTML page, its figures."""
 
+from fluidgate.report.deployment import Deployment, ServeLine, how_to_serve
 from fluidgate.report.details import facts_table, summary_table
+from fluidgate.report.figure_files import write_figures
 from fluidgate.report.frontier import frontier_table
 from fluidgate.report.page import write_report
 from fluidgate.report.perfetto import write_perfetto
@@ -8,13 +10,17 @@ from fluidgate.report.recommend import Recommendation, recommend
 from fluidgate.report.tables import comparison_table, plan_table
 
 __all__ = [
+    "Deployment",
     "Recommendation",
+    "ServeLine",
     "comparison_table",
     "facts_table",
     "frontier_table",
+    "how_to_serve",
     "plan_table",
     "recommend",
     "summary_table",
+    "write_figures",
     "write_perfetto",
     "write_report",
 ]

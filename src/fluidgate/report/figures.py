@@ -1,4 +1,4 @@
-"""The page's figures: throughput against latency, latencies by load, KV use against capacity and plan."""
+"""Figures over all repeats: throughput against latency, any metric by policy, KV use against capacity and plan."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from math import isfinite
 from fluidgate.experiments import Cell, Comparison, Scenario
 from fluidgate.fluid.verdict import number, percent
 from fluidgate.metrics import METRICS, Interval
-from fluidgate.report.html import Html, tag
-from fluidgate.report.svg import Bar, Curve, Limit, bars, curves, legend, scale_top
-from fluidgate.report.words import duration, listed, load_title, measured
-
-BARS = ("mean_ttft_ms", "mean_e2el_ms", "p99_longest_silence_s")
+from fluidgate.report.html import Html
+from fluidgate.report.svg import Bar, Curve, Limit, bars, curves, scale_top
+from fluidgate.report.words import duration, load_title, measured
 
 
 def policies(comparison: Comparison) -> list[str]:
@@ -21,17 +19,11 @@ def policies(comparison: Comparison) -> list[str]:
 
 def throughput_latency(comparison: Comparison) -> Html:
     """One curve per policy through the loads: down and to the right is better."""
-    names = policies(comparison)
-    lines = [_curve(comparison, series, name) for series, name in enumerate(names)]
+    lines = [_curve(comparison, series, name) for series, name in enumerate(policies(comparison))]
     alt = "Mean E2E latency against output throughput. " + " ".join(
         f"{line.label}: {'; '.join(text for _, _, text in line.points)}." for line in lines
     )
-    chart = curves("output throughput, tok/s", "mean E2E latency", alt, lines, number, duration)
-    loads = listed([percent(scenario.load) for scenario in comparison.scenarios])
-    caption = (
-        f"Each mark is a load ({loads} of the boundary), joined in this order; lines through it are 95% intervals."
-    )
-    return tag("figure", legend(names), chart, tag("figcaption", caption), class_="wide")
+    return curves("output throughput, tok/s", "mean E2E latency", alt, lines, number, duration)
 
 
 def _curve(comparison: Comparison, series: int, name: str) -> Curve:
@@ -44,16 +36,11 @@ def _curve(comparison: Comparison, series: int, name: str) -> Curve:
     return Curve(name, series, tuple(points))
 
 
-def latency_bars(comparison: Comparison, scenario: Scenario) -> Html:
-    """TTFT, E2E and silence of every policy at one load."""
-    figures = []
-    for key in BARS:
-        cells = comparison.at(scenario)
-        rows = [_metric_bar(comparison, cell, key) for cell in cells]
-        title = METRICS[key].label
-        chart = bars(title, _alt(title, scenario, rows), rows, scale_top([row.value for row in rows]))
-        figures.append(tag("figure", chart))
-    return tag("div", *figures, class_="panels")
+def metric_bars(comparison: Comparison, scenario: Scenario, key: str) -> Html:
+    """A metric of every policy at one load, with intervals."""
+    rows = [_metric_bar(comparison, cell, key) for cell in comparison.at(scenario)]
+    title = METRICS[key].label
+    return bars(title, _alt(title, scenario, rows), rows, scale_top([row.value for row in rows]))
 
 
 def _metric_bar(comparison: Comparison, cell: Cell, key: str) -> Bar:
@@ -75,7 +62,7 @@ def kv_bars(comparison: Comparison, scenario: Scenario) -> Html:
     )
     title = load_title(scenario)
     alt = f"{_alt('KV use, mean / peak', scenario, rows)} The fluid model predicts {percent(predicted)}."
-    return tag("figure", bars(title, alt, rows, 1.0, limits))
+    return bars(title, alt, rows, 1.0, limits)
 
 
 def _alt(title: str, scenario: Scenario, rows: list[Bar]) -> str:

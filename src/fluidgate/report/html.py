@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
-VOID = frozenset({"br", "col", "hr", "img", "meta"})
+VOID = frozenset({"br", "col", "hr", "img", "input", "meta"})
 
 
 class Html(str):
@@ -13,7 +14,7 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(name: str, *children: str, **attributes: str | float | None) -> Html:
+def tag(name: str, /, *children: str, **attributes: str | float | None) -> Html:
     """`<name attributes>children</name>`.
 
     Args:
@@ -30,7 +31,7 @@ def tag(name: str, *children: str, **attributes: str | float | None) -> Html:
     return Html(f"<{name}{written}>{join(children)}</{name}>")
 
 
-def join(parts: tuple[str, ...] | list[str]) -> Html:
+def join(parts: Sequence[str]) -> Html:
     """The parts end to end, escaped unless `Html`."""
     return Html("".join(part if isinstance(part, Html) else escape(part) for part in parts))
 

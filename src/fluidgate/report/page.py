@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from fluidgate.errors import InputError
 from fluidgate.experiments import Comparison
+from fluidgate.report.body import contents, sections
+from fluidgate.report.deployment import Deployment
 from fluidgate.report.html import join
-from fluidgate.report.sections import answer, compared, figures, made, plan
+from fluidgate.report.script import SCRIPT
 from fluidgate.report.template import PAGE, STYLE
 
 
-def write_report(comparison: Comparison, path: str | os.PathLike[str], command: str | None = None) -> Path:
-    """Write the page, which needs nothing but itself: no script, no request to anywhere.
+def write_report(
+    comparison: Comparison,
+    path: str | os.PathLike[str],
+    command: str | None = None,
+    deployments: Sequence[Deployment] = (),
+) -> Path:
+    """Write the page, which needs nothing but itself: no request to anywhere, and all of it readable without scripts.
 
     Args:
         path: the file; its folder must exist.
         command: the command line that made the comparison, for the last section.
+        deployments: what to set in vLLM, one per load; without, the page says how to find out.
 
     Returns:
         The path written.
@@ -29,13 +38,13 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str], command: 
         raise InputError("the comparison is empty, so there is nothing to report; compare at least one policy")
     target = Path(path)
     try:
-        target.write_text(render(comparison, command), encoding="utf-8")
+        target.write_text(render(comparison, command, deployments), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the report to {target}: {error.strerror}; choose another path") from error
     return target
 
 
-def render(comparison: Comparison, command: str | None = None) -> str:
+def render(comparison: Comparison, command: str | None = None, deployments: Sequence[Deployment] = ()) -> str:
     """The page as text."""
     from fluidgate import __version__
 
@@ -45,17 +54,12 @@ def render(comparison: Comparison, command: str | None = None) -> str:
         f"Which requests may enter the GPU, and when: {policies} admission policies "
         f"at {len(comparison.scenarios)} loads, {comparison.requests:,} requests, {comparison.repeats} paired repeats."
     )
-    sections = [
-        answer(comparison),
-        plan(comparison),
-        compared(comparison),
-        figures(comparison),
-        made(comparison, __version__, command),
-    ]
     return PAGE.substitute(
         title=join([title]),
         subtitle=join([subtitle]),
         style=STYLE,
         version=__version__,
-        sections="\n".join(sections),
+        contents=contents(),
+        sections="\n".join(sections(comparison, __version__, command, deployments)),
+        script=SCRIPT,
     )

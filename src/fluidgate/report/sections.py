@@ -1,4 +1,4 @@
-"""The sections of the page, in order: answer, plan, comparison, figures, how it was made."""
+"""The sections of words and numbers: answer, plan, comparison, how it was made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from math import isfinite
 from fluidgate.experiments import Cell, Comparison, Scenario
 from fluidgate.fluid.verdict import percent
 from fluidgate.metrics import METRICS, Interval, PairedDifference
-from fluidgate.report.figures import kv_bars, latency_bars, throughput_latency
 from fluidgate.report.html import Html, tag
 from fluidgate.report.judge import judge
 from fluidgate.report.recommend import Recommendation, recommend, rule
@@ -45,7 +44,7 @@ def answer(comparison: Comparison) -> Html:
     return tag(
         "section",
         tag("div", *cards, class_="cards"),
-        tag("p", tag("strong", "The rule. "), rule(comparison), class_="soft"),
+        tag("details", tag("summary", "The rule behind this answer"), tag("p", rule(comparison), class_="soft")),
         aria_label="Which policy to use",
     )
 
@@ -63,12 +62,21 @@ def _card(scenario: Scenario, chosen: Recommendation) -> Html:
 
 
 def plan(comparison: Comparison) -> Html:
-    """What the fluid model says before any run: verdicts per load, numbers side by side."""
-    words = [
-        tag("h3", load_title(scenario)) + tag("ul", *(tag("li", sentence) for sentence in scenario.plan.verdict))
-        for scenario in comparison.scenarios
+    """What the fluid model says before any run: what holds at every load, then each load, then the numbers."""
+    verdicts = [scenario.plan.verdict for scenario in comparison.scenarios]
+    common = [sentence for sentence in verdicts[0] if all(sentence in own for own in verdicts)]
+    words = []
+    if len(verdicts) > 1 and common:
+        words += [tag("h3", "At every load"), tag("ul", *(tag("li", sentence) for sentence in common))]
+        verdicts = [tuple(sentence for sentence in own if sentence not in common) for own in verdicts]
+    cards = [
+        tag(
+            "div", tag("h3", load_title(scenario)), tag("ul", *(tag("li", sentence) for sentence in own)), class_="card"
+        )
+        for scenario, own in zip(comparison.scenarios, verdicts, strict=True)
     ]
-    return _section("plan", "What the plan says", *map(Html, words), tag("h3", "In numbers"), _plan_table(comparison))
+    numbers = tag("details", tag("summary", "All numbers of the plan"), _plan_table(comparison))
+    return section("plan", "What the plan says", tag("div", *cards, class_="cards"), *words, numbers)
 
 
 def _plan_table(comparison: Comparison) -> Html:
@@ -81,7 +89,7 @@ def _plan_table(comparison: Comparison) -> Html:
         ]
         rows.append(tag("tr", tag("th", per_load[0][0], scope="row"), *cells))
     heads = [tag("th", percent(scenario.load), scope="col") for scenario in scenarios]
-    return _table("The fluid plan, by load", [tag("th", "load", scope="col"), *heads], rows)
+    return table_of("The fluid plan, by load", [tag("th", "load", scope="col"), *heads], rows)
 
 
 def compared(comparison: Comparison) -> Html:
@@ -96,18 +104,17 @@ def compared(comparison: Comparison) -> Html:
     if comparison.repeats == 1:
         note = "One repeat: there are no intervals, so no difference is marked better or worse. " + note
     tables = [
-        part
-        for scenario in comparison.scenarios
-        for part in (tag("h3", load_title(scenario)), _comparison_table(comparison, scenario))
+        tag("div", tag("h3", load_title(scenario)), _comparison_table(comparison, scenario), data_load=str(place))
+        for place, scenario in enumerate(comparison.scenarios)
     ]
-    return _section("comparison", "What the runs say", tag("p", note, class_="soft"), *tables)
+    return section("comparison", "All numbers of the runs", tag("p", note, class_="soft"), *tables)
 
 
 def _comparison_table(comparison: Comparison, scenario: Scenario) -> Html:
     cells = comparison.at(scenario)
     pick = recommend(comparison, scenario).policy
     heads = [tag("th", "", scope="col")]
-    for cell in cells:
+    for place, cell in enumerate(cells):
         roles = [("baseline", cell.policy == comparison.baseline), ("to use", cell.policy == pick)]
         named = ", ".join(role for role, holds in roles if holds)
         heads.append(
@@ -117,43 +124,68 @@ def _comparison_table(comparison: Comparison, scenario: Scenario) -> Html:
                 *([tag("small", named)] if named else []),
                 scope="col",
                 class_="pick" if cell.policy == pick else None,
+                data_policy=str(place),
             )
         )
     rows = [_unfinished_row(cells), _stability_row(cells)]
     intervals = [cell.intervals for cell in cells]
     for key in (*(GOODPUT if comparison.slo else ()), *COMPARED):
         values = [
-            _value_cell(key, own[key], None if cell.policy == comparison.baseline else comparison.difference(cell, key))
-            for cell, own in zip(cells, intervals, strict=True)
+            _value_cell(
+                place, key, own[key], None if cell.policy == comparison.baseline else comparison.difference(cell, key)
+            )
+            for place, (cell, own) in enumerate(zip(cells, intervals, strict=True))
         ]
         metric = METRICS[key]
         unit = [tag("small", metric.unit)] if metric.unit else []
         rows.append(tag("tr", tag("th", metric.label, *unit, scope="row"), *values))
-    return _table(f"{load_title(scenario)}: {comparison.requests:,} requests per repeat", heads, rows)
+    return table_of(f"{load_title(scenario)}: {comparison.requests:,} requests per repeat", heads, rows)
 
 
 def _unfinished_row(cells: tuple[Cell, ...]) -> Html:
     left = [unfinished(cell) for cell in cells]
-    values = [tag("td", f"{count:,}", class_="bad" if count else None) for count in left]
+    values = [
+        tag("td", f"{count:,}", class_="bad" if count else None, data_policy=str(place))
+        for place, count in enumerate(left)
+    ]
     return tag("tr", tag("th", "Requests unfinished", tag("small", "in all repeats"), scope="row"), *values)
 
 
 def _stability_row(cells: tuple[Cell, ...]) -> Html:
     values = []
-    for cell in cells:
+    for place, cell in enumerate(cells):
         unstable = any(summary.stable is False for summary in cell.summaries)
         reasons = "; ".join(dict.fromkeys(summary.stability_reason for summary in cell.summaries))
-        values.append(tag("td", stability(cell), class_="bad" if unstable else None, title=reasons))
+        style = "bad" if unstable else None
+        values.append(tag("td", stability(cell), class_=style, title=reasons, data_policy=str(place)))
     return tag("tr", tag("th", "Stability", scope="row"), *values)
 
 
-def _value_cell(key: str, value: Interval, difference: Interval | None) -> Html:
+def stability_strip(comparison: Comparison) -> Html:
+    """Loads by policies: does the queue stay bounded?"""
+    heads = [tag("th", "load", scope="col")]
+    heads += [tag("th", percent(scenario.load), scope="col", class_="strip") for scenario in comparison.scenarios]
+    rows = []
+    for place, cells in enumerate(zip(*(comparison.at(scenario) for scenario in comparison.scenarios), strict=True)):
+        verdicts = [_verdict_cell(cell) for cell in cells]
+        rows.append(tag("tr", tag("th", cells[0].policy, scope="row"), *verdicts, data_policy=str(place)))
+    return table_of("Stable, by policy and load, in all repeats", heads, rows)
+
+
+def _verdict_cell(cell: Cell) -> Html:
+    verdicts = {summary.stable for summary in cell.summaries}
+    style = {True: "yes", False: "no", None: "unclear"}[verdicts.pop()] if len(verdicts) == 1 else "unclear"
+    reasons = "; ".join(dict.fromkeys(summary.stability_reason for summary in cell.summaries))
+    return tag("td", stability(cell), class_=f"strip {style}", title=reasons)
+
+
+def _value_cell(place: int, key: str, value: Interval, difference: Interval | None) -> Html:
     half = (value.high - value.low) / 2
     spread = f" ±{METRICS[key].text(half)}" if isfinite(half) else ""
     shown = METRICS[key].text(value.mean) + spread
     if difference is None or not isfinite(difference.mean):
-        return tag("td", shown)
-    return tag("td", shown, tag("small", _difference(key, difference)))
+        return tag("td", shown, data_policy=str(place))
+    return tag("td", shown, tag("small", _difference(key, difference)), data_policy=str(place))
 
 
 def _difference(key: str, difference: Interval) -> Html:
@@ -173,17 +205,6 @@ def _difference(key: str, difference: Interval) -> Html:
 
 def _signed(text: str) -> str:
     return text.replace("-", "−") if text.startswith("-") else f"+{text}"
-
-
-def figures(comparison: Comparison) -> Html:
-    """Throughput against latency, latencies by load, KV use by load."""
-    parts = [tag("h3", "Throughput and latency"), throughput_latency(comparison)]
-    for scenario in comparison.scenarios:
-        parts += [tag("h3", f"Latency. {load_title(scenario)}"), latency_bars(comparison, scenario)]
-    note = "Bar: mean over busy time. Tick: peak. Values: mean / peak."
-    kv = [kv_bars(comparison, scenario) for scenario in comparison.scenarios]
-    parts += [tag("h3", "KV use"), tag("p", note, class_="soft"), tag("div", *kv, class_="panels")]
-    return _section("figures", "In pictures", *parts)
 
 
 def made(comparison: Comparison, version: str, command: str | None) -> Html:
@@ -223,8 +244,11 @@ def made(comparison: Comparison, version: str, command: str | None) -> Html:
         tag("th", "load", scope="col"),
         tag("th", "parameters", scope="col", class_="text"),
     ]
-    return _section(
-        "made", "How it was made", _table("Settings", [], rows), _table("Parameters of the policies", heads, settings)
+    return section(
+        "made",
+        "How it was made",
+        table_of("Settings", [], rows),
+        table_of("Parameters of the policies", heads, settings),
     )
 
 
@@ -246,11 +270,11 @@ def _setting(value: object) -> str:
     return "default" if value is None else str(value)
 
 
-def _section(anchor: str, title: str, *parts: Html) -> Html:
+def section(anchor: str, title: str, *parts: Html) -> Html:
     return tag("section", tag("h2", title, id=f"{anchor}-title"), *parts, id=anchor, aria_labelledby=f"{anchor}-title")
 
 
-def _table(caption: str, heads: list[Html], rows: list[Html]) -> Html:
+def table_of(caption: str, heads: list[Html], rows: list[Html]) -> Html:
     head = [tag("thead", tag("tr", *heads))] if heads else []
     table = tag("table", tag("caption", caption), *head, tag("tbody", *rows))
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=caption)

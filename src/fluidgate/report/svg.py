@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, inf, isfinite, log10
+from math import inf, isfinite
 
 from fluidgate.metrics import Interval
-from fluidgate.report.html import Html, join, tag
+from fluidgate.report.axes import Axis, Format, frame, svg
+from fluidgate.report.html import Html, tag
+from fluidgate.report.words import short
 
 COLOURS = 8
 SHAPES = 5
-
-Format = Callable[[float], str]
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ def bars(title: str, alt: str, rows: Sequence[Bar], top: float, limits: Sequence
         parts.append(tag("line", x1=at, x2=at, y1=head, y2=foot + 4 + 13 * i, class_=style))
         anchor = "end" if at > left + span / 2 else "start"
         parts.append(tag("text", limit.label, x=at, y=foot + 15 + 13 * i, text_anchor=anchor, class_="soft"))
-    return _svg(width, foot + 6 + 13 * len(limits), alt, parts)
+    return svg(width, foot + 6 + 13 * len(limits), alt, parts)
 
 
 def _bar(row: Bar, x: Callable[[float], float], y: float, left: float, top: float, width: float) -> Html:
     parts = [tag("title", f"{row.label}: {row.text}")]
-    parts.append(tag("text", _short(row.label, 17), x=left - 7, y=y + 4, text_anchor="end"))
+    parts.append(tag("text", short(row.label, 17), x=left - 7, y=y + 4, text_anchor="end"))
     parts.append(tag("text", row.text, x=width, y=y + 4, text_anchor="end"))
     if isfinite(row.value.mean):
         end = x(row.value.mean)
@@ -92,7 +92,7 @@ def _bar(row: Bar, x: Callable[[float], float], y: float, left: float, top: floa
     if row.mark is not None and isfinite(row.mark):
         at = x(row.mark)
         parts.append(tag("line", x1=at, x2=at, y1=y - 8, y2=y + 8, stroke=colour(row.series), stroke_width=3))
-    return tag("g", *parts)
+    return tag("g", *parts, data_policy=str(row.series))
 
 
 def _whisker(low: float, high: float, y: float, *, clipped: bool) -> Html:
@@ -102,52 +102,17 @@ def _whisker(low: float, high: float, y: float, *, clipped: bool) -> Html:
     return tag("path", d=path, class_="whisker", fill="none")
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Values to pixels, linear or logarithmic, with its ticks."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def __call__(self, value: float) -> float:
-        """The pixel of a value, kept within the axis."""
-        low, high, at = (log10(v) if self.log else v for v in (self.low, self.high, max(value, self.low)))
-        return self.start + (self.end - self.start) * min((at - low) / (high - low), 1.0)
-
-    def ticks(self) -> list[float]:
-        """About five round values, or the powers of ten (with halves and fifths of them if there are few)."""
-        if not self.log:
-            step = _round_step((self.high - self.low) / 5)
-            return [k * step for k in range(ceil(self.low / step), floor(self.high / step) + 1)]
-        decades = range(floor(log10(self.low)), ceil(log10(self.high)) + 1)
-        for leads in ((1,), (1, 3), (1, 2, 5)):
-            ticks = [lead * 10.0**d for d in decades for lead in leads if self.low <= lead * 10.0**d <= self.high]
-            if len(ticks) >= 4:
-                break
-        return ticks
-
-
 def curves(x_label: str, y_label: str, alt: str, lines: Sequence[Curve], x_format: Format, y_format: Format) -> Html:
     """One line per policy through its loads, with intervals; y is logarithmic when it spans more than tenfold."""
-    width, height, left, right, head, foot = 640.0, 360.0, 62.0, 18.0, 26.0, 44.0
+    width, height, left, right, head, foot = 400.0, 270.0, 52.0, 12.0, 26.0, 40.0
     points = [p for line in lines for p in line.points if isfinite(p[0].mean) and isfinite(p[1].mean)]
     if not points:
-        return _svg(width, 40, alt, [tag("text", "No request finished.", x=0, y=20)])
+        return svg(width, 40, alt, [tag("text", "No request finished.", x=0, y=20)])
     x = Axis(0.0, 1.06 * max(p[0].mean for p in points) or 1.0, left, width - right)
     y = _latency_axis([p[1].mean for p in points], height - foot, head)
-    parts = [tag("text", y_label, x=0, y=13, class_="soft")]
-    parts.append(tag("text", x_label, x=width - right, y=height - 8, text_anchor="end", class_="soft"))
-    for tick in x.ticks():
-        parts.append(tag("line", x1=x(tick), x2=x(tick), y1=head, y2=height - foot, class_="axis"))
-        parts.append(tag("text", x_format(tick), x=x(tick), y=height - foot + 16, text_anchor="middle", class_="soft"))
-    for tick in y.ticks():
-        parts.append(tag("line", x1=left, x2=width - right, y1=y(tick), y2=y(tick), class_="axis"))
-        parts.append(tag("text", y_format(tick), x=left - 7, y=y(tick) + 4, text_anchor="end", class_="soft"))
+    parts = frame(x, y, (x_label, y_label), (x_format, y_format))
     parts.extend(_curve(line, x, y) for line in lines)
-    return _svg(width, height, alt, parts)
+    return svg(width, height, alt, parts)
 
 
 def _latency_axis(values: list[float], bottom: float, top: float) -> Axis:
@@ -168,7 +133,7 @@ def _curve(line: Curve, x: Axis, y: Axis) -> Html:
         if bounded(py):
             parts.append(_error(x(px.mean), x(px.mean), y(py.low), y(py.high), stroke))
         parts.append(marker(line.series, x(px.mean), y(py.mean), f"{line.label}: {text}"))
-    return tag("g", *parts)
+    return tag("g", *parts, data_policy=str(line.series))
 
 
 def _error(x1: float, x2: float, y1: float, y2: float, stroke: str) -> Html:
@@ -200,7 +165,7 @@ def legend(labels: Sequence[str]) -> Html:
     items = []
     for series, label in enumerate(labels):
         swatch = tag("svg", marker(series, 8, 8), viewBox="0 0 16 16", aria_hidden="true")
-        items.append(tag("li", swatch, label))
+        items.append(tag("li", swatch, label, data_policy=str(series)))
     return tag("ul", *items, class_="legend")
 
 
@@ -210,16 +175,3 @@ def scale_top(values: Sequence[Interval]) -> float:
     longest = max(means, default=0.0)
     reach = max((v.high for v in values if bounded(v)), default=-inf)
     return max(longest, min(reach, 1.5 * longest)) or 1.0
-
-
-def _svg(width: float, height: float, alt: str, parts: Sequence[Html]) -> Html:
-    return tag("svg", join(list(parts)), viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=alt)
-
-
-def _round_step(least: float) -> float:
-    power = 10.0 ** floor(log10(least))
-    return next(lead * power for lead in (1, 2, 5, 10) if lead * power >= least)
-
-
-def _short(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -30,6 +30,11 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
+def short(text: str, longest: int) -> str:
+    """At most `longest` characters, with an ellipsis if need be."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def load_title(scenario: Scenario) -> str:
     """The load as a share of the boundary, and as a rate."""
     return f"Load {percent(scenario.load)}, {number(scenario.plan.mix.rate)} req/s"

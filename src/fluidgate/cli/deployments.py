@@ -1,0 +1,47 @@
+"""The `vllm serve` lines of a comparison, for its report: per load, those of the policy to use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fluidgate.errors import InputError
+
+if TYPE_CHECKING:
+    from fluidgate.experiments import Comparison, Scenario
+    from fluidgate.report import Deployment
+    from fluidgate.serving.planfile import ServedModel
+
+PLAN_PATH = "plan.json"
+
+
+def deployments(comparison: Comparison, model: ServedModel) -> list[Deployment]:
+    """One per load; a policy or an engine that vLLM cannot run has a note that says so instead of lines."""
+    from fluidgate.report import Deployment
+
+    found = []
+    for scenario in comparison.scenarios:
+        try:
+            found.append(_deployment(comparison, scenario, model))
+        except InputError as error:
+            found.append(Deployment(note=f"No line for vLLM: {error}."))
+    return found
+
+
+def _deployment(comparison: Comparison, scenario: Scenario, model: ServedModel) -> Deployment:
+    from fluidgate.policies import make_policy
+    from fluidgate.report import Deployment, ServeLine, how_to_serve, recommend
+    from fluidgate.serving.flags import is_stock, serve_command, serve_flags
+    from fluidgate.serving.planfile import PlanFile
+
+    spec = recommend(comparison, scenario).policy
+    plan = PlanFile.of(scenario.plan, make_policy(spec, scenario.plan), comparison.config, model)
+    likeness = f"which has {plan.policy} itself" if is_stock(plan) else f"as near to {plan.policy} as its flags come"
+    lines = []
+    for form, title, path in (
+        ("plugin", f"With fluidgate's scheduler: {plan.policy_line()}", PLAN_PATH),
+        ("stock", f"Stock vLLM, {likeness}", None),
+    ):
+        flags = serve_flags(plan, "plugin" if form == "plugin" else "stock")
+        command = serve_command(flags, model.name or "MODEL", path)
+        lines.append(ServeLine(title, command, tuple((flag.name, flag.value, flag.why) for flag in flags)))
+    return Deployment(tuple(lines), how_to_serve(spec))
