@@ -11,7 +11,7 @@ import numpy as np
 
 from fluidgate.errors import InputError
 from fluidgate.experiments.gate.cases import CELLS, FURTHER_CELLS, LOADED, LONG_OUTPUTS, MOONCAKE, case
-from fluidgate.experiments.gate.runs import PRIORS, GateRun, GateRuns, planned
+from fluidgate.experiments.gate.runs import PRIORS, SEATS, GateRun, GateRuns, planned
 from fluidgate.experiments.jobs import run_jobs
 
 LOADS = (0.3, 0.6, 0.8, 0.9, 0.95, 1.0, 1.05, 1.2, 1.5)
@@ -221,7 +221,7 @@ def _tuned(
 
 
 def _grid(residents: float) -> list[tuple[float, int | None]]:
-    caps = [None if share is None else max(1, round(share * residents)) for share in TUNED_CAPS]
+    caps = [None if share is None else min(SEATS, max(1, round(share * residents))) for share in TUNED_CAPS]
     return [(watermark, cap) for watermark in TUNED_WATERMARKS for cap in dict.fromkeys(caps)]
 
 
