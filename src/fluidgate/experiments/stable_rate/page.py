@@ -21,6 +21,7 @@ COLUMNS = (
     "error",
     "recompute",
     "under-use",
+    "fluctuation",
 )
 
 
@@ -33,8 +34,10 @@ def quality_page(found: Sequence[Quality], command: str) -> str:
         f"Made by `{command}`; [](plan-quality.md) explains it. Rates in requests per second; simulated is the "
         f"largest of {', '.join(QUALITY_POLICIES)}.",
         f"**{within} of {len(found)} pairs are predicted within {GOAL:.0%}**; the median error is "
-        f"{np.median(errors):.1%}, the largest {errors[np.abs(errors).argmax()]:.1%}.",
+        f"{_percent(float(np.median(errors)))}, the largest {_percent(float(errors[np.abs(errors).argmax()]))}.",
         _table(COLUMNS, [_cells(quality) for quality in found]),
+        f"## Why, where the error is above {GOAL:.0%}",
+        "\n".join(_reason(quality) for quality in found if abs(quality.error) > GOAL) or "It nowhere is.",
         "## Every policy, as a share of the predicted rate",
         _table(
             ("workload", "machine", *QUALITY_POLICIES),
@@ -56,10 +59,25 @@ def _cells(quality: Quality) -> tuple[str, ...]:
         f"{best.rate:.4g}",
         f"{best.low:.4g}–{best.high:.4g}",
         best.policy,
-        f"{quality.error:.1%}",
-        f"{best.recompute_loss:.1%}",
-        f"{1.0 - best.share - best.recompute_loss:.1%}",
+        _percent(quality.error),
+        _percent(best.recompute_loss),
+        _percent(1.0 - best.share - best.recompute_loss),
+        _percent(best.fluctuation_cost),
     )
+
+
+def _reason(quality: Quality) -> str:
+    best = quality.best
+    return (
+        f"- {quality.pair.workload}, {best.setting.label}: {_percent(quality.error)}. {best.limit.capitalize()} binds "
+        f"{best.residents:.0f} residents at η = {best.eta:.2f}. Keeping one standard deviation of what they hold free "
+        f"costs {_percent(best.fluctuation_cost)}; under-use took "
+        f"{_percent(1.0 - best.share - best.recompute_loss)}, recomputation {_percent(best.recompute_loss)}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{round(share, 3) + 0.0:.1%}"  # + 0.0: no minus sign before a zero
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

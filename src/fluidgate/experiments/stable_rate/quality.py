@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from fluidgate.engine import EngineConfig
@@ -15,7 +16,7 @@ from fluidgate.experiments.stable_rate.study import StableRate, stable_rate
 from fluidgate.hardware import Hardware, get_hardware
 from fluidgate.workload import PRESETS
 
-QUALITY_POLICIES = ("fluid", "concurrency-cap", "rate-limited")
+QUALITY_POLICIES = ("fluid", "greedy", "concurrency-cap", "rate-limited")
 """What a machine sustains is the most that one of these does; none of them knows output lengths."""
 
 GOAL = 0.05
@@ -43,6 +44,7 @@ class Pair:
 PAIRS = (
     Pair("azure-conv-2023", "llama-2-7b", "a100-80gb"),
     Pair("azure-conv-2023", "llama-2-7b", "a100-80gb", memory=0.25),
+    Pair("azure-conv-2023", "llama-3.1-8b", "a10g"),
     Pair("azure-conv-2023", "llama-3.1-8b", "l40s"),
     Pair("azure-conv-2023", "llama-3.1-8b", "h100-80gb"),
     Pair("azure-conv-2023", "qwen3-32b", "h100-80gb", tp=2),
@@ -51,10 +53,13 @@ PAIRS = (
     Pair("azure-code-2023", "llama-3.1-8b", "l40s"),
     Pair("azure-code-2023", "llama-3.1-8b", "h100-80gb"),
     Pair("sharegpt", "llama-2-7b", "a100-80gb"),
+    Pair("sharegpt", "llama-2-7b", "a100-80gb", memory=0.25),
+    Pair("sharegpt", "llama-3.1-8b", "rtx-4090"),
     Pair("sharegpt", "llama-3.1-8b", "l40s"),
     Pair("sharegpt", "qwen3-32b", "h100-80gb", tp=2),
     Pair("lmsys", "llama-2-7b", "a100-80gb"),
     Pair("lmsys", "llama-2-7b", "a100-80gb", memory=0.25),
+    Pair("lmsys", "llama-3.1-8b", "l4"),
     Pair("lmsys", "llama-3.1-8b", "b200"),
     Pair("r1-reasoning", "llama-2-7b", "a100-80gb"),
     Pair("r1-reasoning", "llama-3.1-8b", "l40s"),
@@ -85,7 +90,7 @@ class Quality:
     @property
     def best(self) -> StableRate:
         """The policy with the largest stable rate: what the machine sustains."""
-        return max(self.rates, key=lambda rate: rate.rate)
+        return max(self.rates, key=lambda found: found.rate if isfinite(found.rate) else found.low)
 
     @property
     def error(self) -> float:

@@ -114,6 +114,7 @@ class Searches:
             "limit": law.stability.limit,
             "residents": law.stability.residents,
             "eta": law.stability.eta,
+            "fluctuation_cost": law.stability.empty_memory_cost(law.stability.watermark / 2.0),
             "requests": len(law.draws[0]),
             "rate": _without_drift(between) if stable in trials and unstable in trials else float("nan"),
             "low": trials[stable].rate if stable in trials else 0.0,

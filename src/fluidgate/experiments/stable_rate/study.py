@@ -31,6 +31,8 @@ class StableRate:
         setting: see `Setting`.
         boundary_rate: the rate that the fluid model predicts for the best policy, requests per second.
         limit, residents, eta: what is least at the boundary, n* and η (model.md §2).
+        fluctuation_cost: share of the boundary that it costs to keep free one standard deviation of what n* residents
+            hold, half the plan's watermark: what the fluid model leaves out.
         requests: per run.
         rate: the estimate, requests per second: where nothing stays behind; NaN if the interval is open.
         low, high: the interval: the largest rate found stable (0: none) and the smallest found unstable (infinite:
@@ -46,6 +48,7 @@ class StableRate:
     limit: str
     residents: float
     eta: float
+    fluctuation_cost: float
     requests: int
     rate: float
     low: float
