@@ -8,6 +8,7 @@ import pytest
 from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
 from fluidgate.experiments import compare, plan_for, repeated, simulate
+from fluidgate.fluid import stage_edges
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.metrics import summarize
 from fluidgate.policies import Greedy
@@ -46,6 +47,22 @@ def test_differences_are_paired(trace: Workload) -> None:
     assert result.difference(capped, "mean_ttft_ms").mean == pytest.approx(np.mean(expected))
     zero = result.difference(base, "mean_ttft_ms")
     assert (zero.low, zero.mean, zero.high) == (0, 0, 0)
+
+
+def test_timelines_are_of_the_first_repeat(trace: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = compare(trace, HARDWARE, ["greedy", "watermark"], loads=[1.1], repeats=2)
+    watched = compare(trace, HARDWARE, ["greedy", "watermark"], loads=[1.1], repeats=2, timelines=True)
+    assert [cell.timeline for cell in plain.cells] == [None, None]
+    assert watched.to_dict() == plain.to_dict()
+    for cell in watched.cells:
+        assert cell.timeline is not None
+        assert 1e3 * cell.timeline.ttft_s[50] == pytest.approx(cell.summaries[0].median_ttft_ms)
+        assert cell.timeline.evicted[-1] == cell.summaries[0].preemptions
+        assert len(cell.timeline.batch) == len(stage_edges(cell.scenario.plan)) - 1
+    monkeypatch.setattr("fluidgate.experiments.policy_runs.MOST_TOKENS", 10)
+    longer = compare(trace, HARDWARE, ["greedy"], loads=[1.1], repeats=1, timelines=True).cells[0].timeline
+    assert longer is not None
+    assert longer.batch == []
 
 
 def test_json_is_plain_and_complete(trace: Workload) -> None:

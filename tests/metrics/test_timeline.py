@@ -1,7 +1,7 @@
 """A run over time: nothing is lost between bins, peaks stay, and a run done by hand is told as it was."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from math import isnan
 
@@ -16,7 +16,7 @@ from fluidgate.experiments import simulate
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.metrics import Timeline, summarize, timeline
 from fluidgate.metrics.timeline import StepFunction
-from fluidgate.policies import Greedy
+from fluidgate.policies import Greedy, Wait
 from fluidgate.workload import Workload, generate
 
 HARDWARE = Hardware("tight", StepTime(c0=0.01, c_tok=2e-5, c_kv=2e-7), num_gpu_blocks=220)
@@ -100,17 +100,23 @@ def test_a_run_by_hand() -> None:
 
 def test_a_run_that_never_began_is_empty() -> None:
     workload = generate("p512-d20", n=3, rate=1.0, seed=0)
-    stuck = simulate(workload, HARDWARE, "wait:strict=1", record="decisions", config=EngineConfig())
+    never = Wait(hold_s=0.0, strict=True, thresholds=(9.0,), output_edges=())
+    stuck = simulate(workload, HARDWARE, never, record="decisions")
     assert stuck.iterations == 0
     seen = timeline(stuck, EDGES)
     assert len(seen.kv_mean) == len(seen.edges_s) - 1
     assert all(np.isfinite(seen.kv_mean))
 
 
-def test_decisions_are_needed() -> None:
-    workload = generate("p512-d20", n=3, rate=1.0, seed=0)
-    with pytest.raises(InputError, match="decisions"):
-        timeline(simulate(workload, HARDWARE, "greedy", record="steps"), EDGES)
+def test_without_decisions_only_the_batch_is_missing() -> None:
+    workload = generate("p512-d20", n=20, rate=30.0, seed=0)
+    plain, stepped, full = (
+        simulate(workload, HARDWARE, "greedy", record=record) for record in ("requests", "steps", "decisions")
+    )
+    without = replace(timeline(full, EDGES), batch=[])
+    assert json.dumps(asdict(timeline(stepped, EDGES))) == json.dumps(asdict(without))  # NaN equals NaN as text
+    with pytest.raises(InputError, match="record='steps'"):
+        timeline(plain, EDGES)
 
 
 @given(

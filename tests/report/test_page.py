@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fluidgate.errors import InputError
-from fluidgate.experiments import Comparison
+from fluidgate.experiments import Cell, Comparison
 from fluidgate.metrics import METRICS
 from fluidgate.report import Deployment, ServeLine, write_figures, write_report
 from fluidgate.report.html import VOID
@@ -116,6 +116,17 @@ def test_what_was_not_looked_at_is_said(comparison: Comparison, text: str, tmp_p
     assert "not looked at over time" in page
     assert "not looked at over time" not in text
     assert page.count("<svg") < text.count("<svg")
+
+
+def test_batches_that_were_not_followed_are_said(comparison: Comparison, tmp_path: Path) -> None:
+    def without_batch(cell: Cell) -> Cell:
+        assert cell.timeline is not None
+        return replace(cell, timeline=replace(cell.timeline, batch=[]))
+
+    cells = tuple(map(without_batch, comparison.cells))
+    page = write_report(replace(comparison, cells=cells), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("Not followed: a repeat has more than 20,000,000 output tokens") == 2
+    assert "not looked at over time" not in page
 
 
 def test_stability_is_a_strip(with_numbers: Change, tmp_path: Path) -> None:

@@ -152,8 +152,8 @@ def compare(
         policy_file: Python file that registers policies of your own, here and in workers.
         workers, ray_address, results: where runs happen and are kept, as in `run_jobs`; the numbers are the same.
         progress: called after each run with (runs done, runs in all).
-        timelines: run the first repeat of every cell once more, for its `timeline`, which takes about 16 bytes of
-            memory per output token while it runs. A results file does not keep these.
+        timelines: run the first repeat of every cell once more, for its `timeline`; batches are not followed in
+            repeats of very many tokens (`MOST_TOKENS`). A results file does not keep these.
 
     Raises:
         InputError: nothing to compare, an unknown policy, a request that can never fit.

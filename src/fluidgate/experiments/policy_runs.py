@@ -16,6 +16,9 @@ from fluidgate.metrics import Slo, summarize, timeline
 from fluidgate.policies import load_policy_file, policy_class
 from fluidgate.workload import Workload
 
+MOST_TOKENS = 20_000_000
+"""Output tokens of a repeat up to which batches are followed member by member: 16 bytes each, twice that at times."""
+
 
 @dataclass(frozen=True)
 class PolicyRun:
@@ -91,7 +94,9 @@ class TimelineRuns:
         self.runs = runs
 
     def __call__(self, job: TimelineRun) -> dict[str, Any]:
-        return asdict(timeline(self.runs.run(job, "decisions"), job.stage_edges))
+        tokens = int(self.runs.workloads[job.workload].output_tokens.sum())
+        record: Record = "decisions" if tokens <= MOST_TOKENS else "steps"
+        return asdict(timeline(self.runs.run(job, record), job.stage_edges))
 
 
 @cache

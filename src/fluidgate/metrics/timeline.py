@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidgate.engine import RunRecords, StepRecords
+from fluidgate.errors import InputError
 from fluidgate.metrics.batches import batch_entries
 from fluidgate.metrics.summarize import e2el_s, tpot_s, ttft_s
 
@@ -35,7 +36,8 @@ class Timeline:
         evicted: requests evicted up to the end of each bin.
         coarse_edges_s: edges of at most `COARSE_BINS` bins.
         held_s: mean time for which the policy alone kept out the requests that arrived in each coarse bin.
-        batch: mean number of batch members per stage range (outer list) and coarse bin.
+        batch: mean number of batch members per stage range (outer list) and coarse bin; empty if the run was not
+            recorded with its decisions.
         ttft_s, tpot_s, e2el_s, silence_s: percentiles 0, 1, …, 100 over requests; empty if no request has one.
     """
 
@@ -56,18 +58,19 @@ class Timeline:
 
 
 def timeline(records: RunRecords, stage_edges: list[int]) -> Timeline:
-    """What happened over time in a run that was recorded with its decisions.
+    """What happened over time in a run that was recorded with its steps, or with its decisions.
 
     Args:
         stage_edges: rising edges of the stage ranges, in output tokens, shape (ranges + 1,).
 
     Raises:
-        InputError: the run was not recorded with its decisions.
+        InputError: the run was not recorded with its steps.
     """
-    counts = batch_by_stage(records, stage_edges)
     steps = records.steps
-    assert steps is not None
-    edges, coarse = _edges(records, BINS), _edges(records, counts.shape[1])
+    if steps is None:
+        raise InputError("the iterations of this run were not recorded; run it with record='steps' or 'decisions'")
+    edges, coarse = _edges(records, BINS), _coarse_edges(records, steps)
+    followed = len(steps.batch) == int(steps.scheduled.sum())
     kv = _in_engine(records, steps, (records.total_blocks - steps.free_blocks) / records.total_blocks)
     waiting = _waiting(records, steps)
     evicted = np.append(0, np.cumsum(steps.preempted))[np.searchsorted(steps.start_s, edges[1:], side="right")]
@@ -82,7 +85,7 @@ def timeline(records: RunRecords, stage_edges: list[int]) -> Timeline:
         evicted=evicted.tolist(),
         coarse_edges_s=coarse.tolist(),
         held_s=_mean_by(records.arrival_s, records.held_s, coarse).tolist(),
-        batch=counts.tolist(),
+        batch=batch_by_stage(records, stage_edges, coarse).tolist() if followed else [],
         ttft_s=_percentiles(ttft_s(records)),
         tpot_s=_percentiles(tpot_s(records)),
         e2el_s=_percentiles(e2el_s(records)),
@@ -94,6 +97,11 @@ def _edges(records: RunRecords, bins: int) -> Floats:
     """From the first arrival to the end of the run; one second where no time passed, in a run that stalled at once."""
     start_s = float(records.arrival_s[0])
     return np.linspace(start_s, records.end_s if records.end_s > start_s else start_s + 1.0, bins + 1)
+
+
+def _coarse_edges(records: RunRecords, steps: StepRecords) -> Floats:
+    """So few bins that an iteration is short against one."""
+    return _edges(records, max(1, min(COARSE_BINS, len(steps) // 10)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,16 +158,11 @@ def _waiting(records: RunRecords, steps: StepRecords) -> StepFunction:
     return StepFunction(times, arrived - left - inside)
 
 
-def batch_by_stage(records: RunRecords, stage_edges: list[int]) -> Floats:
-    """Mean number of batch members per stage range and bin of time, shape (ranges, bins), idle time included.
-
-    There are at most `COARSE_BINS` bins, and so few that an iteration is short against a bin.
-    """
+def batch_by_stage(records: RunRecords, stage_edges: list[int], edges: Floats) -> Floats:
+    """Mean number of batch members per stage range and bin of time, shape (ranges, bins), idle time included."""
     entries = batch_entries(records)
     steps = records.steps
     assert steps is not None
-    bins = max(1, min(COARSE_BINS, len(steps) // 10))
-    edges = _edges(records, bins)
     middle = (steps.start_s + steps.end_s) / 2
     member_s, _, _ = np.histogram2d(
         entries.stage,

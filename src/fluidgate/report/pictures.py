@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fluidgate.experiments import Comparison, Scenario
+from fluidgate.experiments.policy_runs import MOST_TOKENS
 from fluidgate.fluid.verdict import percent
 from fluidgate.report.controls import choice
 from fluidgate.report.figures import kv_bars, metric_bars, policies, throughput_latency
@@ -32,6 +33,8 @@ NOT_WATCHED = join(
         " from Python.",
     ]
 )
+
+TOO_MANY = f"Not followed: a repeat has more than {MOST_TOKENS:,} output tokens, too many to keep every batch of."
 
 LATENCIES = ("ttft", "tpot", "e2el")
 
@@ -79,6 +82,7 @@ def batch_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
             _name("batch", scenario, cell.policy), batch_over_time(comparison, cell, t), _place(comparison, cell.policy)
         )
         for cell, t in watched(comparison, scenario)
+        if t.batch
     ]
 
 
@@ -149,7 +153,8 @@ def per_load(comparison: Comparison, drawn: Drawn, *, above: Callable[[Scenario]
     for place, scenario in enumerate(comparison.scenarios):
         figures = [figure.html() for figure in drawn(comparison, scenario)]
         head = [] if above is None or not figures else [above(scenario)]
-        shown = tag("div", *figures, class_="panels") if figures else tag("p", NOT_WATCHED, class_="soft")
+        missing = TOO_MANY if watched(comparison, scenario) else NOT_WATCHED
+        shown = tag("div", *figures, class_="panels") if figures else tag("p", missing, class_="soft")
         parts.append(tag("div", tag("h3", load_title(scenario)), *head, shown, data_load=str(place)))
     return join(parts)
 
