@@ -1,5 +1,7 @@
 """A model on a GPU: step time and KV capacity."""
 
+from fluidgate.hardware.calibrate import CalibrationReport, calibrate_steps
+from fluidgate.hardware.calibration import Calibration
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.estimate import estimate_step_time
 from fluidgate.hardware.files import read_hardware, write_hardware
@@ -9,16 +11,21 @@ from fluidgate.hardware.grids import LatencyGrid, StepPoints, fit_grid, hardware
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
 from fluidgate.hardware.select import get_hardware
+from fluidgate.hardware.steps_file import StepFile, read_steps
 
 __all__ = [
+    "Calibration",
+    "CalibrationReport",
     "FitReport",
     "Gpu",
     "Hardware",
     "LatencyGrid",
     "ModelShape",
     "Profile",
+    "StepFile",
     "StepPoints",
     "StepTime",
+    "calibrate_steps",
     "estimate_step_time",
     "find_gpu",
     "find_model",
@@ -35,5 +42,6 @@ __all__ = [
     "read_grids",
     "read_hardware",
     "read_model_config",
+    "read_steps",
     "write_hardware",
 ]

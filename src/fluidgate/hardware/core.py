@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fluidgate.errors import InputError
+from fluidgate.hardware.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Hardware:
         block_size: tokens per block.
         source: where the numbers come from.
         relative_error: mean absolute relative error of `step_time` on the points it was fitted to; NaN if
-            unknown.
+            unknown; of held-out steps where there is a `calibration`.
+        calibration: how sure `step_time` is, and for which steps; None if it was not calibrated.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Hardware:
     block_size: int = 16
     source: str = ""
     relative_error: float = float("nan")
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if self.block_size < 1:

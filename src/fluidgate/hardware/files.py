@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fluidgate.errors import InputError
-from fluidgate.hardware._json import read_object
+from fluidgate.hardware._json import JsonObject, read_object
+from fluidgate.hardware.calibration import Calibration
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.fit import COEFFICIENTS
 
 VERSION = 1
-_KEYS = ("version", "name", "step_time", "num_gpu_blocks", "block_size", "source", "relative_error")
+_KEYS = ("version", "name", "step_time", "num_gpu_blocks", "block_size", "source", "relative_error", "calibration")
+_CALIBRATION_KEYS = ("steps", "plus_minus", "correlation", "misfit", "tokens", "kv_tokens")
 
 
 def read_hardware(path: Path | str) -> Hardware:
     """The hardware in a JSON file as `write_hardware` writes it.
 
     `version`, `name`, `step_time` (with `c0`; `c_tok`, `c_kv`, `c_attn` in seconds default to 0) and
-    `num_gpu_blocks` are required; `block_size` defaults to 16, `source` to empty, `relative_error` to
-    unknown.
+    `num_gpu_blocks` are required; `block_size` defaults to 16, `source` to empty, `relative_error` and
+    `calibration` to unknown.
 
     Raises:
         InputError: no such file, not JSON, an unknown, missing or malformed key; names the file and the key.
@@ -40,6 +44,7 @@ def read_hardware(path: Path | str) -> Hardware:
             block_size=file.integer("block_size", default=16),
             source=file.text("source", default=""),
             relative_error=file.number("relative_error") if file.has("relative_error") else math.nan,
+            calibration=_calibration(file.object("calibration")) if file.has("calibration") else None,
         )
     except InputError as problem:
         where = str(path)
@@ -61,8 +66,30 @@ def write_hardware(hardware: Hardware, path: Path | str) -> None:
         "block_size": int(hardware.block_size),
         "source": hardware.source,
         "relative_error": None if math.isnan(hardware.relative_error) else float(hardware.relative_error),
+        **({} if hardware.calibration is None else {"calibration": _written(hardware.calibration)}),
     }
     try:
         Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as problem:
         raise InputError(f"{path}: the hardware file cannot be written: {problem.strerror}") from None
+
+
+def _written(calibration: Calibration) -> dict[str, Any]:
+    """The calibration with a name for each half-width."""
+    return asdict(calibration) | {"plus_minus": dict(zip(COEFFICIENTS, calibration.plus_minus, strict=True))}
+
+
+def _calibration(entry: JsonObject) -> Calibration:
+    entry.refuse_others(_CALIBRATION_KEYS)
+    widths = entry.object("plus_minus")
+    widths.refuse_others(COEFFICIENTS)
+    correlation = entry.numbers("correlation", (len(COEFFICIENTS), len(COEFFICIENTS)), at_least=-1.001)
+    tokens, kv_tokens = (tuple(entry.numbers(key, (2,)).tolist()) for key in ("tokens", "kv_tokens"))
+    return Calibration(
+        steps=entry.integer("steps"),
+        plus_minus=tuple(widths.number(name) if widths.has(name) else None for name in COEFFICIENTS),
+        correlation=tuple(tuple(row) for row in correlation.tolist()),
+        misfit=entry.number("misfit"),
+        tokens=tokens,
+        kv_tokens=kv_tokens,
+    )

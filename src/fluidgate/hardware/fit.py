@@ -84,16 +84,17 @@ def fit_step_time(
         mean_error=float(error.mean()),
         max_error=float(error.max()),
         error_by_kind={str(k): float(error[kinds == k].mean()) for k in dict.fromkeys(kinds)},
-        unidentifiable=_unidentifiable(relative / scale),
+        unidentifiable=undetermined(relative / scale),
     )
     return StepTime(*(float(value) for value in fitted)), report
 
 
-def _unidentifiable(matrix: NDArray[np.float64]) -> tuple[str, ...]:
+def undetermined(matrix: NDArray[np.float64]) -> tuple[str, ...]:
     """Coefficients that can change without changing any fitted value: those with a part in the null space."""
     _, singular, directions = np.linalg.svd(matrix, full_matrices=False)
     null_space = directions[singular < 1e-9 * singular[0]]
-    return tuple(name for name, part in zip(COEFFICIENTS, null_space.T, strict=True) if np.any(np.abs(part) > 1e-6))
+    names = COEFFICIENTS[: matrix.shape[1]]
+    return tuple(name for name, part in zip(names, null_space.T, strict=True) if np.any(np.abs(part) > 1e-6))
 
 
 def _column(name: str, values: ArrayLike, n: int | None) -> NDArray[np.float64]:

@@ -1,0 +1,72 @@
+"""`Calibration`: what the steps behind a fitted step time say of it: how sure it is, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite, sqrt
+
+import numpy as np
+
+from fluidgate.errors import InputError
+
+RANGE_SLACK = 1.2
+"""A step may leave the measured range by a fifth before it counts as extrapolated."""
+
+FOUR = 4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Uncertainty and range of a fitted `StepTime`; four values are in the order c0, c_tok, c_kv, c_attn.
+
+    Attributes:
+        steps: measured steps.
+        plus_minus: half-width of each coefficient's 95% interval, seconds; None where the steps do not determine it.
+        correlation: of the errors of the coefficients, 4 × 4.
+        misfit: what the four-term form itself is off by, as a standard deviation relative to the step: the
+            differences between regions of steps that their noise does not explain.
+        tokens, kv_tokens: least and most of any step.
+    """
+
+    steps: int
+    plus_minus: tuple[float | None, ...]
+    correlation: tuple[tuple[float, ...], ...]
+    misfit: float
+    tokens: tuple[float, float]
+    kv_tokens: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if len(self.plus_minus) != FOUR:
+            raise InputError(f"calibration: plus_minus has {len(self.plus_minus)} values, not four")
+        for value in (self.misfit, *(v for v in self.plus_minus if v is not None)):
+            if not (isfinite(value) and value >= 0):
+                raise InputError(f"calibration: plus_minus and misfit must be finite and at least 0, not {value}")
+        matrix = np.array(self.correlation, dtype=np.float64)
+        if matrix.shape != (FOUR, FOUR) or not np.allclose(matrix, matrix.T) or np.linalg.eigvalsh(matrix)[0] < -1e-6:
+            raise InputError("calibration: correlation must be a symmetric 4 × 4 matrix without negative eigenvalues")
+        for name in ("tokens", "kv_tokens"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high < float("inf"):
+                raise InputError(f"calibration: {name} must be its least and its most, not {low} and {high}")
+
+    def half_width_s(self, tokens: float, kv_tokens: float, attention_pairs: float) -> float | None:
+        """Half of the 95% interval of such a step's fitted mean time, seconds, misfit apart.
+
+        None where it rests on a coefficient that the steps do not determine.
+        """
+        terms = np.array([1.0, tokens, kv_tokens, attention_pairs])
+        unknown = np.array([width is None for width in self.plus_minus])
+        if np.any(unknown & (terms != 0)):
+            return None
+        widths = terms * np.array([width or 0.0 for width in self.plus_minus])
+        return sqrt(max(float(widths @ np.array(self.correlation) @ widths), 0.0))
+
+    def outside(self, tokens: tuple[float, float], kv_tokens: tuple[float, float]) -> str | None:
+        """What of these ranges lies beyond the measured ones by more than a fifth, in words; None if nothing."""
+        found = []
+        for what, (low, high), known in (("tokens", tokens, self.tokens), ("KV tokens", kv_tokens, self.kv_tokens)):
+            if high > known[1] * RANGE_SLACK:
+                found.append(f"{high:,.0f} {what} (measured up to {known[1]:,.0f})")
+            elif low < known[0] / RANGE_SLACK:
+                found.append(f"{low:,.0f} {what} (measured from {known[0]:,.0f})")
+        return " and ".join(found) or None

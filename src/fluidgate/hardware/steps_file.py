@@ -1,0 +1,127 @@
+"""Measured steps from a CSV file: one row per engine step."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from fluidgate.errors import InputError
+from fluidgate.hardware.grids import FloatArray, StepPoints
+
+TOKENS, KV, PAIRS, KIND, DURATION = "tokens", "kv_tokens", "attention_pairs", "kind", "ms"
+NAMES = {
+    TOKENS: ("tokens", "num_tokens", "batch_tokens", "num_scheduled_tokens", "total_num_scheduled_tokens"),
+    KV: ("kv_tokens", "num_kv_tokens", "context_tokens", "kv"),
+    PAIRS: ("attention_pairs", "prefill_pairs", "prefill_attention_pairs", "pairs"),
+    KIND: ("kind", "phase"),
+    DURATION: ("ms", "step_ms", "duration_ms", "latency_ms", "time_ms"),
+}
+REQUIRED = (TOKENS, KV, DURATION)
+MS_PER_S = 1e3
+
+
+@dataclass(frozen=True, eq=False)
+class StepFile:
+    """The steps of a file.
+
+    Attributes:
+        points: the steps; without a column of attention pairs these are 0.
+        has_pairs: whether the file says how many (query, key) pairs each step's prefill had.
+        unused: columns that mean nothing here.
+    """
+
+    points: StepPoints
+    has_pairs: bool
+    unused: tuple[str, ...]
+
+
+def read_steps(path: Path | str) -> StepFile:
+    """The steps in a CSV file with a header.
+
+    Columns, in any order, case and with spaces, hyphens or underscores: `tokens` computed in the step, `kv_tokens`
+    (context lengths at its end, summed over its requests), `ms`; if there, `attention_pairs` ((query, key) pairs of its
+    prefill chunks) and `kind`. `NAMES` lists the other names each may have.
+
+    Raises:
+        InputError: no such file, a column missing or doubled, or a value that is no number or out of range; names
+            the line.
+    """
+    path = Path(path)
+    rows = _rows(path)
+    if not rows:
+        raise InputError(f"{path}:1: the file is empty; give a header and one row per step")
+    columns, unused = _columns(path, rows[0][1])
+    steps = rows[1:]
+    if not steps:
+        raise InputError(f"{path}:1: a header and no rows; give one row per step")
+    for line, cells in steps:
+        if len(cells) != len(rows[0][1]):
+            raise InputError(
+                f"{path}:{line}: {len(cells)} fields where the header has {len(rows[0][1])}; correct or remove the line"
+            )
+    points = StepPoints(
+        kind=np.array([cells[columns[KIND]] if KIND in columns else "step" for _, cells in steps]),
+        tokens=_numbers(path, steps, columns[TOKENS], TOKENS, positive=True),
+        kv_tokens=_numbers(path, steps, columns[KV], KV),
+        attention_pairs=_numbers(path, steps, columns[PAIRS], PAIRS) if PAIRS in columns else np.zeros(len(steps)),
+        duration_s=_numbers(path, steps, columns[DURATION], DURATION, positive=True) / MS_PER_S,
+    )
+    return StepFile(points, PAIRS in columns, unused)
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and trimmed cells of every row."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; give a CSV of measured steps") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text; give a CSV of measured steps") from None
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be read ({problem.strerror}); give a CSV of measured steps") from None
+    reader = csv.reader(io.StringIO(text.rstrip()))
+    try:
+        return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except csv.Error as problem:
+        raise InputError(f"{path}:{reader.line_num}: is not plain CSV ({problem}); write it again") from None
+
+
+def _columns(path: Path, header: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Where each known column is, and the names of the others."""
+    plain = [name.lower().replace(" ", "_").replace("-", "_") for name in header]
+    columns: dict[str, int] = {}
+    for what, names in NAMES.items():
+        found = [i for i, name in enumerate(plain) if name in names]
+        if len(found) > 1:
+            both = " and ".join(repr(header[i]) for i in found)
+            raise InputError(f"{path}:1: {both} both mean {what}; keep one")
+        if found:
+            columns[what] = found[0]
+        elif what in REQUIRED:
+            raise InputError(
+                f"{path}:1: no column for {what} in the header ({', '.join(header)[:200]}); call it one of "
+                f"{', '.join(names)}"
+            )
+    return columns, tuple(name for i, name in enumerate(header) if i not in columns.values())
+
+
+def _numbers(
+    path: Path, rows: Sequence[tuple[int, list[str]]], column: int, name: str, *, positive: bool = False
+) -> FloatArray:
+    wanted = "a finite number above 0" if positive else "a finite number, at least 0"
+    values = np.empty(len(rows))
+    for i, (line, cells) in enumerate(rows):
+        try:
+            value = float(cells[column])
+        except ValueError:
+            value = float("nan")
+        if not (isfinite(value) and (value > 0 if positive else value >= 0)):
+            raise InputError(f"{path}:{line}: {name} = {cells[column]!r} must be {wanted}; correct or remove the line")
+        values[i] = value
+    return values
