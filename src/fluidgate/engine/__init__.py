@@ -1,7 +1,20 @@
 """The compiled simulator: paged KV blocks, batch formation, the step loop, per-request records."""
 
 from fluidgate.engine.config import EngineConfig, Mode
-from fluidgate.engine.records import RunRecords, StepRecords
+from fluidgate.engine.fleet import run_fleet
+from fluidgate.engine.records import FleetRecords, RunRecords, StepRecords
+from fluidgate.engine.routing import ROUTERS, Fleet
 from fluidgate.engine.run import Record, run
 
-__all__ = ["EngineConfig", "Mode", "Record", "RunRecords", "StepRecords", "run"]
+__all__ = [
+    "ROUTERS",
+    "EngineConfig",
+    "Fleet",
+    "FleetRecords",
+    "Mode",
+    "Record",
+    "RunRecords",
+    "StepRecords",
+    "run",
+    "run_fleet",
+]

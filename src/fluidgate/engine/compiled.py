@@ -15,8 +15,9 @@ from numba import types
 from numba.core.registry import CPUDispatcher
 from numpy.typing import NDArray
 
-from fluidgate.engine import loop
+from fluidgate.engine import loop, routing
 from fluidgate.engine.config import EngineConfig
+from fluidgate.engine.replicas import stacked
 from fluidgate.engine.state import LOG_NOTHING, new_log, new_state
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
@@ -50,9 +51,13 @@ PLACEHOLDERS: tuple[Callable[..., Any], ...] = (_no_classify, _no_rank, _no_deci
 
 @dataclass(frozen=True)
 class Program:
-    """The step loop and a policy's decision functions, ready to call."""
+    """The step loop, the router around it, and a policy's decision functions, ready to call.
+
+    `route` is a function that loads the router, which a single engine does not need.
+    """
 
     run_loop: Callable[..., int]
+    route: Callable[[], Callable[..., bool]]
     decisions: tuple[Callable[..., Any], ...]
     hooks: int
 
@@ -67,19 +72,21 @@ def load_program(policy: Policy, *, compile: bool = True) -> Program:
     hooks = sum(bit for bit, function in zip(HOOKS, own, strict=True) if function is not None)
     functions = [function or none for function, none in zip(own, PLACEHOLDERS, strict=True)]
     if not compile or numba.config.DISABLE_JIT:
-        return Program(interpreted(loop.run_loop), tuple(interpreted(f) for f in functions), hooks)
+        plain = tuple(interpreted(f) for f in functions)
+        return Program(interpreted(loop.run_loop), lambda: interpreted(routing.route), plain, hooks)
     signatures = _signatures()
     compiled = (
         _compile_decision(function, name, policy, signature)
         for function, name, signature in zip(functions, DECISIONS, signatures.decisions, strict=True)
     )
-    return Program(_compiled_loop(), tuple(compiled), hooks)
+    return Program(_compiled_loop(), _compiled_router, tuple(compiled), hooks)
 
 
 @dataclass(frozen=True)
 class _Signatures:
     decisions: tuple[Any, ...]
     run_loop: Any
+    route: Any
 
 
 @cache
@@ -102,17 +109,20 @@ def _signatures() -> _Signatures:
         decide,
         nothing(floats, floats, event),
     )
-    run_loop = integer(
-        numba.typeof(state),
-        numba.typeof(kv),
+    log_and_policy = (
         numba.typeof(new_log(1, 1)),
         *(types.FunctionType(signature) for signature in decisions),
         integer,
         floats,
-        floats,
-        integer,
     )
-    return _Signatures(decisions, run_loop)
+    run_loop = integer(numba.typeof(state), numba.typeof(kv), *log_and_policy, floats, integer, number)
+    states, caches = stacked(state, kv, 1)
+    turns = numba.typeof(routing.turns_of(routing.Fleet(), 1))
+    route = types.boolean(
+        *(numba.typeof(states), numba.typeof(caches), *log_and_policy, types.float64[:, ::1], turns),
+        *(integer, ints, ints),
+    )
+    return _Signatures(decisions, run_loop, route)
 
 
 def _native(numba_type: Any) -> Any:
@@ -124,12 +134,25 @@ def _native(numba_type: Any) -> Any:
 def _compiled_loop() -> Callable[..., int]:
     if not any(cache_dir().rglob("loop.run_loop*.nbc")):
         print("fluidgate: compiling the engine, once for this version (10 to 20 s) …", file=sys.stderr, flush=True)
-    run_loop: Any = loop.run_loop
+    run_loop: Callable[..., int] = _compiled_for(loop.run_loop, _signatures().run_loop)
+    return run_loop
+
+
+@cache
+def _compiled_router() -> Callable[..., bool]:
+    if not any(cache_dir().rglob("routing.route*.nbc")):
+        print("fluidgate: compiling the router, once for this version …", file=sys.stderr, flush=True)
+    _compiled_loop()
+    route: Callable[..., bool] = _compiled_for(routing.route, _signatures().route)
+    return route
+
+
+def _compiled_for(function: Any, signature: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", numba.core.errors.NumbaExperimentalFeatureWarning)
-        run_loop.compile(_signatures().run_loop)
-    run_loop.disable_compile()  # arguments are converted to the one signature, never compiled for anew
-    return run_loop  # type: ignore[no-any-return]
+        function.compile(signature)
+    function.disable_compile()  # arguments are converted to the one signature, never compiled for anew
+    return function
 
 
 @cache

@@ -16,6 +16,9 @@ from fluidgate.engine.state import (
     GAP_SUBBINS_LOG2,
     GAP_SUM,
     ITERATION,
+    LAST_FINISH,
+    LAST_FINISHED,
+    LAST_FREED,
     LAST_STEP_END,
     LOG_DECISIONS,
     LOG_FREE_BLOCKS,
@@ -43,6 +46,7 @@ from fluidgate.engine.state import (
     TOTAL_BLOCKS,
     VICTIMS,
     WAITING,
+    WAKE,
 )
 from fluidgate.engine.step import end_residency, schedule_prefill_first, schedule_sarathi, schedule_vllm
 from fluidgate.kernel import entry_kernel, inlined_kernel, kernel
@@ -57,9 +61,10 @@ from fluidgate.policies.protocol import (
     View,
 )
 
-DONE, MORE, LOG_FULL, STUCK, FUTILE_RUN, UNKNOWN_CLASS = range(6)
-"""Why the loop came back: all finished; iterations used up; the log needs room; nothing can ever happen again;
-residents evict each other and get nowhere; `classify` named a class that the policy does not have."""
+DONE, MORE, LOG_FULL, STUCK, FUTILE_RUN, UNKNOWN_CLASS, PAUSED = range(7)
+"""Why the loop came back: all who arrived finished; iterations used up; the log needs room; nothing can happen unless a
+request arrives; residents evict each other and get nowhere; `classify` named a class that the policy does not have;
+nothing begins before the time it was to reach."""
 
 HAS_CLASSIFY, HAS_RANK, HAS_ADMIT, HAS_ADVANCE, HAS_OBSERVE = 1, 2, 4, 8, 16
 
@@ -111,7 +116,7 @@ def receive_arrivals(state, classify, rank, observe, hooks, params, memory):
     """Queue every request that has arrived by now; False if the last one's class does not exist."""
     while next_arrival_s(state) <= state.clock[NOW]:
         row = state.counter[NEXT_ARRIVAL]
-        state.counter[NEXT_ARRIVAL] = row + 1
+        state.counter[NEXT_ARRIVAL] = state.following[row]
         if hooks & (HAS_CLASSIFY | HAS_RANK):
             request = Request(
                 row, state.arrival_s[row], state.prompt_tokens[row], state.shown_output[row], state.class_id[row]
@@ -200,6 +205,7 @@ def emit_tokens(state, cache, observe, hooks, params, memory):
     """Give a token to every request whose tokens are all computed; free the finished ones."""
     now = state.clock[NOW]
     last_end = state.clock[LAST_STEP_END]
+    free = cache.free[0]
     steady = 0  # streams whose last token came at the end of the last iteration: they share one gap
     finished = 0
     for k in range(state.counter[SCHEDULED]):
@@ -234,6 +240,9 @@ def emit_tokens(state, cache, observe, hooks, params, memory):
         book_gap(state, now - last_end, steady)
     if finished > 0:
         state.counter[FINISHED_REQUESTS] += finished
+        state.counter[LAST_FINISHED] = finished
+        state.counter[LAST_FREED] = cache.free[0] - free
+        state.clock[LAST_FINISH] = now
         drop_finished(state)
 
 
@@ -300,31 +309,44 @@ def log_has_room(state, log):
 
 
 @kernel
-def wait_until(state, time_s):
-    """Let time pass with nothing running; False if it would not pass or never end."""
-    if time_s == float("inf") or time_s <= state.clock[NOW]:
-        return False
+def sleep(state, until_s):
+    """Let time pass to the next arrival or to WAKE, if that is before `until_s`; MORE, or why not."""
+    time_s = min(next_arrival_s(state), state.clock[WAKE])
+    if time_s == float("inf"):
+        return DONE if state.counter[RUNNING] == 0 and state.counter[WAITING] == 0 else STUCK
+    if time_s >= until_s:
+        return PAUSED
     add_hold_time(state, time_s - state.clock[NOW])
     state.clock[NOW] = time_s
-    return True
+    return MORE
 
 
 @entry_kernel
-def run_loop(state, cache, log, classify, rank, admit, advance, observe, hooks, params, memory, max_iterations):
+def run_loop(
+    state, cache, log, classify, rank, admit, advance, observe, hooks, params, memory, max_iterations, until_s
+):
     """Simulate until everything has finished, or for `max_iterations`; returns one of the codes above.
 
-    `hooks` says which of the five decision functions the policy has; the others are placeholders.
+    `hooks` says which of the five decision functions the policy has; the others are placeholders. Nothing begins at or
+    after `until_s`: calls with rising times, and the requests that arrive at each of them handed in between, give the
+    same bits as one call with all of them.
     """
     for _ in range(max_iterations):
         if not log_has_room(state, log):
             return LOG_FULL
+        if state.clock[WAKE] > state.clock[NOW]:
+            slept = sleep(state, until_s)
+            if slept != MORE:
+                return slept
+            state.clock[WAKE] = 0.0
+        elif state.clock[NOW] >= until_s:
+            return PAUSED
         if not receive_arrivals(state, classify, rank, observe, hooks, params, memory):
             return UNKNOWN_CLASS
         if state.counter[FUTILE] > state.setting[MOST_FUTILE]:
             return FUTILE_RUN
         if state.counter[RUNNING] == 0 and state.counter[WAITING] == 0:
-            if not wait_until(state, next_arrival_s(state)):
-                return DONE
+            state.clock[WAKE] = float("inf")
             continue
         wake_s = decide(state, cache, admit, advance, hooks, params, memory)
         residents = state.counter[RUNNING]
@@ -335,8 +357,7 @@ def run_loop(state, cache, log, classify, rank, admit, advance, observe, hooks, 
             for i in range(residents - state.counter[VICTIMS], state.counter[RUNNING]):
                 observe(params, memory, make_event(state, ADMITTED, state.running[i]))
         if state.counter[SCHEDULED] == 0 and state.counter[VICTIMS] == 0:
-            if not wait_until(state, min(next_arrival_s(state), wake_s)):
-                return STUCK
+            state.clock[WAKE] = wake_s
             continue
         start_s = state.clock[NOW]
         seconds, tokens = compute_batch(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fluidgate.engine.state import BACK, FRONT, NEXT_ARRIVAL, NONE, NUM_CLASSES, WAITING
+from fluidgate.engine.state import BACK, FRONT, NEXT_ARRIVAL, NONE, NUM_CLASSES, WAITING, WAITING_TOKENS
 from fluidgate.kernel import inlined_kernel, kernel
 
 
@@ -42,6 +42,7 @@ def join(state, row, to_front):
         state.prev_waiting[after] = row
     state.waiting[group] += 1
     state.counter[WAITING] += 1
+    state.counter[WAITING_TOKENS] += state.prompt_tokens[row] + state.generated[row]
     state.hold_mark[row] = state.hold_clock[group]
 
 
@@ -57,6 +58,7 @@ def leave(state, row):
         state.prev_waiting[after] = NONE
     state.waiting[group] -= 1
     state.counter[WAITING] -= 1
+    state.counter[WAITING_TOKENS] -= state.prompt_tokens[row] + state.generated[row]
     state.held_s[row] += state.hold_clock[group] - state.hold_mark[row]
 
 
@@ -73,7 +75,7 @@ def first_allowed(state):
 
 @inlined_kernel
 def next_arrival_s(state):
-    """Time of the next arrival, infinity after the last."""
+    """Time of the next arrival, infinity if none is known."""
     row = state.counter[NEXT_ARRIVAL]
     return state.arrival_s[row] if row < len(state.arrival_s) else float("inf")
 

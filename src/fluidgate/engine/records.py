@@ -109,3 +109,42 @@ class RunRecords:
     def total_blocks(self) -> int:
         """KV blocks that hold tokens (all but the null block)."""
         return self.hardware.num_gpu_blocks - 1
+
+    @property
+    def replicas(self) -> int:
+        """Engines that ran."""
+        return 1
+
+
+@dataclass(frozen=True, eq=False)
+class FleetRecords(RunRecords):
+    """A run of several replicas. Per-request arrays are of all requests, in order of arrival.
+
+    `hardware`, `config` and `policy` are those of each replica. Totals are sums over the replicas, but `peak_blocks` is
+    of the fullest, `mean_blocks` an average over all busy time, and `end_s` when the last of them ended.
+
+    Attributes:
+        router: how requests were routed.
+        replica: which replica served each request, shape (n,), from 0.
+        runs: the records of each replica alone, None where it was sent nothing.
+    """
+
+    router: str
+    replica: NDArray[np.int64]
+    runs: tuple[RunRecords | None, ...]
+
+    @property
+    def replicas(self) -> int:
+        """Engines that ran."""
+        return len(self.runs)
+
+    @property
+    def tokens_by_replica(self) -> NDArray[np.int64]:
+        """Prompt and output tokens of the requests that each replica was sent, shape (replicas,)."""
+        tokens = self.workload.prompt_tokens + self.workload.output_tokens
+        return np.bincount(self.replica, tokens, minlength=self.replicas).astype(np.int64)
+
+    @property
+    def imbalance(self) -> float:
+        """Tokens of the replica that was sent most ÷ the mean over the replicas; 1: all got the same."""
+        return float(self.tokens_by_replica.max() / self.tokens_by_replica.mean())

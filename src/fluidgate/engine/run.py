@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -76,23 +76,41 @@ def run_program(
         log_level=_LOG_LEVEL[record],
     )
     log = new_log(1, 1) if record == "requests" else new_log(4096, 4096 + 64 * len(state.running))
-    params, memory = new_params(policy), policy.new_memory()
-    while True:
-        status = program.run_loop(
-            state, cache, log, *program.decisions, program.hooks, params, memory, iterations_per_call
-        )
+
+    def report(finished: int) -> None:
         if progress is not None:
-            progress(int(state.counter[layout.FINISHED_REQUESTS]), len(workload))
+            progress(finished, len(workload))
+
+    log, stalled = run_to_end(program, policy, state, cache, log, policy.new_memory(), report, iterations_per_call)
+    steps = None if record == "requests" else _step_records(state, log)
+    return records_of(workload, hardware, config, policy, state, steps=steps, stalled=stalled)
+
+
+def run_to_end(
+    program: Program,
+    policy: Policy,
+    state: State,
+    cache: Cache,
+    log: Log,
+    memory: layout.Floats,
+    report: Callable[[int], None],
+    iterations_per_call: int = ITERATIONS_PER_CALL,
+) -> tuple[Log, bool]:
+    """Run an engine until nothing is left to do: (its log, whether it stalled); `report` gets the finished requests."""
+    policy_arguments = (*program.decisions, program.hooks, new_params(policy), memory)
+    while True:
+        status = program.run_loop(state, cache, log, *policy_arguments, iterations_per_call, np.inf)
+        report(int(state.counter[layout.FINISHED_REQUESTS]))
         if status == loop.LOG_FULL:
             log = _grown(log)
         elif status != loop.MORE:
             break
     if status == loop.UNKNOWN_CLASS:
-        _refuse_class(state, policy)
+        refuse_class(state, policy)
     stalled = status in (loop.STUCK, loop.FUTILE_RUN)
     if stalled:
         _end_stuck_run(state, cache, policy, futile=status == loop.FUTILE_RUN)
-    return _records(workload, hardware, config, policy, state, log, record, stalled=stalled)
+    return log, stalled
 
 
 def _grown(log: Log) -> Log:
@@ -100,8 +118,9 @@ def _grown(log: Log) -> Log:
     return Log(*doubled)
 
 
-def _refuse_class(state: State, policy: Policy) -> None:
-    row = int(state.counter[layout.NEXT_ARRIVAL]) - 1
+def refuse_class(state: State, policy: Policy) -> NoReturn:
+    """Say which request `classify` put into a class that does not exist."""
+    row = int(np.argmax((state.group < 0) | (state.group >= policy.num_classes)))
     raise InputError(
         f"policy {policy.name}: classify puts request {row} into class {state.group[row]}, and its num_classes is "
         f"{policy.num_classes}; return a class from 0 to {policy.num_classes - 1}"
@@ -127,17 +146,17 @@ def _end_stuck_run(state: State, cache: Cache, policy: Policy, *, futile: bool) 
         free(state, cache, row)
 
 
-def _records(
+def records_of(
     workload: Workload,
     hardware: Hardware,
     config: EngineConfig,
     policy: Policy,
     state: State,
-    log: Log,
-    record: Record,
     *,
+    steps: StepRecords | None,
     stalled: bool,
 ) -> RunRecords:
+    """What an engine did, read off its final state."""
     busy_s = float(state.clock[layout.BUSY])
     counts, edges_s = _gaps(state)
     return RunRecords(
@@ -167,7 +186,7 @@ def _records(
         gap_counts=counts,
         gap_edges_s=edges_s,
         stalled=stalled,
-        steps=None if record == "requests" else _step_records(state, log),
+        steps=steps,
     )
 
 

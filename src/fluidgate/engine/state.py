@@ -20,9 +20,10 @@ NONE = -1
 
 # Counters of a run: indices into `State.count`.
 (
-    NEXT_ARRIVAL,  # row of the next request to arrive
+    NEXT_ARRIVAL,  # row of the next request to arrive, n if none is known
     RUNNING,  # residents
     WAITING,
+    WAITING_TOKENS,  # prompt and generated tokens of those who wait
     FREE_SLOTS,
     BACK,  # sequence numbers of the two ends of the waiting queues
     FRONT,
@@ -31,6 +32,8 @@ NONE = -1
     SCHEDULED,  # requests in this iteration's batch
     VICTIMS,  # requests preempted in this iteration
     FINISHED_REQUESTS,
+    LAST_FINISHED,  # of them, those of LAST_FINISH, and the blocks that they gave back
+    LAST_FREED,
     PREEMPTIONS,
     FUTILE,  # preemptions since a request arrived or got a token that it had not had before
     COMPUTED_TOKENS,
@@ -39,18 +42,20 @@ NONE = -1
     LOG_ROWS,
     LOG_VICTIMS,
     COUNTERS,
-) = range(19)
+) = range(22)
 
 # Clocks and time integrals: indices into `State.clock`, all in seconds.
 (
     NOW,
+    WAKE,  # if after NOW: nothing can run until then, unless a request arrives
     LAST_STEP_END,
+    LAST_FINISH,  # end of the latest iteration in which somebody finished
     BUSY,
     BLOCK_SECONDS,  # integral of the blocks in use, over busy time
     NEARLY_FULL,  # busy time with more than 90% of the blocks in use
     GAP_SUM,
     CLOCKS,
-) = range(7)
+) = range(9)
 
 # What a run is told and never changes: indices into `State.setting`.
 (
@@ -93,6 +98,7 @@ class State(NamedTuple):
     class_id: Ints
     prefix_ids: Ints
     prefix_offsets: Ints
+    following: Ints  # row that arrives after this one, n if none is known
     # progress, by row
     group: Ints
     generated: Ints
@@ -224,6 +230,7 @@ def new_state(
         class_id=workload.class_id,
         prefix_ids=prefix_ids,
         prefix_offsets=workload.prefix_offsets,
+        following=np.arange(1, n + 1, dtype=np.int64),
         group=ints(),
         generated=ints(),
         computed=ints(),
