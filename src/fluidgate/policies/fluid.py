@@ -84,14 +84,21 @@ ALL_ENTER, ENOUGH, NO_ROOM = range(3)
 """How a walk along the queue ends: nobody is left, the engine takes no more in this iteration, the forecast refuses."""
 
 MOST_TRIED = 64
+"""Requests that the forecast is tried on, beyond what one iteration takes, to see whether all fit."""
 
 COHERENT = 0.8
 COHERENCE_COMPLETIONS, FREQUENCIES = 256, 64
+"""The coherence from which admissions are paced, how often it is reckoned, and at how many frequencies."""
 
 FIRST_MARGIN, MOST_MARGIN, GAIN = 2.25, 4.0, 0.02
-LEAST_MARGIN, CHEAP_MARGIN, LAX_MARGIN = 1.0, 2.5, 0.5
-CHEAP = 0.1
-"""A margin that takes less than this share of memory is cheap: it is taken whatever the evictions, up to 2."""
+"""The margin at the start, at most, and its rise for an eviction."""
+
+CHEAP, CHEAP_MARGIN = 0.1, 2.5
+"""A margin that takes less than this share of memory is taken whatever the evictions, up to `CHEAP_MARGIN`."""
+
+LEAST_MARGIN, LAX_MARGIN = 1.0, 0.5
+"""The margin is not lowered further than this where evicted requests compute everything again, and not further than
+`LAX_MARGIN` where they find it in the prefix cache, or where everybody may be evicted."""
 
 RESERVE = 0.01
 """Share of memory kept free per unit of margin: the forecast does not see the next few iterations' noise."""
