@@ -84,3 +84,37 @@ def plan_quality_command(
     command = f"fluidgate experiment plan-quality --requests {requests} --tolerance {tolerance:g}"
     page.write_text(quality_page(found, command), encoding="utf-8")
     o.say(f"wrote {page}")
+
+
+PAPER_EXAMPLE = "Example: `fluidgate experiment paper --part theory --seeds 2 --results paper.jsonl`"
+
+PaperParts = Annotated[
+    list[str] | None,
+    typer.Option("--part", help="theory, latency, stable-rate or equal-chunks; may be repeated. Without: all."),
+]
+
+
+@app.command("paper", epilog=PAPER_EXAMPLE)
+def paper(
+    parts: PaperParts = None,
+    requests: Annotated[int, typer.Option("--requests", help="Requests per run.", min=300)] = 5000,
+    seeds: Seeds = 3,
+    page: Page = Path("paper-results.md"),
+    jobs: o.Jobs = 1,
+    ray: o.Ray = None,
+    results: o.Results = Path("paper.jsonl"),
+) -> None:
+    """The studies of the papers that fluidgate builds on, run again, with each of their claims judged."""
+    from fluidgate.experiments.paper import PARTS, Scale, paper_page, run_paper
+
+    with o.progress_bar("simulating") as progress:
+        result = run_paper(
+            parts or list(PARTS),
+            Scale(requests, seeds),
+            results=results,
+            workers=jobs,
+            ray_address=ray,
+            progress=progress,
+        )
+    page.write_text(paper_page(result), encoding="utf-8")
+    o.say(f"wrote {page}")
