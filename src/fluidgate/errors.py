@@ -17,3 +17,7 @@ class Stalled(FluidgateError):
 
 class JobFailed(FluidgateError):
     """The process that runs a job died, again and again."""
+
+
+class CalibrationWarning(UserWarning):
+    """A step time is used for steps beyond those it was measured on."""

@@ -162,9 +162,9 @@ def test_half_width_is_unknown_where_a_coefficient_is() -> None:
     ("tokens", "kv_tokens", "found"),
     [
         ((1, 120), (1_000, 12_000), None),
-        ((1, 121), (1_000, 10_000), "121 tokens (measured up to 100)"),
-        ((1, 100), (1_000, 12_001), "12,001 KV tokens (measured up to 10,000)"),
-        ((1, 100), (800, 10_000), "800 KV tokens (measured from 1,000)"),
+        ((1, 121), (1_000, 10_000), "up to 121 tokens (measured: up to 100)"),
+        ((1, 100), (1_000, 12_001), "up to 12,001 KV tokens (measured: up to 10,000)"),
+        ((1, 100), (800, 10_000), "fewer KV tokens than 1,000, the least measured"),
     ],
 )
 def test_a_fifth_beyond_the_range_is_outside(

@@ -17,6 +17,7 @@ from fluidgate.fluid.segments import PromptBound, Segments, cut_points, segments
 from fluidgate.fluid.stability import Stability, TimeShares, bound_seconds, stability
 from fluidgate.fluid.stages import residents_by_stage, stage_edges
 from fluidgate.fluid.thresholds import WaitThresholds, length_edges, wait_thresholds
+from fluidgate.fluid.uncertainty import PlanUncertainty
 
 __all__ = [
     "Equilibrium",
@@ -28,6 +29,7 @@ __all__ = [
     "NestedShape",
     "NestedThresholds",
     "OutputLaw",
+    "PlanUncertainty",
     "PromptBound",
     "RequestMix",
     "SafetyBuffer",

@@ -17,6 +17,7 @@ from fluidgate.fluid.safety_buffer import Guarantee, SafetyBuffer, best_nested, 
 from fluidgate.fluid.segments import PromptBound
 from fluidgate.fluid.stability import Stability, stability
 from fluidgate.fluid.thresholds import WaitThresholds, wait_thresholds
+from fluidgate.fluid.uncertainty import PlanUncertainty, plan_uncertainty, warn_if_extrapolated
 from fluidgate.fluid.verdict import number, percent, verdict
 from fluidgate.hardware.core import Hardware
 from fluidgate.workload.core import Workload
@@ -73,6 +74,8 @@ class FluidPlan:
         nested: Nested WAIT thresholds, per segment; their own `rate` may be lower still.
         safety_buffer: the memory `nested`'s shape needs at `threshold_rate`, with the plan's prompt bound.
         guaranteed_rate: the largest rate with the paper's guarantee (largest prompts), req/s; 0 if none.
+        uncertainty: intervals from the calibration of the step time; None where there is none, or where it does not
+            determine the time at the boundary.
         verdict: what follows, in sentences.
     """
 
@@ -86,6 +89,7 @@ class FluidPlan:
     nested: NestedThresholds
     safety_buffer: SafetyBuffer
     guaranteed_rate: float
+    uncertainty: PlanUncertainty | None
     verdict: tuple[str, ...]
 
     @property
@@ -128,7 +132,7 @@ class FluidPlan:
             ("arrival rate", f"{number(mix.rate)} req/s"),
             ("prompt, mean / max", f"{number(mix.mean_prompt_tokens)} / {mix.max_prompt_tokens:,} tokens"),
             ("output, mean / max", f"{number(mix.mean_output_tokens)} / {mix.max_output_tokens:,} tokens"),
-            ("stability boundary", f"{number(stable.boundary_rate)} req/s"),
+            ("stability boundary", self._boundary()),
             ("load", percent(stable.load)),
             ("binding", stable.binding),
             ("gain from 1% more of the least limit", percent(stable.eta / 100.0)),
@@ -151,6 +155,13 @@ class FluidPlan:
             ("Nested WAIT segments", str(len(self.nested.segments))),
             ("Nested WAIT guaranteed rate", f"{number(self.guaranteed_rate)} req/s"),
         ]
+
+    def _boundary(self) -> str:
+        rate, known = self.stability.boundary_rate, self.uncertainty
+        if known is None:
+            return f"{number(rate)} req/s" + ("" if self.hardware.calibration is None else ", ± unknown")
+        low, high = known.boundary_rate
+        return f"{number(rate)} ± {number(max(high - rate, rate - low))} req/s"
 
     def _onset(self) -> str:
         load, rate = self.stability.onset_load, self.stability.onset_rate
@@ -188,6 +199,9 @@ def plan(
 
     Raises:
         InputError: a value out of range, or a request that can never fit.
+
+    Warns:
+        CalibrationWarning: the plan rests on steps beyond those that the step time was measured on.
     """
     mix = workload if isinstance(workload, RequestMix) else RequestMix.from_workload(workload, rate)
     if rate is not None:
@@ -202,6 +216,7 @@ def plan(
     wait = wait_thresholds(kept, step_time, limits)
     nested, buffer = best_nested(kept, step_time, limits, guarantee, prompt_bound)
     guaranteed_rate = largest_guaranteed_rate(kept, step_time, limits, guarantee)
+    warn_if_extrapolated(mix, hardware, limits, stable)
     return FluidPlan(
         hardware=hardware,
         limits=limits,
@@ -213,6 +228,7 @@ def plan(
         nested=nested,
         safety_buffer=buffer,
         guaranteed_rate=guaranteed_rate,
+        uncertainty=plan_uncertainty(kept, hardware, limits, stable, nested, buffer),
         verdict=verdict(limits, stable, rested, threshold_rate, wait, guarantee, guaranteed_rate),
     )
 

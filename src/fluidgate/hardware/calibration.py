@@ -66,7 +66,7 @@ class Calibration:
         found = []
         for what, (low, high), known in (("tokens", tokens, self.tokens), ("KV tokens", kv_tokens, self.kv_tokens)):
             if high > known[1] * RANGE_SLACK:
-                found.append(f"{high:,.0f} {what} (measured up to {known[1]:,.0f})")
+                found.append(f"up to {high:,.0f} {what} (measured: up to {known[1]:,.0f})")
             elif low < known[0] / RANGE_SLACK:
-                found.append(f"{low:,.0f} {what} (measured from {known[0]:,.0f})")
+                found.append(f"fewer {what} than {known[0]:,.0f}, the least measured")
         return " and ".join(found) or None
