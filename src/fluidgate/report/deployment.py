@@ -47,8 +47,8 @@ def deployment(comparison: Comparison, deployments: Sequence[Deployment]) -> Htm
     return Html("".join(parts))
 
 
-def how_to_serve(policy: str) -> Html:
-    """The commands that give the lines."""
+def how_to_serve(policy: str) -> str:
+    """The commands that give the lines, as markup."""
     save = tag("code", f"fluidgate plan … --policy {policy} --save plan.json")
     serve = tag("code", "fluidgate serve-args plan.json")
     return join([f"The plan file of {policy}: ", save, ", with this load's rate; its lines: ", serve, "."])
