@@ -42,9 +42,8 @@ def _intro(result: PaperResult) -> str:
     scale = result.scale
     return (
         "# The papers' studies: all tables\n\n"
-        f"Means over {scale.seeds} paired seeds, {scale.requests:,} requests per run, {SATURATED} times as many where saturated; from "
-        "`fluidgate experiment paper`. "
-        "Settings, and what follows: [the papers, run again](paper.md)."
+        f"Means over {scale.seeds} paired seeds, {scale.requests:,} requests per run, {SATURATED} times as many where "
+        "saturated; from `fluidgate experiment paper`. Settings, and what follows: [the papers, run again](paper.md)."
     )
 
 

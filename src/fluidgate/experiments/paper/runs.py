@@ -12,7 +12,7 @@ from fluidgate.engine import EngineConfig, RunRecords
 from fluidgate.experiments.paper.settings import EQUAL, SCHEDULERS, capped_policy, draw, machine, study
 from fluidgate.experiments.simulation import plan_for, simulate
 from fluidgate.fluid import FluidPlan, Limits, RequestMix, stability
-from fluidgate.policies import Policy, make_policy
+from fluidgate.policies import Greedy, Policy, make_policy
 from fluidgate.workload import Workload, generate
 
 PLANNING_SEED = 1_000
@@ -121,6 +121,8 @@ def _policy(job: PaperRun) -> Policy:
     if spec is None:
         assert job.cap is not None
         return capped_policy(of, _law(job.study, job.requests), job.cap, job.segments)
+    if spec == "greedy":
+        return Greedy()  # no plan, which takes longer than a run
     return make_policy(spec, _plan(job.study, job.requests, job.rate, _engine(job)))
 
 

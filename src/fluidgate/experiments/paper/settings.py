@@ -82,7 +82,7 @@ STUDIES: dict[str, Study] = {
         name: Study(name, _SHORT_RATES, published=published, segments=segments, strict=True)
         for name, published, segments in _TYPES
     },
-    "p512-d1000": Study("p512-d1000", tuple(0.5 * k for k in range(1, 11))),
+    "p512-d1000": Study("p512-d1000", tuple(0.5 * k for k in range(1, 11)), caps=tuple(range(20, 201, 20))),
     "lmsys": Study("lmsys", _LMSYS_RATES, _LMSYS_CAPS, _LMSYS_SEGMENTS, equal_width=True),
     "lmsys, linear time": Study("lmsys", _LMSYS_RATES, _LMSYS_CAPS, _LMSYS_SEGMENTS, equal_width=True, variant=LINEAR),
 }
