@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from fluidgate.experiments.paper.runs import PaperRun, completion_rate, mean_e2e
 from fluidgate.experiments.paper.settings import CAP_ALONE, SEARCHED, STUDIES, capped_policy
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import ConcurrencyCap, Greedy, RateLimited
+from fluidgate.report.paper_figures import write_paper_figures
 from fluidgate.workload import Workload, generate
 
 SMALL = Scale(requests=300, seeds=2)
@@ -171,6 +173,18 @@ def test_the_page_shows_every_part_and_judges_every_claim(small_result: PaperRes
     assert by_name["M* = C at"].verdict == "reproduced"
     assert by_name["M* = C at"].measured == "74.1 req/s"
     assert by_name["p512-d1000: WAIT's latency is controlled at 4.5 req/s"].verdict == "not"
+
+
+def test_figures_show_every_scheduler(small_result: PaperResult, tmp_path: Path) -> None:
+    written = write_paper_figures(small_result, tmp_path / "new")
+    assert [path.name for path in written][:2] == ["paper-p512-d20.svg", "paper-p512-d20-d50-mix.svg"]
+    for path in written:
+        texts = [element.text for element in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")]
+        assert {"vLLM", "Sarathi", "WAIT, B searched", "vLLM V1", "fluid"} <= set(texts)
+    with pytest.raises(InputError, match="add --part latency"):
+        write_paper_figures(replace(small_result, rows=()), tmp_path)
+    with pytest.raises(InputError, match="cannot write figures"):
+        write_paper_figures(small_result, written[0])
 
 
 def test_the_search_takes_the_best_setting(small_result: PaperResult) -> None:

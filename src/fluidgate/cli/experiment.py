@@ -100,12 +100,14 @@ def paper(
     requests: Annotated[int, typer.Option("--requests", help="Requests per run.", min=300)] = 5000,
     seeds: Seeds = 3,
     page: Page = Path("paper-results.md"),
+    figures: Annotated[Path | None, typer.Option("--figures", help="Folder for SVG files of the latencies.")] = None,
     jobs: o.Jobs = 1,
     ray: o.Ray = None,
     results: o.Results = Path("paper.jsonl"),
 ) -> None:
     """The studies of the papers that fluidgate builds on, run again, with each of their claims judged."""
     from fluidgate.experiments.paper import PARTS, Scale, paper_page, run_paper
+    from fluidgate.report.paper_figures import write_paper_figures
 
     with o.progress_bar("simulating") as progress:
         result = run_paper(
@@ -117,4 +119,5 @@ def paper(
             progress=progress,
         )
     page.write_text(paper_page(result), encoding="utf-8")
-    o.say(f"wrote {page}")
+    written = [page, *(write_paper_figures(result, figures) if figures is not None else [])]
+    o.say(f"wrote {', '.join(str(path) for path in written)}")
