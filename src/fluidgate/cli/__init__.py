@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import TextIO
 
 import typer
 
 from fluidgate import __version__
-from fluidgate.cli import compare, experiment, frontier, plan, serve_args, simulate, trace
-from fluidgate.errors import FluidgateError
+from fluidgate.cli import calibrate, compare, experiment, frontier, plan, serve_args, simulate, trace
+from fluidgate.errors import CalibrationWarning, FluidgateError
 
 app = typer.Typer(
     name="fluidgate",
@@ -24,6 +26,7 @@ app.command("emulate", epilog=simulate.EMULATE_EXAMPLE)(simulate.emulate_command
 app.command("compare", epilog=compare.EXAMPLE)(compare.command)
 app.command("frontier", epilog=frontier.EXAMPLE)(frontier.command)
 app.command("serve-args", epilog=serve_args.EXAMPLE)(serve_args.command)
+app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(trace.app, name="trace")
 app.add_typer(experiment.app, name="experiment")
 
@@ -54,8 +57,24 @@ def _spread_goodput(arguments: list[str]) -> list[str]:
     return spread
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own warnings are one sentence on stderr, like errors; others keep the place in the code."""
+    if issubclass(category, CalibrationWarning):
+        print(f"warning: {message}", file=file or sys.stderr, flush=True)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), file=file or sys.stderr, end="")
+
+
 def main() -> None:
     """Run the command line; an error the user can mend is one sentence on stderr and exit status 1."""
+    warnings.showwarning = _show_warning
     try:
         app(_spread_goodput(sys.argv[1:]))
     except FluidgateError as error:

@@ -10,7 +10,7 @@ from fluidgate.hardware.gpus import Gpu, find_gpu, gpu_names, kv_blocks
 from fluidgate.hardware.grids import LatencyGrid, StepPoints, fit_grid, hardware_from_grid, read_grids
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
-from fluidgate.hardware.select import get_hardware
+from fluidgate.hardware.select import estimate_hardware, get_hardware
 from fluidgate.hardware.steps_file import StepFile, read_steps
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "StepPoints",
     "StepTime",
     "calibrate_steps",
+    "estimate_hardware",
     "estimate_step_time",
     "find_gpu",
     "find_model",

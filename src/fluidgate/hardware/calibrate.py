@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import Calibration
-from fluidgate.hardware.core import StepTime
+from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.fit import COEFFICIENTS, undetermined
 from fluidgate.hardware.grids import FloatArray, StepPoints
 from fluidgate.hardware.robust import Prior, RobustFit, fit_robust
@@ -33,7 +34,7 @@ class CalibrationReport:
         points: the steps.
         fitted_s: their fitted durations, shape (n,), seconds.
         outlier: steps that the fit leaves out, shape (n,).
-        held_out_error: `|predicted/measured − 1|` of each step, outliers too, predicted by a fit to four fifths of
+        held_out_error: `|predicted/measured − 1|` of each step, outliers included, predicted by a fit to four fifths of
             the steps without it, shape (n,).
         noise: standard deviation of the relative error, outliers apart.
         remarks: what the user should know of coefficients, in sentences.
@@ -50,8 +51,36 @@ class CalibrationReport:
 
     @property
     def relative_error(self) -> float:
-        """Mean error of held-out steps."""
-        return float(self.held_out_error.mean())
+        """Mean error of held-out steps, outliers apart."""
+        return float(self.held_out_error[~self.outlier].mean())
+
+    def hardware(self, name: str, num_gpu_blocks: int, block_size: int, source: str) -> Hardware:
+        """The machine with this step time, and this much KV memory."""
+        return Hardware(
+            name=name,
+            step_time=self.step_time,
+            num_gpu_blocks=num_gpu_blocks,
+            block_size=block_size,
+            source="; ".join((source, *self.remarks)),
+            relative_error=self.relative_error,
+            calibration=self.calibration,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the steps, as JSON-ready values."""
+        return {
+            "step_time": asdict(self.step_time),
+            "calibration": asdict(self.calibration),
+            "held_out_error": {
+                "mean_without_outliers": self.relative_error,
+                "median": float(np.median(self.held_out_error)),
+                "p95": float(np.quantile(self.held_out_error, 0.95)),
+            },
+            "noise": self.noise,
+            "steps": len(self.outlier),
+            "outliers": int(self.outlier.sum()),
+            "remarks": list(self.remarks),
+        }
 
 
 def calibrate_steps(points: StepPoints, *, has_pairs: bool = True, sheet: StepTime | None = None) -> CalibrationReport:

@@ -57,7 +57,7 @@ class Hardware:
         block_size: tokens per block.
         source: where the numbers come from.
         relative_error: mean absolute relative error of `step_time` on the points it was fitted to; NaN if
-            unknown; of held-out steps where there is a `calibration`.
+            unknown; of held-out steps, outliers apart, where there is a `calibration`.
         calibration: how sure `step_time` is, and for which steps; None if it was not calibrated.
     """
 

@@ -66,7 +66,14 @@ def get_hardware(
     shape.kv_bytes_per_token_per_gpu(tp)  # refuses a tp that does not divide the model
     profile = _profile(shape, known_gpu, tp, variant)
     if profile is None:
-        found = _estimated(shape, known_gpu, tp, gpu_memory_utilization, num_gpu_blocks, block_size)
+        found = estimate_hardware(
+            shape,
+            known_gpu,
+            tp=tp,
+            gpu_memory_utilization=gpu_memory_utilization,
+            num_gpu_blocks=num_gpu_blocks,
+            block_size=block_size,
+        )
     else:
         found = _profiled(profile, shape, known_gpu, gpu_memory_utilization, num_gpu_blocks, block_size)
     return found
@@ -117,14 +124,21 @@ def _profiled(
     return base.with_(num_gpu_blocks=blocks, block_size=block_size)
 
 
-def _estimated(
+def estimate_hardware(
     shape: ModelShape,
     gpu: Gpu,
-    tp: int,
-    gpu_memory_utilization: float,
-    num_gpu_blocks: int | None,
-    block_size: int,
+    *,
+    tp: int = 1,
+    gpu_memory_utilization: float = DEFAULT_MEMORY_UTILIZATION,
+    num_gpu_blocks: int | None = None,
+    block_size: int = 16,
 ) -> Hardware:
+    """Step time and KV capacity from a model's dimensions and a data sheet alone; name and source say so.
+
+    Raises:
+        InputError: a mixture of experts, a value out of range, or no room for KV.
+    """
+    refuse_moe(shape)
     source = f"ESTIMATE, not measured: roofline from the data sheet of {gpu.name} ({gpu.source})"
     blocks = num_gpu_blocks
     if blocks is None:

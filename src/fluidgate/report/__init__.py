@@ -1,8 +1,9 @@
 """A comparison for people: the recommendation, tables for the terminal, one self-contained HTML page, its figures."""
 
+from fluidgate.report.calibration import calibration_figure, calibration_table
 from fluidgate.report.deployment import Deployment, ServeLine, how_to_serve
 from fluidgate.report.details import facts_table, summary_table
-from fluidgate.report.figure_files import write_figures
+from fluidgate.report.figure_files import standalone, write_figures
 from fluidgate.report.frontier import frontier_table
 from fluidgate.report.page import write_report
 from fluidgate.report.perfetto import write_perfetto
@@ -13,12 +14,15 @@ __all__ = [
     "Deployment",
     "Recommendation",
     "ServeLine",
+    "calibration_figure",
+    "calibration_table",
     "comparison_table",
     "facts_table",
     "frontier_table",
     "how_to_serve",
     "plan_table",
     "recommend",
+    "standalone",
     "summary_table",
     "write_figures",
     "write_perfetto",

@@ -1,0 +1,144 @@
+"""`fluidgate calibrate steps|config`: a hardware file from measured steps, or from a config and a data sheet."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fluidgate.cli import options as o
+from fluidgate.errors import InputError
+
+if TYPE_CHECKING:
+    from fluidgate.hardware import CalibrationReport, Hardware
+
+app = typer.Typer(no_args_is_help=True, help="Make a hardware file: how long a step takes, and how much KV there is.")
+
+STEPS_EXAMPLE = "Example: `fluidgate calibrate steps steps.csv --num-gpu-blocks 2588 --out hardware.json`"
+CONFIG_EXAMPLE = "Example: `fluidgate calibrate config llama/config.json --gpu rtx-4090 --out hardware.json`"
+
+Steps = Annotated[Path, typer.Argument(help="CSV with columns tokens, kv_tokens, ms and, if known, attention_pairs.")]
+Config = Annotated[Path, typer.Argument(help="Hugging Face config.json of the model, or its folder.")]
+Out = Annotated[Path, typer.Option("--out", help="Write the hardware file here.")]
+Name = Annotated[str | None, typer.Option("--name", help="What to call it; the file's name if not given.")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="Draw measured against fitted steps in this SVG file.")]
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """How large the KV cache is, given or reckoned."""
+
+    num_gpu_blocks: Annotated[int | None, typer.Option("--num-gpu-blocks", help="KV blocks, as the server logs.")] = (
+        None
+    )
+    block_size: Annotated[int, typer.Option("--block-size", help="Tokens per KV block.", min=1)] = 16
+    tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1)] = 1
+    gpu_memory_utilization: Annotated[
+        float, typer.Option("--gpu-memory-utilization", help="Share of GPU memory to use.")
+    ] = 0.9
+
+
+@dataclass(frozen=True)
+class SheetOptions:
+    """The model and the GPU that measured steps come from."""
+
+    model: Annotated[str | None, typer.Option("--model", help="Model, for what the steps do not tell.")] = None
+    model_config: Annotated[Path | None, typer.Option("--model-config", help="The model's config.json.")] = None
+    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU, for its data sheet.")] = None
+
+    def load(self, memory: MemoryOptions) -> Hardware | None:
+        """The estimate from the data sheet; None if no GPU was named."""
+        from fluidgate.hardware import estimate_hardware, find_gpu, find_model, read_model_config
+
+        if self.model is not None and self.model_config is not None:
+            raise InputError("--model and --model-config both name the model: give one")
+        if self.gpu is None and self.model is None and self.model_config is None:
+            return None
+        if self.gpu is None:
+            raise InputError("the model alone has no data sheet: add --gpu")
+        if self.model_config is not None:
+            shape = read_model_config(self.model_config)
+        elif self.model is not None:
+            shape = find_model(self.model)
+        else:
+            raise InputError("the GPU alone does not tell what a step does: add --model or --model-config")
+        return estimate_hardware(shape, find_gpu(self.gpu), **asdict(memory))
+
+
+@app.command("steps", epilog=STEPS_EXAMPLE)
+@o.grouped
+def steps(
+    path: Steps,
+    out: Out,
+    sheet: SheetOptions,
+    memory: MemoryOptions,
+    name: Name = None,
+    plot: Plot = None,
+    output_format: o.OutputFormat = o.Format.TABLE,
+) -> None:
+    """Fit the step time to measured steps: robust, with error bars, and open about what the steps do not tell.
+
+    With --gpu, and --model or --model-config, what the steps do not determine comes from the data sheet, and the number
+    of KV blocks too unless it is given.
+    """
+    from fluidgate.hardware import calibrate_steps, read_steps, write_hardware
+
+    estimate = sheet.load(memory)
+    blocks = memory.num_gpu_blocks if estimate is None else estimate.num_gpu_blocks
+    if blocks is None:
+        raise InputError(
+            "steps do not tell how large the KV cache is: add --num-gpu-blocks as the server logs it, or --gpu and "
+            "--model"
+        )
+    file = read_steps(path)
+    if file.unused:
+        o.say(f"columns not used: {', '.join(file.unused)}")
+    report = calibrate_steps(
+        file.points, has_pairs=file.has_pairs, sheet=None if estimate is None else estimate.step_time
+    )
+    machine = report.hardware(name or path.stem, blocks, memory.block_size, source=f"calibrated on {path.name}")
+    write_hardware(machine, out)
+    o.say(f"wrote {out}")
+    if plot is not None:
+        _draw(report, plot)
+    _show(report, machine, output_format)
+
+
+@app.command("config", epilog=CONFIG_EXAMPLE)
+@o.grouped
+def config(
+    path: Config,
+    gpu: Annotated[str, typer.Option("--gpu", help="GPU, for its data sheet.")],
+    out: Out,
+    memory: MemoryOptions,
+) -> None:
+    """Estimate a model that nobody has measured: step time and KV blocks from its config.json and a data sheet."""
+    from fluidgate.hardware import write_hardware
+
+    machine = SheetOptions(model_config=path, gpu=gpu).load(memory)
+    assert machine is not None
+    write_hardware(machine, out)
+    o.say(f"wrote {out}: {machine.source}")
+
+
+def _draw(report: CalibrationReport, path: Path) -> None:
+    from fluidgate.report import calibration_figure, standalone
+
+    try:
+        path.write_text(standalone(calibration_figure(report)), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: the picture cannot be written ({error.strerror}); choose another --plot") from None
+    o.say(f"wrote {path}")
+
+
+def _show(report: CalibrationReport, machine: Hardware, output_format: o.Format) -> None:
+    from fluidgate.report import calibration_table
+
+    if output_format is o.Format.JSON:
+        o.write_json(report.to_dict())
+        return
+    o.console().print(calibration_table(report, title=machine.name))
+    for remark in report.remarks:
+        o.console().print(f"{remark}.")

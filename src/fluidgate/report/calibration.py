@@ -1,0 +1,89 @@
+"""A calibration for people: its table, and measured against fitted step times as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fluidgate.fluid.verdict import number, percent
+from fluidgate.hardware import CalibrationReport
+from fluidgate.hardware.fit import COEFFICIENTS
+from fluidgate.report.axes import Axis, frame, svg
+from fluidgate.report.html import Html, tag
+from fluidgate.report.svg import colour
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SIZE, LEFT, RIGHT, TOP, FOOT = 420.0, 58.0, 14.0, 26.0, 60.0
+MOST_POINTS = 2000
+SERIES = {"decode": 1, "prefill": 2, "mixed": 3}
+UNITS = {
+    "c0": ("µs per step", 1e6),
+    "c_tok": ("µs per token", 1e6),
+    "c_kv": ("ns per KV token", 1e9),
+    "c_attn": ("ns per attention pair", 1e9),
+}
+
+
+def calibration_table(report: CalibrationReport, title: str) -> Table:
+    """Coefficients with their intervals, errors of held-out steps, and the range, for the terminal."""
+    import numpy as np
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False)
+    for name, half_width in zip(COEFFICIENTS, report.calibration.plus_minus, strict=True):
+        unit, scale = UNITS[name]
+        value = getattr(report.step_time, name) * scale
+        error = "unknown" if half_width is None else number(half_width * scale)
+        table.add_row(name, f"{number(value)} ± {error} {unit}")
+    held_out = report.held_out_error
+    median, most = np.quantile(held_out, [0.5, 0.95])
+    table.add_row("error of held-out steps, mean without outliers", percent(report.relative_error))
+    table.add_row("the same with outliers, median / p95", f"{percent(median)} / {percent(most)}")
+    table.add_row("noise of a step / misfit", f"{percent(report.noise)} / {percent(report.calibration.misfit)}")
+    table.add_row("steps / outliers", f"{len(report.outlier):,} / {int(report.outlier.sum()):,}")
+    for what, (low, high) in (("tokens", report.calibration.tokens), ("KV tokens", report.calibration.kv_tokens)):
+        table.add_row(f"range of {what}", f"{low:,.0f} to {high:,.0f}")
+    return table
+
+
+def calibration_figure(report: CalibrationReport) -> Html:
+    """Measured against fitted step time, both logarithmic; on the diagonal they agree, a cross is an outlier."""
+    measured_ms, fitted_ms = report.points.duration_s * 1e3, report.fitted_s * 1e3
+    low, high = min(measured_ms.min(), fitted_ms.min()) / 1.1, max(measured_ms.max(), fitted_ms.max()) * 1.1
+    x = Axis(float(low), float(high), LEFT, SIZE - RIGHT, log=True)
+    y = Axis(float(low), float(high), SIZE - FOOT, TOP, log=True)
+    parts = frame(x, y, ("fitted, ms", "measured, ms"), (number, number))
+    parts.append(tag("line", x1=x.start, y1=y.start, x2=x.end, y2=y.end, class_="limit"))
+    kinds = list(dict.fromkeys(report.points.kind.tolist()))
+    for i in range(0, len(measured_ms), -(-len(measured_ms) // MOST_POINTS)):
+        ink = colour(_series(kinds, str(report.points.kind[i])))
+        parts.append(_point(x(float(fitted_ms[i])), y(float(measured_ms[i])), ink, cross=bool(report.outlier[i])))
+    parts += _key(kinds)
+    alt = (
+        f"Measured against fitted step time of {len(measured_ms):,} steps; held-out steps are off by "
+        f"{percent(report.relative_error)} on average, without the {int(report.outlier.sum()):,} outliers."
+    )
+    return svg(SIZE, SIZE, alt, parts)
+
+
+def _series(kinds: Sequence[str], kind: str) -> int:
+    return SERIES.get(kind, 1 + kinds.index(kind))
+
+
+def _point(x: float, y: float, ink: str, *, cross: bool) -> Html:
+    if cross:
+        path = f"M{x - 3:.1f} {y - 3:.1f}l6 6m0-6l-6 6"
+        return tag("path", d=path, stroke=ink, fill="none", opacity=0.8)
+    return tag("circle", cx=round(x, 1), cy=round(y, 1), r=2.2, fill=ink, fill_opacity=0.5)
+
+
+def _key(kinds: Sequence[str]) -> list[Html]:
+    parts, at, y = [], LEFT, SIZE - 10.0
+    for kind in kinds:
+        parts.append(tag("circle", cx=at, cy=y - 4, r=3, fill=colour(_series(kinds, kind))))
+        parts.append(tag("text", kind, x=at + 7, y=y, class_="soft"))
+        at += 24 + 7 * len(kind)
+    parts.append(_point(at, y - 4, "var(--soft)", cross=True))
+    return [*parts, tag("text", "outlier", x=at + 7, y=y, class_="soft")]
