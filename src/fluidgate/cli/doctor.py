@@ -1,0 +1,144 @@
+"""`fluidgate doctor`: what a running vLLM's metrics or log say about KV memory, and what to change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fluidgate.cli import options as o
+from fluidgate.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fluidgate.doctor import Diagnosis, Facts
+    from fluidgate.hardware import Hardware
+
+EXAMPLE = "Example: `fluidgate doctor http://localhost:8000 --wait-s 60 --model llama-3.1-8b --gpu h100-80gb`"
+
+_H, _E = "Hardware", "Engine"
+Source = Annotated[
+    str, typer.Argument(metavar="URL|FILE", help="A server's address, a saved scrape of /metrics, or vLLM's log.")
+]
+Second = Annotated[Path | None, typer.Option("--second", help="A later scrape of the same run.")]
+Wait = Annotated[
+    float | None,
+    typer.Option("--wait-s", help="Scrape twice, this many seconds apart; with --second: the seconds between the two."),
+]
+Model = Annotated[str | None, typer.Option("--model", help="Model name, for step times.", rich_help_panel=_H)]
+GpuName = Annotated[str | None, typer.Option("--gpu", help="GPU name, for step times.", rich_help_panel=_H)]
+Tp = Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, rich_help_panel=_H)]
+ModelConfig = Annotated[
+    Path | None, typer.Option("--model-config", help="Hugging Face config.json of the model.", rich_help_panel=_H)
+]
+HardwareFile = Annotated[
+    Path | None, typer.Option("--hardware", help="Hardware file, instead of model and GPU.", rich_help_panel=_H)
+]
+Blocks = Annotated[
+    int | None, typer.Option("--num-gpu-blocks", help="KV blocks, where the page is silent.", rich_help_panel=_H)
+]
+BlockSize = Annotated[
+    int | None, typer.Option("--block-size", help="Tokens per block, where the page is silent.", rich_help_panel=_H)
+]
+Seats = Annotated[int | None, typer.Option("--max-num-seqs", help="The server's seats.", min=1, rich_help_panel=_E)]
+Budget = Annotated[
+    int | None,
+    typer.Option("--max-num-batched-tokens", help="The server's token budget.", min=1, rich_help_panel=_E),
+]
+
+
+def command(
+    source: Source,
+    second: Second = None,
+    wait_s: Wait = None,
+    model: Model = None,
+    gpu: GpuName = None,
+    tp: Tp = 1,
+    model_config: ModelConfig = None,
+    hardware_file: HardwareFile = None,
+    num_gpu_blocks: Blocks = None,
+    block_size: BlockSize = None,
+    max_num_seqs: Seats = None,
+    max_num_batched_tokens: Budget = None,
+    output_format: o.OutputFormat = o.Format.TABLE,
+) -> None:
+    """Say whether KV memory binds on a running vLLM, what it costs, how far the boundary is, and what to change."""
+    from fluidgate.doctor import diagnose, read_facts
+
+    hardware = _hardware(model, gpu, tp, model_config, hardware_file)
+    if (num_gpu_blocks is None) != (block_size is None):
+        raise InputError("--num-gpu-blocks and --block-size go together: give both")
+    if wait_s is not None and "://" in source:
+        o.say(f"scraping {source} twice, {wait_s:g} s apart")
+    facts = read_facts(source, second, wait_s)
+    if num_gpu_blocks is not None and block_size is not None:
+        facts = facts.with_kv(num_gpu_blocks, block_size)
+    diagnosis = diagnose(_with_limits(facts, max_num_seqs, max_num_batched_tokens), hardware)
+    if output_format is o.Format.JSON:
+        o.write_json(diagnosis.to_dict())
+    else:
+        _print(diagnosis)
+
+
+def _hardware(
+    model: str | None, gpu: str | None, tp: int, model_config: Path | None, hardware_file: Path | None
+) -> Hardware | None:
+    """What gives step times; None where nothing was named."""
+    if hardware_file is not None:
+        return o.HardwareOptions(hardware_file=hardware_file).load()
+    if model is None and gpu is None:
+        return None
+    if model is None or gpu is None:
+        raise InputError("--model and --gpu go together: step times depend on both")
+    return o.HardwareOptions(model=model, gpu=gpu, tp=tp, model_config=model_config).load()
+
+
+def _with_limits(facts: Facts, seats: int | None, budget: int | None) -> Facts:
+    return replace(
+        facts,
+        max_num_seqs=seats or facts.max_num_seqs,
+        max_num_batched_tokens=budget or facts.max_num_batched_tokens,
+    )
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    console = o.console()
+    console.print(f"[bold]{diagnosis.source}[/bold]", highlight=False)
+    console.print(_findings(diagnosis))
+    if diagnosis.changes:
+        console.print("[bold]What to change, in the order of benefit[/bold]", highlight=False)
+        console.print(_changes(diagnosis))
+    for note in diagnosis.notes:
+        console.print(note, highlight=False, markup=False)
+
+
+def _findings(diagnosis: Diagnosis) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"act": "red", "watch": "yellow", "fine": "green", "cannot tell": "dim"}
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column("severity", no_wrap=True)
+    table.add_column("finding", no_wrap=True)
+    table.add_column("says")
+    for finding in diagnosis.findings:
+        table.add_row(Text(finding.severity, style=colours[finding.severity]), Text(finding.name), Text(finding.says))
+    return table
+
+
+def _changes(diagnosis: Diagnosis) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column("rank", justify="right")
+    table.add_column("what", style="bold", overflow="fold", max_width=62)
+    table.add_column("why")
+    for rank, change in enumerate(diagnosis.changes, 1):
+        table.add_row(str(rank), Text(change.what), Text(change.why))
+    return table

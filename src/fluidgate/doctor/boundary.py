@@ -1,0 +1,85 @@
+"""What the lengths that were served ask of the KV memory, and the stability boundary on given hardware."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fluidgate.doctor.facts import Facts
+from fluidgate.doctor.lengths import LengthLaw
+from fluidgate.fluid import Limits, Stability, stability
+from fluidgate.fluid.stability import free_share_for_growth
+from fluidgate.hardware import Hardware
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What needs no step time; all per engine.
+
+    Attributes:
+        law: lengths of the requests that finished.
+        mean_kv_tokens: KV that a resident holds on average over its life, E[a]/E[o].
+        full_at_residents: residents that fill the KV memory on average.
+        watermark: the share of blocks to keep free at admission, `free_share_for_growth`.
+    """
+
+    law: LengthLaw
+    mean_kv_tokens: float
+    full_at_residents: float
+    watermark: float
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The stability boundary over all engines, with what the histograms leave open.
+
+    Attributes:
+        stable: the boundary of one engine; its `load` means nothing where `load` is None.
+        rate: req/s that can be sustained.
+        rates: the least and the largest that the length histograms allow.
+        load: arrivals over the boundary; None if the arrival rate is unknown.
+        loads: the same at the largest and the least boundary.
+        memory_doubled_gain: relative gain of the boundary from twice the KV memory.
+    """
+
+    hardware: Hardware
+    stable: Stability
+    rate: float
+    rates: tuple[float, float]
+    load: float | None
+    loads: tuple[float, float] | None
+    memory_doubled_gain: float
+
+
+def memory_of(facts: Facts) -> Memory | None:
+    """The memory side, or None where lengths or the KV capacity are unknown."""
+    prompt, output = facts.histogram("request_prompt_tokens"), facts.histogram("request_generation_tokens")
+    if prompt is None or output is None or facts.kv_tokens is None or facts.block_size is None:
+        return None
+    law = LengthLaw(prompt, output, facts.kv_tokens)
+    mix = law.mix("even", 1.0)
+    held = mix.mean(mix.memory_token_iterations(facts.block_size)) / mix.mean(mix.iterations)
+    share = free_share_for_growth(mix, Limits(facts.kv_tokens, facts.block_size))
+    return Memory(law, held, facts.kv_tokens / held, share)
+
+
+def boundary_of(facts: Facts, memory: Memory, hardware: Hardware) -> Boundary:
+    """The boundary of the served lengths on `hardware`, whose KV capacity gives way to the one the server states."""
+    machine = hardware
+    if facts.num_gpu_blocks is not None and facts.block_size is not None:
+        machine = hardware.with_(num_gpu_blocks=facts.num_gpu_blocks, block_size=facts.block_size)
+    limits = Limits.of(machine, facts.max_num_batched_tokens, facts.max_num_seqs)
+    twice = Limits(2 * limits.kv_tokens, limits.block_size, limits.max_num_batched_tokens, limits.max_num_seqs)
+    per_engine = (facts.rate or 1.0) / facts.engines
+    least, even, most = (
+        stability(memory.law.mix(spread, per_engine), machine.step_time, limits) for spread in ("most", "even", "least")
+    )
+    more = stability(memory.law.mix("even", per_engine), machine.step_time, twice)
+    return Boundary(
+        hardware=machine,
+        stable=even,
+        rate=facts.engines * even.boundary_rate,
+        rates=(facts.engines * least.boundary_rate, facts.engines * most.boundary_rate),
+        load=even.load if facts.rate else None,
+        loads=(most.load, least.load) if facts.rate else None,
+        memory_doubled_gain=more.boundary_rate / even.boundary_rate - 1.0,
+    )

@@ -1,0 +1,108 @@
+"""`diagnose`: facts to findings, the most urgent first, and by benefit among equals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from fluidgate.doctor.boundary import boundary_of, memory_of
+from fluidgate.doctor.facts import Facts
+from fluidgate.doctor.finding import Case, Change, Finding, Severity
+from fluidgate.doctor.findings_gate import gate
+from fluidgate.doctor.findings_latency import first_token, gap_spikes, prefix_cache
+from fluidgate.doctor.findings_load import load
+from fluidgate.doctor.findings_preemption import preemptions
+from fluidgate.doctor.findings_queue import kv_binds, other_limit
+from fluidgate.hardware import Hardware
+
+EXAMINATIONS: tuple[Callable[[Case], Finding | None], ...] = (
+    gate,
+    load,
+    kv_binds,
+    preemptions,
+    other_limit,
+    first_token,
+    gap_spikes,
+    prefix_cache,
+)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the facts say.
+
+    Attributes:
+        source: what was read.
+        findings: the most urgent first, and the largest benefit first among equals.
+        notes: what cannot be told, why, and the mend.
+    """
+
+    source: str
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What to change, each once, in the order of benefit."""
+        first: dict[str, Change] = {}
+        for finding in self.findings:
+            for change in finding.changes:
+                first.setdefault(change.what, change)
+        return tuple(first.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; an unknown number is None."""
+        return {
+            "source": self.source,
+            "findings": [_plain(finding) for finding in self.findings],
+            "changes": [asdict(change) for change in self.changes],
+            "notes": list(self.notes),
+        }
+
+
+def diagnose(facts: Facts, hardware: Hardware | None = None) -> Diagnosis:
+    """What binds, what it costs and what to change.
+
+    Args:
+        facts: from `read_facts`.
+        hardware: step times, for the stability boundary; without, it cannot be told. The KV memory that the server
+            states goes before the hardware's.
+
+    Raises:
+        InputError: lengths that contradict their buckets or the KV memory.
+    """
+    if hardware is not None and facts.num_gpu_blocks is None:
+        facts = facts.with_kv(hardware.num_gpu_blocks, hardware.block_size)
+    memory = memory_of(facts)
+    boundary = boundary_of(facts, memory, hardware) if memory is not None and hardware is not None else None
+    case = Case(facts, memory, boundary)
+    if not facts.busy and not facts.finished:
+        idle = "Cannot tell anything, because nothing runs, waits or has finished. Read the server under load."
+        return Diagnosis(facts.source, (Finding("idle", Severity.UNKNOWN, idle),), facts.notes)
+    found = [finding for examine in EXAMINATIONS if (finding := examine(case)) is not None]
+    if not any(finding.severity in (Severity.ACT, Severity.WATCH) for finding in found):
+        found.append(_nothing_wrong(facts))
+    order = list(Severity)
+    found.sort(key=lambda finding: (order.index(finding.severity), -finding.benefit))
+    return Diagnosis(facts.source, tuple(found), facts.notes)
+
+
+def _nothing_wrong(facts: Facts) -> Finding:
+    if not facts.busy:
+        says = "Nothing to change in what has finished; nothing ran at the time: read the server under load as well."
+    else:
+        says = "Nothing to change: memory does not bind, and no queue builds up."
+    return Finding("nothing-wrong", Severity.FINE, says, benefit=1.0)
+
+
+def _plain(finding: Finding) -> dict[str, Any]:
+    return {
+        "name": finding.name,
+        "severity": finding.severity.value,
+        "says": finding.says,
+        "benefit": finding.benefit,
+        "numbers": {name: value if isfinite(value) else None for name, value in finding.numbers.items()},
+        "changes": [asdict(change) for change in finding.changes],
+    }

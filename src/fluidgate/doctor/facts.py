@@ -1,0 +1,131 @@
+"""`Facts`: what a scrape or a log says about a server, in one shape for both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+from fluidgate.doctor.histogram import Histogram
+from fluidgate.errors import InputError
+
+BUSY_QUEUE = 0.05
+"""A queue is one from this many waiting per running request: fewer just arrived."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One engine at one time: requests that run and that wait, and the share of its KV blocks in use."""
+
+    engine: str
+    running: float
+    waiting: float
+    kv_use: float
+
+    @property
+    def queued(self) -> bool:
+        """Whether requests wait, more than those that arrived during a step."""
+        return self.waiting >= max(1.0, BUSY_QUEUE * self.running)
+
+
+@dataclass(frozen=True)
+class GateFacts:
+    """fluidgate's own metrics, where its scheduler runs; see docs/deploy.md."""
+
+    fallbacks: float
+    held: float
+    computed_tokens: float
+    recomputed_tokens: float
+    longest_silence_s: float
+    predicted_peak: float
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """A server as its metrics or its log show it. None: the source does not say.
+
+    Attributes:
+        source: what was read, and the time it covers, in words.
+        moments: what ran and waited, once per engine and scrape or line of the log.
+        window_s: seconds that the counters cover.
+        arrivals, finished: requests in that time.
+        preemptions: in that time.
+        computed_tokens: prompt tokens computed and tokens generated; recomputed ones are not among them.
+        histograms: by vLLM's name without its `vllm:`.
+        prefix_queries, prefix_hits: prompt tokens looked up in the prefix cache, and found.
+        num_gpu_blocks, block_size, kv_tokens: KV memory of one engine.
+        gpu_memory_utilization, prefix_caching, kv_cache_dtype: settings, as the server states them.
+        max_num_seqs, max_num_batched_tokens: settings, as the user or the log states them.
+        gate: what fluidgate's scheduler says.
+        notes: what cannot be told, why, and the mend.
+    """
+
+    source: str
+    moments: tuple[Moment, ...]
+    window_s: float | None = None
+    arrivals: float | None = None
+    finished: float | None = None
+    preemptions: float | None = None
+    computed_tokens: float | None = None
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    prefix_queries: float = 0.0
+    prefix_hits: float = 0.0
+    num_gpu_blocks: int | None = None
+    block_size: int | None = None
+    kv_tokens: float | None = None
+    gpu_memory_utilization: float | None = None
+    prefix_caching: bool | None = None
+    kv_cache_dtype: str | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    gate: GateFacts | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def engines(self) -> int:
+        """Data-parallel engines behind the server, each with a KV cache of its own."""
+        return len({moment.engine for moment in self.moments})
+
+    @property
+    def busy(self) -> tuple[Moment, ...]:
+        """The moments with work."""
+        return tuple(moment for moment in self.moments if moment.running + moment.waiting > 0)
+
+    @property
+    def running(self) -> float:
+        """Mean running requests per engine at moments with work; 0 without any."""
+        return fmean(moment.running for moment in self.busy) if self.busy else 0.0
+
+    @property
+    def waiting(self) -> float:
+        """Mean waiting requests per engine at moments with work; 0 without any."""
+        return fmean(moment.waiting for moment in self.busy) if self.busy else 0.0
+
+    @property
+    def kv_use(self) -> float:
+        """Mean share of KV blocks in use at moments with work; 0 without any."""
+        return fmean(moment.kv_use for moment in self.busy) if self.busy else 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """Arrivals, req/s, over all engines."""
+        return None if self.arrivals is None or not self.window_s else self.arrivals / self.window_s
+
+    def histogram(self, name: str) -> Histogram | None:
+        """The histogram, if it is there and holds values."""
+        found = self.histograms.get(name)
+        return found if found is not None and found.count else None
+
+    def with_kv(self, num_gpu_blocks: int, block_size: int) -> Facts:
+        """With the KV memory of one engine as vLLM counts it: one of the blocks is the null block.
+
+        Raises:
+            InputError: no room for KV.
+        """
+        if num_gpu_blocks < 2 or block_size < 1:
+            raise InputError(
+                f"a KV cache of num_gpu_blocks = {num_gpu_blocks} and block_size = {block_size} holds nothing; "
+                "give at least 2 blocks of at least 1 token"
+            )
+        kv_tokens = float((num_gpu_blocks - 1) * block_size)
+        return replace(self, num_gpu_blocks=num_gpu_blocks, block_size=block_size, kv_tokens=kv_tokens)

@@ -1,0 +1,80 @@
+"""`Finding`: one thing that the facts say, and what to change about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fluidgate.doctor.boundary import Boundary, Memory
+from fluidgate.doctor.facts import Facts
+
+
+class Severity(StrEnum):
+    """How urgent a finding is, the most urgent first."""
+
+    ACT = "act"
+    WATCH = "watch"
+    FINE = "fine"
+    UNKNOWN = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing to do: a flag of `vllm serve` with its value, a command or an action, and why."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence, the numbers behind it, and what to change.
+
+    Attributes:
+        benefit: the share that is lost to it, and the most that a change can return: of the rate, of the computed
+            tokens or of the users' waiting, in [0, 1].
+        numbers: by name, with units in the names.
+        changes: in the order of benefit.
+    """
+
+    name: str
+    severity: Severity
+    says: str
+    benefit: float = 0.0
+    numbers: dict[str, float] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a finding is made from; `memory` and `boundary` are None where they cannot be reckoned."""
+
+    facts: Facts
+    memory: Memory | None = None
+    boundary: Boundary | None = None
+
+    @property
+    def gate_holds(self) -> bool:
+        """Whether fluidgate's scheduler, not a limit of the engine, keeps requests waiting."""
+        return self.facts.gate is not None and self.facts.gate.held > 0
+
+
+GATE = Change(
+    "`--scheduler-cls fluidgate.serving.scheduler.GateScheduler`",
+    "admits what will still fit as outputs grow; it learns their lengths, or takes them from `fluidgate plan --save`",
+)
+
+
+def admission_changes(memory: Memory | None) -> tuple[Change, ...]:
+    """Stock vLLM's two flags against overflow, with values where the lengths are known."""
+    if memory is None:
+        return (
+            Change("`--watermark 0.05`", "keeps blocks free for growth; a common value, as the lengths are unknown"),
+        )
+    cap = max(1, int(memory.full_at_residents))
+    return (
+        Change(
+            f"`--watermark {memory.watermark:.3g}`", "of the blocks stay free at admission: two sd of the KV in use"
+        ),
+        Change(f"`--max-num-active-seqs {cap}`", "n*: residents of these lengths that fill the KV cache on average"),
+    )

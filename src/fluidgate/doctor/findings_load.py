@@ -1,0 +1,131 @@
+"""Findings about the load: how far it is from the stability boundary."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from fluidgate.doctor.finding import Case, Change, Finding, Severity
+from fluidgate.fluid.verdict import number, percent
+
+NEAR_THE_BOUNDARY, TARGET_LOAD = 0.9, 0.8
+STEP_TIME_OFF = 1.5
+"""The model's step may differ from the server's by this factor."""
+
+REUSE_MATTERS = 0.1
+QUEUE_S = 30.0
+
+
+def load(case: Case) -> Finding:
+    """Arrivals against the stability boundary."""
+    facts, boundary = case.facts, case.boundary
+    if boundary is None:
+        known: dict[str, float] = {}
+        return Finding("load", Severity.UNKNOWN, _no_boundary(case, known), numbers=known)
+    stable = boundary.stable
+    low, high = boundary.rates
+    numbers = {
+        "boundary_rate": boundary.rate,
+        "boundary_rate_low": low,
+        "boundary_rate_high": high,
+        "eta": stable.eta,
+        "residents_at_boundary": stable.residents,
+    }
+    where = f"{number(boundary.rate)} req/s ({number(low)} to {number(high)} by the length histograms)"
+    caveats = _caveats(case, numbers)
+    if boundary.load is None or boundary.loads is None or facts.rate is None:
+        why = "cannot tell the load, because how long the counters ran is unknown: scrape twice, with --wait-s."
+        if facts.rate == 0.0:
+            why = "cannot tell the load, because no request arrived in the time: scrape further apart."
+        return Finding("load", Severity.UNKNOWN, f"The stability boundary is {where}; {why}{caveats}", numbers=numbers)
+    numbers |= {
+        "rate": facts.rate,
+        "load": boundary.load,
+        "load_low": boundary.loads[0],
+        "load_high": boundary.loads[1],
+    }
+    says = (
+        f"{number(facts.rate)} req/s arrive on average, {percent(boundary.load)} of the stability boundary of {where}; "
+    )
+    limit = "compute" if stable.binding == "compute" else stable.limit
+    if boundary.load > 1.0:
+        says += f"the queue grows under any policy, and {limit} binds."
+        benefit = 1.0 - 1.0 / boundary.load
+        return Finding("load", Severity.ACT, says + caveats, benefit, numbers, _overload(case, boundary.load))
+    if boundary.load >= NEAR_THE_BOUNDARY:
+        says += f"a burst makes a queue that drains slowly, and {limit} will bind."
+        return Finding("load", Severity.WATCH, says + caveats, 0.0, numbers, _overload(case, boundary.load))
+    onset = stable.onset_load
+    says += (
+        "the KV cache hardly ever fills here, and no admission policy matters."
+        if onset is None or boundary.load < onset
+        else f"memory control matters from {percent(onset)} on."
+    )
+    return Finding("load", Severity.FINE, says + caveats, 0.0, numbers)
+
+
+def _no_boundary(case: Case, numbers: dict[str, float]) -> str:
+    facts = case.facts
+    if facts.histogram("request_generation_tokens") is None:
+        return "Cannot tell the distance to the boundary, because no lengths of finished requests are known."
+    if facts.kv_tokens is None:
+        return "Cannot tell the distance to the boundary, because the size of the KV cache is unknown."
+    return (
+        "Cannot tell the distance to the boundary, because step times are unknown: add --model and --gpu."
+        + _by_memory(case, numbers)
+    )
+
+
+def _by_memory(case: Case, numbers: dict[str, float]) -> str:
+    """Little's law: n residents that fill the memory, each for E[o] steps as long as they are now."""
+    facts, memory = case.facts, case.memory
+    gaps, output = facts.histogram("inter_token_latency_seconds"), facts.histogram("request_generation_tokens")
+    if memory is None or gaps is None or output is None or gaps.mean * output.mean <= 0.0:
+        return ""
+    rate = facts.engines * memory.full_at_residents / (gaps.mean * output.mean)
+    numbers["memory_rate"] = rate
+    load = ""
+    if facts.rate:
+        numbers["memory_load"] = facts.rate / rate
+        load = f"; {number(facts.rate)} req/s arrive, a load of about {percent(facts.rate / rate)}"
+    return (
+        f" At the present {number(1e3 * gaps.mean)} ms per step the KV memory allows about {number(rate)} req/s, less "
+        f"where steps grow longer with it{load}."
+    )
+
+
+def _caveats(case: Case, numbers: dict[str, float]) -> str:
+    """What makes the boundary of the model another one than the server's."""
+    facts, boundary = case.facts, case.boundary
+    assert boundary is not None
+    said = ""
+    limits = {"--max-num-seqs": facts.max_num_seqs, "--max-num-batched-tokens": facts.max_num_batched_tokens}
+    unknown = " and ".join(flag for flag, value in limits.items() if value is None)
+    if unknown:
+        said += f" {unknown} not given: taken as no limit."
+    if facts.prefix_queries and facts.prefix_hits / facts.prefix_queries >= REUSE_MATTERS:
+        said += (
+            f" The prefix cache spares {percent(facts.prefix_hits / facts.prefix_queries)} of prompts, which raises it."
+        )
+    gaps, tokens = facts.histogram("inter_token_latency_seconds"), facts.histogram("iteration_tokens_total")
+    if gaps is None or tokens is None or not facts.busy or facts.kv_tokens is None:
+        return said
+    modelled_s = float(boundary.hardware.step_time.duration_s(tokens.mean, facts.kv_use * facts.kv_tokens))
+    low, high = gaps.quantile(0.5)
+    numbers |= {"modelled_step_ms": 1e3 * modelled_s, "median_gap_low_ms": 1e3 * low, "median_gap_high_ms": 1e3 * high}
+    if modelled_s < low / STEP_TIME_OFF or modelled_s > high * STEP_TIME_OFF:
+        said += (
+            f" The hardware model is off: it gives {number(1e3 * modelled_s)} ms per step, the server's median gap is "
+            f"{number(1e3 * low)} to {number(1e3 * high)} ms; the boundary is wrong by as much. "
+            "Give a measured --hardware file."
+        )
+    return said
+
+
+def _overload(case: Case, load: float) -> tuple[Change, ...]:
+    boundary, facts = case.boundary, case.facts
+    assert boundary is not None
+    replicas = ceil(load / TARGET_LOAD)
+    more = Change(f"{replicas} replicas of this server", f"bring the load of each to {percent(load / replicas)}")
+    queue = ceil(boundary.stable.residents + QUEUE_S * boundary.rate / facts.engines)
+    bound = Change(f"`--max-num-queued-reqs {queue}`", "n* residents and 30 s of queue; HTTP 503 beyond")
+    return (more, bound) if replicas > 1 else (bound,)

@@ -1,0 +1,118 @@
+"""vLLM's log: its periodic "Engine 000: Avg prompt throughput …" lines to `Facts`. The words are those of vLLM 0.32."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import datetime
+from itertools import pairwise
+
+from fluidgate.doctor.facts import Facts, Moment
+from fluidgate.errors import InputError
+from fluidgate.fluid.verdict import number
+
+MARK = "Avg prompt throughput:"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TIME = re.compile(r"\b(\d\d-\d\d \d\d:\d\d:\d\d)\b", re.ASCII)
+_STATISTICS = re.compile(
+    r"(?:Engine (?P<engine>\d+)|(?P<engines>\d+) Engines Aggregated): "
+    r"Avg prompt throughput: [\d.]+ tokens/s, Avg generation throughput: [\d.]+ tokens/s, "
+    r"Running: (?P<running>\d+) reqs, Waiting: (?P<waiting>\d+) reqs(?:, Deferred: (?P<deferred>\d+) reqs)?.*?"
+    r"(?:, Preemptions: (?P<preemptions>\d+))?, \w+ KV cache usage: (?P<kv_use>\d+(?:\.\d+)?)%",
+    re.ASCII,
+)
+_CAPACITY = re.compile(r"\w+ KV cache size: ([\d,]+) tokens")
+_BUDGET = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)")
+_ARGUMENTS = re.compile(r"non-default args: (\{.*\})")
+YEAR_S = 366 * 86400.0
+NO_PREEMPTIONS = (
+    "Cannot tell preemptions: vLLM 0.32 forgets their number before it logs it. Scrape /metrics instead: "
+    "`fluidgate doctor http://HOST:8000`."
+)
+NO_LENGTHS = (
+    "Cannot tell the lengths of requests, nor the stability boundary: a log has neither. Scrape /metrics instead."
+)
+
+
+def facts_of_log(text: str, where: str) -> Facts:
+    """What a server's log says.
+
+    Raises:
+        InputError: no line of statistics, one that cannot be read, or the logs of several runs in one file.
+    """
+    lines = [_COLOUR.sub("", line) for line in text.splitlines()]
+    found = [(number_, line, _STATISTICS.search(line)) for number_, line in enumerate(lines, 1) if MARK in line]
+    if not found:
+        raise InputError(
+            f"{where}: holds no '{MARK}' line; vLLM writes one every 10 s under load, unless --disable-log-stats"
+        )
+    matches = []
+    for at, line, match in found:
+        if match is None:
+            raise InputError(
+                f"{where}, line {at}: {line.strip()[:80]!r} is not worded as vLLM 0.32 words its statistics"
+            )
+        matches.append(match)
+    preemptions = [int(match["preemptions"]) for match in matches if match["preemptions"]]
+    window_s = _window_s([line for _, line, _ in found], where)
+    facts = Facts(
+        source=f"{where}, {len(matches)} lines of statistics" + (f" over {number(window_s)} s" if window_s else ""),
+        moments=tuple(_moment(match, where) for match in matches),
+        window_s=window_s,
+        preemptions=float(sum(preemptions)) if preemptions else None,
+        notes=(*(() if preemptions else (NO_PREEMPTIONS,)), NO_LENGTHS),
+    )
+    return _with_settings(facts, lines)
+
+
+def _moment(match: re.Match[str], where: str) -> Moment:
+    """One engine; the sums of an aggregate are shared out evenly."""
+    engines = max(1, int(match["engines"] or 1))
+    waiting = int(match["waiting"]) - int(match["deferred"] or 0)
+    kv_use = float(match["kv_use"]) / 100.0
+    if kv_use > 1.0:
+        raise InputError(f"{where}: KV cache usage of {match['kv_use']}% must be at most 100%; give vLLM's own log")
+    return Moment(
+        engine=match["engine"] or "all",
+        running=int(match["running"]) / engines,
+        waiting=waiting / engines,
+        kv_use=kv_use,
+    )
+
+
+def _window_s(lines: list[str], where: str) -> float | None:
+    """From the first to the last line; None without times. vLLM writes no year: 2000 has every date."""
+    times = [time for line in lines if (time := _time(line)) is not None]
+    if len(times) < 2:
+        return None
+    # at the turn of the year time goes back by most of one
+    steps_s = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+    steps_s = [step_s + YEAR_S if step_s < -YEAR_S / 2 else step_s for step_s in steps_s]
+    if min(steps_s) < 0.0:
+        raise InputError(f"{where}: time goes backwards between its lines; give the log of one run")
+    return sum(steps_s) or None
+
+
+def _time(line: str) -> datetime | None:
+    found = _TIME.search(line)
+    try:
+        return datetime.strptime(f"2000-{found[1]}", "%Y-%m-%d %H:%M:%S") if found else None
+    except ValueError:  # digits that are no date
+        return None
+
+
+def _with_settings(facts: Facts, lines: list[str]) -> Facts:
+    """The settings that the log states when the server starts; of several starts, the last."""
+    for line in lines:
+        if found := _CAPACITY.search(line):
+            facts = replace(facts, kv_tokens=float(found[1].replace(",", "")))
+        if found := _BUDGET.search(line):
+            facts = replace(facts, max_num_batched_tokens=int(found[1]))
+        if found := _ARGUMENTS.search(line):
+            facts = replace(facts, max_num_seqs=_argument(found[1], "max_num_seqs"))
+    return facts
+
+
+def _argument(given: str, name: str) -> int | None:
+    found = re.search(rf"'{name}': (\d+)\b", given)
+    return int(found[1]) if found else None

@@ -1,0 +1,102 @@
+"""From an address or a path to `Facts`."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from fluidgate.doctor.facts import Facts
+from fluidgate.doctor.log import MARK, facts_of_log
+from fluidgate.doctor.scrape import Scrape, facts_of
+from fluidgate.errors import InputError
+
+TIMEOUT_S = 10.0
+MOST_BYTES = 64 * 2**20
+MOST_LOOKS = 10
+"""What runs and waits is looked at this often while doctor waits: one moment says little."""
+
+
+def read_facts(source: str, second: Path | str | None = None, wait_s: float | None = None) -> Facts:
+    """Facts of a server's address, of a saved scrape, or of a log.
+
+    Args:
+        source: `http://HOST:PORT`, or a file: a scrape, or a log with vLLM's lines of statistics.
+        second: a later scrape of the same run, in a file.
+        wait_s: with an address: scrape for so many seconds, at most `MOST_LOOKS` + 1 times; with `second`: the seconds
+            between the two.
+
+    Raises:
+        InputError: nothing that can be read there; a sentence that says why.
+    """
+    if wait_s is not None and not 0.0 < wait_s < 86400.0:
+        raise InputError(f"wait_s = {wait_s:g} must be above 0 and below a day, in seconds")
+    if "://" in source:
+        if second is not None:
+            raise InputError("a second scrape in a file goes with a first one in a file; for an address use --wait-s")
+        return _of_server(source, wait_s)
+    text = _file(source)
+    if second is not None:
+        return facts_of(Scrape.of(_file(second), str(second)), Scrape.of(text, source), wait_s)
+    if wait_s is not None:
+        raise InputError("--wait-s needs a server's address, or a --second scrape taken that much later")
+    return facts_of_log(text, source) if _is_log(text) else facts_of(Scrape.of(text, source))
+
+
+def _is_log(text: str) -> bool:
+    """A log of vLLM, with or without lines of statistics."""
+    return MARK in text or ("vllm:" not in text and " INFO " in text)
+
+
+def _of_server(address: str, wait_s: float | None) -> Facts:
+    if wait_s is None:
+        return facts_of(fetch(address))
+    looks = max(1, min(MOST_LOOKS, int(wait_s)))
+    scrapes = [fetch(address)]
+    for _ in range(looks):
+        time.sleep(wait_s / looks)
+        scrapes.append(fetch(address))
+    first, *between, last = scrapes
+    assert first.taken_s is not None
+    assert last.taken_s is not None
+    return facts_of(last, first, round(last.taken_s - first.taken_s, 3), between)
+
+
+def fetch(address: str) -> Scrape:
+    """The page of a server that runs.
+
+    Raises:
+        InputError: not an address, no answer, an answer that is an error or no page of metrics.
+    """
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise InputError(f"{address}: is not an address ({error}); give http://HOST:PORT") from None
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise InputError(f"{address}: is not an address of a server; give http://HOST:PORT")
+    url = urlunsplit(parts._replace(path=parts.path.rstrip("/") or "/metrics"))
+    request = urllib.request.Request(url, headers={"Accept": "text/plain; version=0.0.4"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            page = answer.read(MOST_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        raise InputError(f"{url}: the server answers HTTP {error.code} ({error.reason}); is it vLLM's port?") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise InputError(f"{url}: no answer ({reason}); is the server up, and the port right?") from None
+    if len(page) > MOST_BYTES:
+        raise InputError(f"{url}: the page is larger than {MOST_BYTES // 2**20} MiB, so it is not vLLM's metrics")
+    return Scrape.of(page.decode("utf-8", errors="replace"), url, taken_s=time.time())
+
+
+def _file(path: Path | str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        hint = "; an address begins with http://" if ":" in str(path) else ""
+        raise InputError(f"{path}: cannot be read ({error.strerror}){hint}") from None
+    if not text.strip():
+        raise InputError(f"{path}: is empty; save a scrape: `curl http://HOST:8000/metrics > scrape.txt`")
+    return text

@@ -1,0 +1,89 @@
+"""vLLM's log to facts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluidgate.doctor import diagnose, facts_of_log
+from fluidgate.errors import InputError
+
+from .pages import log_line, refusal
+
+DATA = Path(__file__).with_name("data")
+
+
+def test_a_real_log_of_vllm() -> None:
+    found = facts_of_log((DATA / "vllm_log.txt").read_text(), "vllm.log")
+    assert [moment.running for moment in found.moments] == [12, 16, 13, 14, 11, 12, 5]
+    assert [moment.waiting for moment in found.moments] == [124, 92, 76, 51, 32, 14, 0]
+    assert found.moments[-1].kv_use == 0.625
+    assert found.window_s == 18.0
+    assert (found.kv_tokens, found.max_num_seqs, found.max_num_batched_tokens) == (1568, 32, 512)
+    names = [finding.name for finding in diagnose(found).findings]
+    assert names == ["kv-binds", "load"]
+
+
+def test_preemptions_are_told_only_where_the_log_does() -> None:
+    """vLLM 0.32 sets their number to 0 before it writes the line, so a log without them proves nothing."""
+    silent = facts_of_log(log_line(), "vllm.log")
+    assert silent.preemptions is None
+    assert any("Cannot tell preemptions" in note for note in silent.notes)
+    told = facts_of_log("\n".join([log_line(more=", Preemptions: 3"), log_line(more=", Preemptions: 4")]), "vllm.log")
+    assert told.preemptions == 7
+    assert not any("preemptions" in note for note in told.notes)
+
+
+def test_deferred_requests_do_not_wait_for_capacity() -> None:
+    found = facts_of_log(log_line(waiting=5, more=", Deferred: 4 reqs"), "vllm.log")
+    assert found.moments[0].waiting == 1
+
+
+def test_engines_apart_and_together() -> None:
+    apart = facts_of_log("\n".join([log_line(), log_line(engine="Engine 001", running=4)]), "vllm.log")
+    assert (apart.engines, apart.running) == (2, 6)
+    together = facts_of_log(log_line(engine="4 Engines Aggregated", running=32, waiting=8), "vllm.log")
+    assert (together.moments[0].running, together.moments[0].waiting) == (8, 2)
+
+
+def test_colours_and_missing_times_do_no_harm() -> None:
+    coloured = log_line().replace("(APIServer pid=1)", "\x1b[1;36m(APIServer pid=1)\x1b[0;0m")
+    assert len(facts_of_log(coloured, "vllm.log").moments) == 1
+    bare = "\n".join(line.split("] ", 1)[1] for line in (log_line(), log_line()))
+    assert facts_of_log(bare, "vllm.log").window_s is None
+
+
+def test_the_turn_of_the_year_is_no_step_back() -> None:
+    lines = [log_line(time="12-31 23:59:50"), log_line(time="01-01 00:00:00"), log_line(time="01-01 00:00:10")]
+    assert facts_of_log("\n".join(lines), "vllm.log").window_s == 20.0
+    with pytest.raises(InputError, match="time goes backwards"):
+        facts_of_log("\n".join([log_line(time="11-21 12:30:10"), log_line(time="11-21 12:30:00")]), "vllm.log")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("INFO 11-21 12:30:00 all is well\n", "holds no 'Avg prompt throughput:' line"),
+        (log_line().replace("Running: 8 reqs", "Running: many"), "vllm.log, line 1: "),
+        (log_line(kv_use=130.0), "must be at most 100%"),
+        (log_line().replace("tokens/s", "tok/s"), "is not worded as vLLM 0.32"),
+    ],
+)
+def test_other_logs_are_refused_with_the_reason(text: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        facts_of_log(text, "vllm.log")
+
+
+@given(st.lists(st.one_of(st.text(), st.builds(log_line, running=st.integers(0, 99), waiting=st.integers(0, 99)))))
+def test_any_log_is_read_or_refused_with_a_sentence(lines: list[str]) -> None:
+    refused = refusal(lambda: diagnose(facts_of_log("\n".join(lines), "vllm.log")))
+    assert refused is None or refused.startswith("vllm.log")
+
+
+def test_digits_that_are_no_date_are_no_time() -> None:
+    found = facts_of_log(log_line(time="99-99 99:99:99") + "\n" + log_line(), "vllm.log")
+    assert (len(found.moments), found.window_s) == (2, None)
