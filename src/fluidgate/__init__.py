@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fluidgate.engine import EngineConfig as EngineConfig
+    from fluidgate.engine import Fleet as Fleet
+    from fluidgate.engine import FleetRecords as FleetRecords
     from fluidgate.engine import RunRecords as RunRecords
     from fluidgate.errors import FluidgateError as FluidgateError
     from fluidgate.errors import InputError as InputError
@@ -35,6 +37,8 @@ __version__ = "0.1.0"
 # Imported on first use: `import fluidgate` alone loads none of numba, scipy and matplotlib.
 _HOME = {
     "EngineConfig": "engine",
+    "Fleet": "engine",
+    "FleetRecords": "engine",
     "RunRecords": "engine",
     "FluidgateError": "errors",
     "InputError": "errors",

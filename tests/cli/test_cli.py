@@ -242,3 +242,31 @@ def test_a_wrong_option_is_refused() -> None:
     done = fluidgate_run("plan", "--no-such-option")
     assert done.returncode == 2
     assert "no-such-option" in done.stderr.lower()
+
+
+def test_replicas_behind_a_router(tmp_path: Path) -> None:
+    fleet = ("--replicas", "3", "--router", "least-kv")
+    done = good("simulate", *SMALL, *fleet, "--format", "json", "--output-dir", str(tmp_path))
+    (summary,) = json.loads(done.stdout)
+    assert (summary["replicas"], summary["router"], summary["completed"]) == (3, "least-kv", 80)
+    assert 1 <= summary["imbalance"] <= 3
+    columns = (tmp_path / "requests.csv").read_text()
+    assert "replica" in columns
+    assert "3 replicas behind least-kv" in good("simulate", *SMALL, *fleet).stdout
+    compared = json.loads(
+        good("compare", *SMALL, *fleet, "--policy", "greedy", "--repeats", "1", "--format", "json").stdout
+    )
+    assert (compared["replicas"], compared["router"]) == (3, "least-kv")
+
+
+@pytest.mark.parametrize(
+    ("fleet", "words"),
+    [
+        (("--replicas", "0"), "error: replicas = 0 must be a whole number, at least 1\n"),
+        (("--router", "fastest"), "error: router 'fastest' is not one of round-robin, least-loaded, least-kv"),
+    ],
+)
+def test_a_fleet_that_cannot_be_is_refused(fleet: tuple[str, ...], words: str) -> None:
+    done = fluidgate_run("simulate", *SMALL, *fleet)
+    assert done.returncode == 1
+    assert done.stderr.startswith(words)

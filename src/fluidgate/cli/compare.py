@@ -33,6 +33,7 @@ def command(
     workload: o.WorkloadOptions,
     hardware: o.HardwareOptions,
     engine: o.EngineOptions,
+    fleet: o.FleetOptions,
     policies: Policies = None,
     policy_file: o.PolicyFile = None,
     loads: Loads = None,
@@ -71,11 +72,14 @@ def command(
             results=results,
             progress=progress,
             timelines=bool(html or figures),
+            fleet=fleet.load(workload.seed),
         )
     if output_format is o.Format.JSON:
         o.write_json(result.to_dict(o.command_line()))
     else:
         out = o.console()
+        if fleet.replicas > 1:
+            out.print(f"The plan of each of {fleet.replicas} replicas behind {fleet.router}:")
         out.print(plan_table(result.scenarios[0].plan))
         for scenario in result.scenarios:
             out.print(f"[bold]At load {scenario.load:.2f}[/bold]", *scenario.plan.verdict, sep="\n  ")

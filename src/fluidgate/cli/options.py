@@ -20,7 +20,7 @@ from fluidgate.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fluidgate.engine import EngineConfig
+    from fluidgate.engine import EngineConfig, Fleet
     from fluidgate.hardware import Hardware
     from fluidgate.workload import Workload
 
@@ -36,7 +36,7 @@ def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
-_W, _H, _E, _O, _R = "Workload", "Hardware", "Engine", "Output", "Running"
+_W, _H, _E, _F, _O, _R = "Workload", "Hardware", "Engine", "Replicas", "Output", "Running"
 
 TraceFormat = Annotated[str | None, _option(_W, "--trace-format", help="Name the trace format.")]
 Failed = Annotated[str, _option(_W, "--failed", help="Failed requests in a trace: stop or drop them.")]
@@ -231,6 +231,24 @@ class EngineOptions:
         from fluidgate.engine import EngineConfig
 
         return EngineConfig(**asdict(self))
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """Several engines behind a router; `fluidgate.engine.Fleet` with the workload's seed."""
+
+    replicas: Annotated[
+        int, _option(_F, "--replicas", help="Engines that serve the requests, each with its policy.")
+    ] = 1
+    router: Annotated[
+        str, _option(_F, "--router", help="Who gets a request: round-robin, least-loaded, least-kv or power-of-two.")
+    ] = "round-robin"
+
+    def load(self, seed: int) -> Fleet:
+        """The fleet; `seed` is of a router that draws."""
+        from fluidgate.engine import Fleet
+
+        return Fleet(self.replicas, self.router, seed)
 
 
 def console() -> Console:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from fluidgate.cli import options as o
 
 if TYPE_CHECKING:
-    from fluidgate.engine import RunRecords
+    from fluidgate.engine import Fleet, RunRecords
 
 SIMULATE_EXAMPLE = "Example: `fluidgate simulate --preset lmsys --rate 60 --policy wait --goodput ttft:2000 tpot:50`"
 EMULATE_EXAMPLE = "Example: `fluidgate emulate --preset lmsys --rate 60 --requests 200 --policy watermark`"
@@ -25,48 +26,43 @@ Perfetto = Annotated[
 ]
 
 
-def _one_policy(runner: Callable[[], Callable[..., RunRecords]], says: str) -> Callable[..., None]:
-    """A command that runs one policy with what `runner` loads, and says `says` in its help."""
+@dataclass(frozen=True)
+class RunOptions:
+    """What to run, and what to write of it."""
 
-    def command(
-        workload: o.WorkloadOptions,
-        hardware: o.HardwareOptions,
-        engine: o.EngineOptions,
-        policy: PolicyName = "greedy",
-        policy_file: o.PolicyFile = None,
-        repeats: o.Repeats = 1,
-        goodput: o.Goodput = None,
-        output_format: o.OutputFormat = o.Format.TABLE,
-        output_dir: o.OutputDir = None,
-        perfetto: Perfetto = None,
-    ) -> None:
-        from fluidgate.policies import load_policy_file
-
-        load_policy_file(policy_file)
-        _run(runner(), workload, hardware, engine, policy, repeats, goodput, output_format, output_dir, perfetto)
-
-    command.__doc__ = says
-    return o.grouped(command)
+    policy: PolicyName = "greedy"
+    policy_file: o.PolicyFile = None
+    repeats: o.Repeats = 1
+    goodput: o.Goodput = None
+    output_format: o.OutputFormat = o.Format.TABLE
+    output_dir: o.OutputDir = None
+    perfetto: Perfetto = None
 
 
-def _simulator() -> Callable[..., RunRecords]:
+@o.grouped
+def simulate_command(
+    workload: o.WorkloadOptions,
+    hardware: o.HardwareOptions,
+    engine: o.EngineOptions,
+    fleet: o.FleetOptions,
+    options: RunOptions,
+) -> None:
+    """Simulate one policy; prints every metric, with 95% intervals where there are repeats."""
     from fluidgate.experiments import simulate
 
-    return simulate
+    several = fleet.load(workload.seed)
+    _run(partial(simulate, fleet=several), workload, hardware, engine, several, options)
 
 
-def _emulator() -> Callable[..., RunRecords]:
+@o.grouped
+def emulate_command(
+    workload: o.WorkloadOptions, hardware: o.HardwareOptions, engine: o.EngineOptions, options: RunOptions
+) -> None:
+    """Run one policy in vLLM's own scheduler, on virtual time; prints what `simulate` prints."""
+    from fluidgate.engine import Fleet
     from fluidgate.serving import emulate
 
-    return emulate
-
-
-simulate_command = _one_policy(
-    _simulator, "Simulate one policy; prints every metric, with 95% intervals where there are repeats."
-)
-emulate_command = _one_policy(
-    _emulator, "Run one policy in vLLM's own scheduler, on virtual time; prints what `simulate` prints."
-)
+    _run(emulate, workload, hardware, engine, Fleet(), options)
 
 
 def _run(
@@ -74,44 +70,62 @@ def _run(
     workload: o.WorkloadOptions,
     hardware_options: o.HardwareOptions,
     engine: o.EngineOptions,
-    policy: str,
-    repeats: int,
-    goodput: list[str] | None,
-    output_format: o.Format,
-    output_dir: Path | None,
-    perfetto: Path | None,
+    fleet: Fleet,
+    options: RunOptions,
 ) -> None:
     from fluidgate.experiments import plan_for, provenance
     from fluidgate.metrics import parse_goodput, summarize
-    from fluidgate.policies import make_policy
+    from fluidgate.policies import load_policy_file, make_policy
     from fluidgate.report import summary_table, write_perfetto
 
-    draws, hardware, config = workload.draws(repeats), hardware_options.load(), engine.load()
-    slo = parse_goodput(goodput) if goodput else None
-    chosen = make_policy(policy, plan_for(draws[0], hardware, config))
+    load_policy_file(options.policy_file)
+    draws, hardware, config = workload.draws(options.repeats), hardware_options.load(), engine.load()
+    slo = parse_goodput(options.goodput) if options.goodput else None
+    chosen = make_policy(options.policy, plan_for(draws[0], hardware, config, fleet.replicas))
     runs: list[RunRecords] = []
-    with o.progress_bar(f"running {policy}") as progress:
+    with o.progress_bar(f"running {options.policy}") as progress:
         for draw in draws:
-            record = "decisions" if perfetto and not runs else "requests"
+            record = "decisions" if options.perfetto and not runs else "requests"
             runs.append(runner(draw, hardware, chosen, config=config, record=record, progress=progress))
     summaries = [summarize(records, slo) for records in runs]
-    if output_format is o.Format.JSON:
-        o.write_json([summary.to_dict() for summary in summaries])
+    numbers = [summary.to_dict() | _fleet_facts(records) for summary, records in zip(summaries, runs, strict=True)]
+    if options.output_format is o.Format.JSON:
+        o.write_json(numbers)
     else:
-        o.console().print(summary_table(summaries, title=f"{policy} on {draws[0].name}, {hardware.name}"))
+        o.console().print(summary_table(summaries, title=f"{options.policy} on {draws[0].name}, {hardware.name}"))
+        for records in runs:
+            _print_fleet(_fleet_facts(records))
     about = provenance(
-        draws[0], hardware, seed=workload.seed, command=o.command_line(), config=asdict(config), policy=policy
+        draws[0], hardware, seed=workload.seed, command=o.command_line(), config=asdict(config), policy=options.policy
     )
-    if output_dir is not None:
-        folder = o.made(output_dir)
-        o.write_json(about | {"repeats": [summary.to_dict() for summary in summaries]}, folder / "summary.json")
+    if options.output_dir is not None:
+        folder = o.made(options.output_dir)
+        o.write_json(about | {"repeats": numbers}, folder / "summary.json")
         _write_requests(runs[0], folder / "requests.csv", about)
-    if perfetto is not None:
-        o.say(f"wrote {write_perfetto(runs[0], perfetto, about)}")
+    if options.perfetto is not None:
+        o.say(f"wrote {write_perfetto(runs[0], options.perfetto, about)}")
+
+
+def _fleet_facts(records: RunRecords) -> dict[str, Any]:
+    """What a fleet's JSON says beside the summary; nothing of one engine."""
+    from fluidgate.engine import FleetRecords
+
+    if not isinstance(records, FleetRecords):
+        return {}
+    return {"replicas": records.replicas, "router": records.router, "imbalance": records.imbalance}
+
+
+def _print_fleet(facts: dict[str, Any]) -> None:
+    if facts:
+        o.console().print(
+            f"{facts['replicas']} replicas behind {facts['router']}: the busiest was sent {facts['imbalance']:.3f} "
+            "times the mean of tokens"
+        )
 
 
 def _write_requests(records: RunRecords, path: Path, about: dict[str, Any]) -> None:
     """One row per request of the first repeat."""
+    from fluidgate.engine import FleetRecords
     from fluidgate.experiments import write_table
 
     columns: dict[str, Any] = {
@@ -129,5 +143,7 @@ def _write_requests(records: RunRecords, path: Path, about: dict[str, Any]) -> N
         "recomputed_tokens": records.recomputed_tokens,
         "cached_tokens": records.cached_tokens,
     }
+    if isinstance(records, FleetRecords):
+        columns["replica"] = records.replica
     write_table(path, about, list(columns), zip(*(column.tolist() for column in columns.values()), strict=True))
     o.say(f"wrote {path}")

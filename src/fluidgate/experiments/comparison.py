@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fluidgate.engine import EngineConfig
+from fluidgate.engine import EngineConfig, Fleet
 from fluidgate.errors import InputError
 from fluidgate.experiments.export import comparison_provenance
 from fluidgate.experiments.jobs import run_jobs
@@ -38,8 +38,8 @@ class Scenario:
     """One load: the repeats' workloads all arrive at about this rate.
 
     Attributes:
-        load: arrival rate ÷ stability boundary.
-        plan: the fluid plan, made from the first repeat.
+        load: arrival rate ÷ stability boundary, of all replicas together.
+        plan: the fluid plan of one replica, made from the first repeat.
     """
 
     load: float
@@ -84,6 +84,7 @@ class Comparison:
     repeats: int
     baseline: str
     cells: tuple[Cell, ...]
+    fleet: Fleet = Fleet()  # noqa: RUF009 - it is frozen
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
@@ -140,6 +141,7 @@ def compare(
     results: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     timelines: bool = False,
+    fleet: Fleet | None = None,
 ) -> Comparison:
     """Compare policies on the same requests.
 
@@ -153,7 +155,9 @@ def compare(
         workers, ray_address, results: where runs happen and are kept, as in `run_jobs`; the numbers are the same.
         progress: called after each run with (runs done, runs in all).
         timelines: run the first repeat of every cell once more, for its `timeline`; batches are not followed in
-            repeats of very many tokens (`MOST_TOKENS`). A results file does not keep these.
+            repeats of very many tokens (`MOST_TOKENS`). A results file does not keep these. Of several replicas
+            they show the first.
+        fleet: how many engines serve the requests, and the router in front of them; None: one engine.
 
     Raises:
         InputError: nothing to compare, an unknown policy, a request that can never fit.
@@ -164,14 +168,14 @@ def compare(
     if len(set(policies)) < len(policies):
         raise InputError(f"a policy is named twice in {', '.join(policies)}")
     load_policies_once(policy_file and policy_file.absolute())
-    config = config or EngineConfig()
+    config, fleet = config or EngineConfig(), fleet or Fleet()
     draws = repeated(source, repeats, seed=seed, requests=requests)
     if not draws:
         raise InputError("compare needs at least one repeat")
-    work = PolicyRuns(draws, hardware, config, slo, policy_file)
+    work = PolicyRuns(draws, hardware, config, slo, policy_file, fleet)
     settings = [
         (scenario, spec, rate, make_policy(spec, scenario.plan))
-        for scenario, rate in _scenarios(draws, loads, hardware, config)
+        for scenario, rate in _scenarios(draws, loads, hardware, config, fleet.replicas)
         for spec in policies
     ]
     jobs = [PolicyRun(d.digest, rate, policy.name, asdict(policy)) for _, _, rate, policy in settings for d in draws]
@@ -198,6 +202,7 @@ def compare(
         repeats=len(draws),
         baseline=policies[0],
         cells=cells,
+        fleet=fleet,
     )
 
 
@@ -213,10 +218,14 @@ def repeated(
 
 
 def _scenarios(
-    draws: Sequence[Workload], loads: Sequence[float] | None, hardware: Hardware, config: EngineConfig
+    draws: Sequence[Workload],
+    loads: Sequence[float] | None,
+    hardware: Hardware,
+    config: EngineConfig,
+    replicas: int,
 ) -> list[tuple[Scenario, float | None]]:
     """Every load, with the rate that all draws are scaled to; None where they run as they arrive."""
-    as_given = plan_for(draws[0], hardware, config)
+    as_given = plan_for(draws[0], hardware, config, replicas)
     if loads is None:
         return [(Scenario(as_given.stability.load, as_given), None)]
     scenarios: list[tuple[Scenario, float | None]] = []
@@ -225,8 +234,8 @@ def _scenarios(
             raise InputError(f"load {load} must be a multiple of the stability boundary, above 0")
         if not all(draw.duration_s > 0 for draw in draws):
             raise InputError(f"{draws[0].name}: all requests arrive at once, so no load can be set; leave loads out")
-        rate = load * as_given.stability.boundary_rate
-        plan = plan_for(draws[0].scaled(rate / draws[0].rate), hardware, config)
+        rate = load * replicas * as_given.stability.boundary_rate
+        plan = plan_for(draws[0].scaled(rate / draws[0].rate), hardware, config, replicas)
         scenarios.append((Scenario(load, plan), rate))
     return scenarios
 

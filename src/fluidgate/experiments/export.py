@@ -42,6 +42,8 @@ def comparison_provenance(comparison: Comparison, command: str | None = None) ->
         "slo": comparison.slo and asdict(comparison.slo),
         "repeats": comparison.repeats,
         "baseline": comparison.baseline,
+        "replicas": comparison.fleet.replicas,
+        "router": comparison.fleet.router,
     }
     return _provenance(described, comparison.hardware, comparison.seed, command, settings)
 

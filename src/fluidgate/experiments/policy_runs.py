@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fluidgate.engine import EngineConfig, Record, RunRecords
+from fluidgate.engine import EngineConfig, Fleet, FleetRecords, Record, RunRecords
 from fluidgate.experiments.simulation import simulate
 from fluidgate.hardware import Hardware
 from fluidgate.metrics import Slo, summarize, timeline
@@ -51,27 +51,34 @@ class PolicyRuns:
         config: EngineConfig,
         slo: Slo | None,
         policy_file: Path | None,
+        fleet: Fleet,
     ) -> None:
         self.workloads = {workload.digest: workload for workload in workloads}
-        self.hardware, self.config, self.slo = hardware, config, slo
+        self.hardware, self.config, self.slo, self.fleet = hardware, config, slo, fleet
         self.policy_file = policy_file and policy_file.absolute()
 
     def __call__(self, job: PolicyRun) -> dict[str, Any]:
         return asdict(summarize(self.run(job, "requests"), self.slo))
 
     def run(self, job: PolicyRun, record: Record) -> RunRecords:
-        """The run of a job."""
+        """The run of a job; iterations are recorded of the first replica that was sent anything."""
         load_policies_once(self.policy_file)
         workload = self.workloads[job.workload]
         if job.rate is not None:
             workload = workload.scaled(job.rate / workload.rate)
         policy = policy_class(job.policy)(**job.parameters)
-        return simulate(workload, self.hardware, policy, config=self.config, record=record)
+        if record == "requests" or self.fleet.replicas == 1:
+            return simulate(workload, self.hardware, policy, config=self.config, record=record, fleet=self.fleet)
+        whole = simulate(workload, self.hardware, policy, config=self.config, fleet=self.fleet)
+        assert isinstance(whole, FleetRecords)
+        followed = next(part for part in whole.runs if part is not None)
+        return simulate(followed.workload, self.hardware, policy, config=followed.config, record=record)
 
     def header(self) -> dict[str, Any]:
         """What the numbers depend on beside the jobs, for a results file."""
         first = next(iter(self.workloads.values()))
-        return {
+        fleet = {"fleet": asdict(self.fleet)} if self.fleet.replicas > 1 else {}
+        return fleet | {
             "workload": {"name": first.name, "digest": first.digest},
             "hardware": asdict(self.hardware),
             "engine": asdict(self.config),

@@ -6,15 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fluidgate.engine import EngineConfig, Record, RunRecords, run
+from fluidgate.engine import EngineConfig, Fleet, Record, RunRecords, run, run_fleet
+from fluidgate.errors import InputError
 from fluidgate.fluid import FluidPlan, plan
 from fluidgate.hardware import Hardware
 from fluidgate.policies import Policy, make_policy
 from fluidgate.workload import Workload
 
 
-def plan_for(workload: Workload, hardware: Hardware, config: EngineConfig) -> FluidPlan:
-    """The fluid plan under an engine's token budget and seats.
+def plan_for(workload: Workload, hardware: Hardware, config: EngineConfig, replicas: int = 1) -> FluidPlan:
+    """The fluid plan under an engine's token budget and seats; each of several replicas gets its share of the rate.
 
     Requests that all arrive at once have no rate: they are planned for at the stability boundary.
     """
@@ -29,7 +30,7 @@ def plan_for(workload: Workload, hardware: Hardware, config: EngineConfig) -> Fl
             max_num_seqs=config.seats,
         )
 
-    return at(workload.rate) if np.isfinite(workload.rate) else at(at(1.0).stability.boundary_rate)
+    return at(workload.rate / replicas) if np.isfinite(workload.rate) else at(at(1.0).stability.boundary_rate)
 
 
 def simulate(
@@ -42,20 +43,26 @@ def simulate(
     record: Record = "requests",
     compile: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    fleet: Fleet | None = None,
 ) -> RunRecords:
-    """Run `workload` on `hardware` under `policy`.
+    """Run `workload` on `hardware` under `policy`; on several replicas the records are `FleetRecords`.
 
     Args:
         policy: a `Policy`, a registered name, or a spec such as `concurrency-cap:cap=25`; what a spec leaves out
             comes from the plan.
         fluid_plan: the plan that sets the policy; made from `workload` if None.
-        record, compile, progress: as in `engine.run`.
+        record, compile, progress: as in `engine.run`; per-iteration records are of one engine only.
+        fleet: how many engines, and the router in front of them; None: one engine.
 
     Raises:
         InputError: an unknown policy, a request that can never fit, or settings that cannot work.
         Stalled: the policy holds for ever.
     """
-    config = config or EngineConfig()
+    config, fleet = config or EngineConfig(), fleet or Fleet()
     if not isinstance(policy, Policy):
-        policy = make_policy(policy, fluid_plan or plan_for(workload, hardware, config))
+        policy = make_policy(policy, fluid_plan or plan_for(workload, hardware, config, fleet.replicas))
+    if fleet.replicas > 1:
+        if record != "requests":
+            raise InputError(f"iterations are recorded of one engine, and there are {fleet.replicas} replicas; use one")
+        return run_fleet(workload, hardware, policy, fleet, config, compile=compile, progress=progress)
     return run(workload, hardware, policy, config, record=record, compile=compile, progress=progress)

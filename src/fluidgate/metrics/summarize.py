@@ -160,7 +160,7 @@ def _engine(records: RunRecords) -> dict[str, Any]:
         "kv_above_90": _ratio(records.nearly_full_s, records.busy_s),
         "iterations": records.iterations,
         "mean_iteration_ms": 1e3 * _ratio(records.busy_s, records.iterations),
-        "busy_share": _ratio(records.busy_s, records.end_s - float(records.arrival_s[0])),
+        "busy_share": _ratio(records.busy_s, records.replicas * (records.end_s - float(records.arrival_s[0]))),
         "end_s": records.end_s,
     }
 

@@ -74,7 +74,7 @@ class Summary:
         kv_peak, kv_mean: KV blocks in use ÷ all, at most and on average over busy time.
         kv_above_90: share of busy time with more than 90% of them in use.
         cached_share: prompt tokens found in the prefix cache, of those of the requests that were scheduled.
-        busy_share: time in iterations ÷ time from the first arrival to the end of the run.
+        busy_share: time in iterations ÷ time from the first arrival to the end of the run, averaged over replicas.
         fluid_efficiency: share of the fluid bound, the least busy time that any policy needs for the requests that
             finished, ÷ busy time. The two losses below are the rest of it: the three add up to 1 (`busy_shares`).
         recompute_loss: busy time of work done again after evictions, and of KV read again for each chunk of a prompt.
