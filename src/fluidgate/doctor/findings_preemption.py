@@ -58,7 +58,7 @@ def _recomputed(case: Case, numbers: dict[str, float]) -> tuple[float | None, st
 def _lost_tokens(case: Case) -> float | None:
     """What a victim loses: vLLM takes the last admitted, which hardly holds more than its prompt.
 
-    In the simulator's runs of greedy admission without prefix cache it is 0.9 to 1.1 mean prompts, where residents
+    In the simulator's runs of greedy admission without prefix cache it is 0.8 to 1.1 mean prompts, where residents
     hold 1.0 to 3.1.
     """
     prompt = case.facts.histogram("request_prompt_tokens")

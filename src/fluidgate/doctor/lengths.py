@@ -14,8 +14,8 @@ from fluidgate.workload import FloatArray, IntArray
 OPEN_BUCKET = 2.5
 """How far the bucket without an upper edge is taken to reach, times its lower edge: vLLM's edges rise by 2 or 2.5."""
 
-POINTS = 8
-"""Lengths that stand for one bucket."""
+POINTS = 9
+"""Lengths that stand for one bucket, its ends among them."""
 
 
 def least_spread(counts: FloatArray, low: FloatArray, high: FloatArray, mean: float) -> tuple[FloatArray, FloatArray]:
@@ -41,30 +41,38 @@ def most_spread(counts: FloatArray, low: FloatArray, high: FloatArray, mean: flo
     at_high = np.zeros_like(counts)
     for k in range(len(counts) - 1, -1, -1):
         cost = counts[k] * (high[k] - low[k])
-        share = 1.0 if cost <= left else max(left, 0.0) / cost
-        at_high[k] = share * counts[k]
-        left -= share * cost
+        spent = min(cost, max(left, 0.0))
+        at_high[k] = counts[k] * spent / cost if cost else 0.0
+        left -= spent
     return np.concatenate([low, high]), np.concatenate([counts - at_high, at_high])
 
 
 def even_spread(counts: FloatArray, low: FloatArray, high: FloatArray, mean: float) -> tuple[FloatArray, FloatArray]:
-    """A law (values, weights) between the two: each bucket spread by one power law, bent until the mean is met."""
+    """The law (values, weights) of largest entropy on a grid in every bucket, with these bucket counts and this mean.
+
+    It is exponential within each bucket, with one exponent for all.
+    """
     from scipy.optimize import brentq
 
-    at = (np.arange(POINTS) + 0.5) / POINTS
-    weights = np.repeat(counts / POINTS, POINTS)
+    values = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, POINTS)
 
-    def values(bend: float) -> FloatArray:
-        spread: FloatArray = (low[:, None] + (high - low)[:, None] * at ** np.exp(bend)).ravel()
+    def weights(exponent: float) -> FloatArray:
+        powers = exponent * values
+        shares = np.exp(powers - powers.max(axis=1, keepdims=True))
+        spread: FloatArray = counts[:, None] * shares / shares.sum(axis=1, keepdims=True)
         return spread
 
-    def excess(bend: float) -> float:
-        return _mean(values(bend), weights) - mean
+    def excess(exponent: float) -> float:
+        return _mean(values.ravel(), weights(exponent).ravel()) - mean
 
-    ends = (-8.0, 8.0)
-    if excess(ends[0]) <= 0.0 or excess(ends[1]) >= 0.0:  # a mean on the edges themselves
-        return values(ends[0] if excess(ends[0]) <= 0.0 else ends[1]), weights
-    return values(brentq(excess, *ends)), weights
+    steepest = 1e3  # per token: all of a bucket on its one edge
+    if excess(-steepest) >= 0.0:
+        exponent = -steepest
+    elif excess(steepest) <= 0.0:
+        exponent = steepest
+    else:
+        exponent = brentq(excess, -steepest, steepest)
+    return values.ravel(), weights(exponent).ravel()
 
 
 def _mean(values: FloatArray, weights: FloatArray) -> float:
@@ -79,7 +87,7 @@ class LengthLaw:
     """Histograms of prompt and output lengths of the same requests.
 
     Buckets and means are known exactly, where in its bucket a length lies is not: `mix` gives the laws of least and
-    largest second moment that they allow, between which every number of the plan lies, and one in between. How
+    largest second moment that they allow, between which every number of the plan lies, and that of largest entropy. How
     prompts and outputs go together is not in the metrics: they are taken as independent.
 
     Attributes:
