@@ -1,6 +1,6 @@
 """Validate the simulator against a measured vLLM run, and print the tables of docs/validation.md.
 
-    python tools/validate_rtx4090.py ../shared/traces/vllm_measured_RTX4090_Llama-3.1-8B.csv.gz [--figures docs/figures]
+    python tools/validate_rtx4090.py ../shared/traces/vllm_measured_RTX4090_Llama-3.1-8B.csv.gz [--figures docs/measured]
 
 The step time is fitted to the timings of the first half of the requests; the second half is compared.
 """
@@ -107,15 +107,17 @@ def print_gauges(measured: Gauges, simulated: Gauges, after_s: float) -> None:
 
 
 def print_settings(run: MeasuredRun) -> None:
-    print("\n| engine | step time from | TTFT mean | TTFT p99 | TPOT mean | E2E mean | TPOT each | evictions |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "\n| engine | step time from | TTFT mean | TTFT p99 | TPOT mean | E2E mean | TPOT each | evictions | c_kv, µs |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     rows = [("as assumed", "data sheet", CONFIG, data_sheet())]
     rows += [(name, "first half", config, fit(run, config)) for name, config in OTHER_SETTINGS.items()]
     for name, source, config, step_time in rows:
         records = replay(run, step_time, NUM_GPU_BLOCKS, config)
         found = errors(run.timings, Timings.of(records), halves(run)[1])
         cells = [f"{found[key]:+.1%}" for key in ("TTFT mean", "TTFT p99", "TPOT mean", "E2E mean")]
-        cells += [f"{found['TPOT each']:.1%}", str(int(records.preemptions.sum()))]
+        cells += [f"{found['TPOT each']:.1%}", str(int(records.preemptions.sum())), f"{1e6 * step_time.c_kv:.3f}"]
         print(f"| {name} | {source} | {' | '.join(cells)} |")
 
 

@@ -42,6 +42,7 @@ def test_paper_variant_saturates_at_the_published_rate() -> None:
     assert (paper.step_time.c_tok, paper.step_time.c_attn) == (0, 0)
     assert paper.step_time.c0 == pytest.approx(10.6e-3, rel=1e-3)
     assert paper.step_time.c_kv == pytest.approx(0.40e-6, rel=0.01)
+    assert paper.step_time.c_kv / paper.step_time.c0 == pytest.approx(3.784e-5, rel=1e-3)
 
 
 def test_every_profile_loads_by_its_own_name() -> None:
