@@ -38,6 +38,9 @@ NEAR = 0.1
 CLEAR = 0.01
 """Differences up to this share are none."""
 
+LOADED = 50.0
+"""LMSYS rates from here on are near overload or beyond it, requests per second; below, all are alike."""
+
 PAPERS_THREE = (VLLM, SARATHI, SEARCHED)
 
 
@@ -278,11 +281,12 @@ def _lmsys(result: PaperResult) -> Iterator[Claim]:
         rates = STUDIES[name].rates
         lower = [_is_least(result, name, rate) for rate in rates]
         at = ", ".join(f"{rate:g}" for rate, best in zip(rates, lower, strict=True) if best)
+        loaded = [best for rate, best in zip(rates, lower, strict=True) if rate >= LOADED]
         yield Claim(
             f"{name}: Nested WAIT's mean E2E is the least of the three, most clearly near overload",
             "at all rates, 10–150 req/s",
             f"at {sum(lower)} of {len(lower)} rates" + (f": {at}" if at else ""),
-            _all_or_some(lower),
+            _all_or_some(loaded),
         )
 
 
@@ -300,7 +304,7 @@ def _verdict(same: bool) -> Verdict:
 
 
 def _all_or_some(same: list[bool]) -> Verdict:
-    return "reproduced" if all(same) else "partly" if any(same) else "not"
+    return "reproduced" if same and all(same) else "partly" if any(same) else "not"
 
 
 def _listed(parts: Iterator[str]) -> str:

@@ -30,6 +30,9 @@ from fluidgate.fluid import PromptBound
 
 POLICIES = ("greedy", "rate-limited")
 
+MOST_STUCK = 0.5
+"""Where fewer of the requests complete, their rate says nothing."""
+
 
 def paper_page(result: PaperResult) -> str:
     """All tables of the parts that were run, and which claims came out."""
@@ -137,6 +140,8 @@ def _stable_rates(result: PaperResult) -> str:
 
 
 def _rate(row: Row) -> str:
+    if row.mean("completed") < MOST_STUCK:
+        return f"stalls ({1 - row.mean('completed'):.0%} unfinished)"
     notes = [_setting(row)] if row.setting else []
     if row.mean("restarts") > 0:
         notes.append(f"{row.mean('restarts'):.2f} restarts")
