@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import nan
 from pathlib import Path
 
 from fluidgate.errors import InputError
@@ -10,7 +11,7 @@ from fluidgate.experiments.paper import PaperResult
 from fluidgate.experiments.paper.settings import SARATHI, SEARCHED, STUDIES, V1, VLLM
 from fluidgate.experiments.paper.study import Cell
 from fluidgate.fluid.verdict import number
-from fluidgate.metrics import Interval, mean_interval
+from fluidgate.metrics import Interval
 from fluidgate.report.figure_files import standalone
 from fluidgate.report.html import Html, join, tag
 from fluidgate.report.svg import Curve, curves, marker
@@ -52,9 +53,14 @@ def _latency(result: PaperResult, name: str) -> Html:
 def _curve(result: PaperResult, name: str, series: int, scheduler: str) -> Curve:
     points = []
     for rate in STUDIES[name].rates:
-        seconds = mean_interval(result.row("latency", Cell(name, scheduler, rate)).values["mean_e2e_s"])
-        points.append((Interval(rate, rate, rate, 1), seconds, f"{duration(seconds.mean)} at {number(rate)} req/s"))
+        mean_s = result.row("latency", Cell(name, scheduler, rate)).mean("mean_e2e_s")
+        points.append((_point(rate), _point(mean_s), f"{duration(mean_s)} at {number(rate)} req/s"))
     return Curve(scheduler, series, tuple(points))
+
+
+def _point(value: float) -> Interval:
+    """A value without an interval: few seeds give wide ones, which would hide the curves."""
+    return Interval(value, nan, nan, 1)
 
 
 def _with_legend(drawing: Html, labels: list[str]) -> Html:
