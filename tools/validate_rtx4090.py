@@ -1,8 +1,9 @@
 """Validate the simulator against a measured vLLM run, and print the tables of docs/validation.md.
 
-    python tools/validate_rtx4090.py ../shared/traces/vllm_measured_RTX4090_Llama-3.1-8B.csv.gz [--figures docs/measured]
+    python tools/validate_rtx4090.py TRACE.csv.gz [--figures docs/measured]
 
-The step time is fitted to the timings of the first half of the requests; the second half is compared.
+TRACE is ../shared/traces/vllm_measured_RTX4090_Llama-3.1-8B.csv.gz. The step time is fitted to the timings of the
+first half of the requests; the second half is compared.
 """
 
 from __future__ import annotations
