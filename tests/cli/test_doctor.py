@@ -101,6 +101,11 @@ def test_a_server_is_scraped_over_the_time_that_is_given() -> None:
     assert told["source"].startswith(f"{url}/metrics, two scrapes 0.")
 
 
+def test_a_server_is_looked_at_in_between() -> None:
+    with served((200, EARLIER.read_text()), (200, LATER.read_text())) as url:
+        assert "of 3 moments with work" in " ".join(good(url, "--wait-s", "2").split())
+
+
 @pytest.mark.parametrize("path", ["/", "/metrics", "/metrics/"])
 def test_an_address_may_name_the_page(path: str) -> None:
     with served((200, LATER.read_text())) as url:

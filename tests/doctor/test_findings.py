@@ -216,10 +216,28 @@ def test_an_overload_needs_replicas() -> None:
     ]
 
 
+def two_engines(taken_s: float, hardware: Hardware | None) -> Finding:
+    """216 requests finished or are there since the start at 1,000 s, on two engines."""
+    both = page() + page(engine="1", extra=["process_start_time_seconds 1000"])
+    return named(diagnose(facts_of(Scrape.of(both, "page", taken_s)), hardware), "load")
+
+
 def test_several_engines_sustain_several_times_the_rate() -> None:
-    both = page() + page(engine="1")
-    found = diagnose(facts_of(Scrape.of(both, "page")), MACHINE)
-    assert named(found, "load").numbers["boundary_rate"] == pytest.approx(2 * BOUNDARY)
+    assert two_engines(1100.0, MACHINE).numbers["boundary_rate"] == pytest.approx(2 * BOUNDARY)
+    assert two_engines(1100.0, None).numbers["memory_rate"] == pytest.approx(2 * RESIDENTS)
+    overload = two_engines(1000.5, MACHINE)
+    assert overload.numbers["load"] == pytest.approx(216 / 0.5 / (2 * BOUNDARY))
+    assert f"`--max-num-queued-reqs {int(RESIDENTS + 30 * BOUNDARY) + 1}`" in asked(overload), (
+        "each engine has its queue"
+    )
+
+
+def test_the_load_lies_between_the_bounds_of_the_histograms() -> None:
+    mixed = {"prompts": (60, 140) * 50, "outputs": (10, 90) * 50}
+    facts = replace(facts_of(Scrape.of(page(**mixed), "page")), window_s=10.0)
+    numbers = named(diagnose(facts, MACHINE), "load").numbers
+    assert numbers["boundary_rate_low"] < numbers["boundary_rate"] < numbers["boundary_rate_high"]
+    assert numbers["load_low"] < numbers["load"] < numbers["load_high"]
 
 
 def test_without_hardware_memory_and_the_present_steps_give_a_rate() -> None:
@@ -290,7 +308,7 @@ def test_gaps_of_long_prefills() -> None:
 
 def test_hardware_gives_the_chunk_that_makes_no_spike() -> None:
     """10 ms and 10 µs per token: 100 ms hold 9,000 tokens, of powers of two 8,192."""
-    found = diagnosis(MACHINE, gaps_s=SPIKES, settings={"max_num_batched_tokens": 16_384})
+    found = diagnosis(MACHINE, gaps_s=SPIKES, settings={"max_num_batched_tokens": 65_536})
     assert asked(named(found, "gap-spikes")) == ["`--max-num-batched-tokens 8192`"]
 
 
