@@ -45,7 +45,10 @@ napoleon_google_docstring, napoleon_numpy_docstring = True, False
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!fluidgate).*"),
-    ("py:class", r"fluidgate\..*\.(J|P|ClassSummary|Machine|EngineLimits|Traffic|Planned)"),  # of no page of their own
+    (
+        "py:class",
+        r"fluidgate\..*\.(J|P|ClassSummary|Machine|EngineLimits|Traffic|Planned|Sample|Rule|Setting|Trial|Html)",
+    ),  # of no page of their own
 ]
 
 

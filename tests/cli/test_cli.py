@@ -202,6 +202,7 @@ BAD = [
     (("plan", "--hardware", "nowhere.json"), "nowhere.json"),
     (("simulate", *SMALL, "--policy", "greeedy"), "did you mean 'greedy'"),
     (("simulate", *SMALL, "--policy", "wait:speed=3"), "'speed=3' is not key=value"),
+    (("compare", *SMALL, "--frontier"), "--frontier adds stable rates of one engine to the report: give --html"),
     (("simulate", *SMALL, "--policy", "concurrency-cap:cap=0"), "cap = 0.0 must be at least 1"),
     (("simulate", *SMALL, "--mode", "v2"), "engine mode 'v2'"),
     (("simulate", *SMALL, "--watermark", "1.5"), "watermark = 1.5"),

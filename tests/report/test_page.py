@@ -11,10 +11,13 @@ from xml.etree import ElementTree
 import pytest
 
 from fluidgate.errors import InputError
-from fluidgate.experiments import Cell, Comparison
+from fluidgate.experiments import Cell, Comparison, frontier
+from fluidgate.fluid.verdict import number
 from fluidgate.metrics import METRICS
 from fluidgate.report import Deployment, ServeLine, write_figures, write_report
 from fluidgate.report.html import VOID
+
+from .conftest import HARDWARE
 
 Change = Callable[[dict[str, list[dict[str, Any]]]], Comparison]
 
@@ -135,6 +138,18 @@ def test_stability_is_a_strip(with_numbers: Change, tmp_path: Path) -> None:
     page = write_report(with_numbers(mixed | unknown), tmp_path / "r.html").read_text(encoding="utf-8")
     strips = re.findall(r'<td class="strip (\w+)"[^>]*>([^<]+)<', page)
     assert strips == [("yes", "stable"), ("no", "unstable"), ("unclear", "1 stable, 1 unclear")]
+
+
+def test_stable_rates_stand_beside_the_boundary(comparison: Comparison, tmp_path: Path) -> None:
+    found = frontier(
+        "p512-d20", HARDWARE, ["greedy", "watermark"], requests=400, tolerance=0.05, config=comparison.config
+    )
+    text = write_report(comparison, tmp_path / "r.html", frontier=found).read_text(encoding="utf-8")
+    assert "Largest stable rate" in text
+    assert f"fluid boundary, {number(found.rates[0].boundary_rate)} req/s" in text
+    for rate in found.rates:
+        assert f"{rate.rate:.4g} req/s" in text
+    assert "Largest stable rate" not in write_report(comparison, tmp_path / "without.html").read_text(encoding="utf-8")
 
 
 def test_what_to_set_in_vllm(comparison: Comparison, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluidgate.cli import options as o
+from fluidgate.errors import InputError
 
 if TYPE_CHECKING:
-    from fluidgate.experiments import Comparison
+    from fluidgate.experiments import Comparison, Frontier
 
 EXAMPLE = "Example: `fluidgate compare --preset azure-conv-2023 --load 0.9 --load 1.1 --html report.html`"
 
@@ -25,6 +26,9 @@ Loads = Annotated[
 Html = Annotated[Path | None, typer.Option("--html", help="Write an HTML report to this file.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Write one row per load, policy and repeat to this CSV file.")]
 Figures = Annotated[Path | None, typer.Option("--figures", help="Write the report's figures to this folder, as SVG.")]
+StableRates = Annotated[
+    bool, typer.Option("--frontier", help="With --html: find and show each policy's largest stable rate; takes longer.")
+]
 Parquet = Annotated[Path | None, typer.Option("--parquet", help="Write the same rows to this Parquet file.")]
 
 
@@ -43,6 +47,7 @@ def command(
     csv: Csv = None,
     parquet: Parquet = None,
     figures: Figures = None,
+    stable_rates: StableRates = False,
     jobs: o.Jobs = 1,
     ray: o.Ray = None,
     results: o.Results = None,
@@ -50,13 +55,15 @@ def command(
     output_dir: o.OutputDir = None,
 ) -> None:
     """Compare policies: the plan, a table per load with 95% intervals, and files if asked for."""
-    from fluidgate.experiments import DEFAULT_POLICIES, compare
+    from fluidgate.experiments import DEFAULT_POLICIES, compare, frontier
     from fluidgate.metrics import parse_goodput
     from fluidgate.report import comparison_table, plan_table
 
     draws = workload.draws(repeats)
     if output_dir is not None:
         html = html or o.made(output_dir) / "report.html"
+    if stable_rates and (html is None or fleet.replicas > 1):
+        raise InputError("--frontier adds stable rates of one engine to the report: give --html, leave --replicas out")
     with o.progress_bar("simulating") as progress:
         result = compare(
             draws,
@@ -86,7 +93,22 @@ def command(
         out.print(comparison_table(result))
     if output_dir is not None:
         o.write_json(result.to_dict(o.command_line()), output_dir / "comparison.json")
-    _write_files(result, hardware, html, csv, parquet, figures)
+    found = None
+    if stable_rates:
+        with o.progress_bar("searching") as progress:
+            found = frontier(
+                workload.preset if workload.trace is None else draws[0],
+                hardware.load(),
+                policies or DEFAULT_POLICIES,
+                config=engine.load(),
+                requests=workload.requests or 4000,
+                seed=workload.seed,
+                policy_file=policy_file,
+                workers=jobs,
+                ray_address=ray,
+                progress=progress,
+            )
+    _write_files(result, hardware, html, csv, parquet, figures, found)
 
 
 def _write_files(
@@ -96,6 +118,7 @@ def _write_files(
     csv: Path | None,
     parquet: Path | None,
     figures: Path | None,
+    found: Frontier | None,
 ) -> None:
     from fluidgate.cli.deployments import deployments
     from fluidgate.cli.plan import served
@@ -108,6 +131,6 @@ def _write_files(
     if parquet is not None:
         o.say(f"wrote {write_parquet(result, parquet, typed)}")
     if html is not None:
-        o.say(f"wrote {write_report(result, html, typed, deployments(result, served(hardware)))}")
+        o.say(f"wrote {write_report(result, html, typed, deployments(result, served(hardware)), found)}")
     if figures is not None:
         o.say(f"wrote {len(write_figures(result, figures))} figures to {figures}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluidgate.experiments import Comparison
-from fluidgate.report import pictures
+from fluidgate.experiments import Comparison, Frontier
+from fluidgate.fluid.verdict import percent
+from fluidgate.report import figures, pictures
 from fluidgate.report.controls import controls
 from fluidgate.report.deployment import Deployment, deployment
 from fluidgate.report.figures import policies
@@ -36,7 +37,11 @@ def contents() -> Html:
 
 
 def sections(
-    comparison: Comparison, version: str, command: str | None, deployments: Sequence[Deployment]
+    comparison: Comparison,
+    version: str,
+    command: str | None,
+    deployments: Sequence[Deployment],
+    frontier: Frontier | None,
 ) -> list[Html]:
     """All of them; the controls stand where pictures begin."""
     return [
@@ -48,7 +53,7 @@ def sections(
         _queue(comparison),
         _latency(comparison),
         _silence(comparison),
-        _stability(comparison),
+        _stability(comparison, frontier),
         _losses(comparison),
         section("deploy", "What to set in vLLM", deployment(comparison, deployments)),
         compared(comparison),
@@ -113,9 +118,17 @@ def _silence(comparison: Comparison) -> Html:
     return section("silence", "Silence and recomputation", _note(note), _legend(comparison), drawn)
 
 
-def _stability(comparison: Comparison) -> Html:
+def _stability(comparison: Comparison, frontier: Frontier | None) -> Html:
     note = "Stable: the number of requests in the system does not keep growing. A short run cannot always tell."
-    return section("stability", "Stability", _note(note), stability_strip(comparison))
+    parts = [_note(note), stability_strip(comparison)]
+    if frontier is not None:
+        caption = (
+            f"By simulation from a standing queue, bisected; an interval misses with at most "
+            f"{percent(frontier.rule.alpha)}. Dashed: what the fluid model says is the most for any policy."
+        )
+        drawn = figures.stable_rate_bars(comparison, frontier)
+        parts.append(tag("figure", drawn, tag("figcaption", caption), class_="narrow"))
+    return section("stability", "Stability", *parts)
 
 
 def _losses(comparison: Comparison) -> Html:

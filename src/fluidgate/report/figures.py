@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from fluidgate.experiments import Cell, Comparison, Scenario
+from fluidgate.experiments import Cell, Comparison, Frontier, Scenario, StableRate
 from fluidgate.fluid.verdict import number, percent
 from fluidgate.metrics import METRICS, Interval
 from fluidgate.report.html import Html
@@ -63,6 +63,27 @@ def kv_bars(comparison: Comparison, scenario: Scenario) -> Html:
     title = load_title(scenario)
     alt = f"{_alt('KV use, mean / peak', scenario, rows)} The fluid model predicts {percent(predicted)}."
     return bars(title, alt, rows, 1.0, limits)
+
+
+def stable_rate_bars(comparison: Comparison, frontier: Frontier) -> Html:
+    """The largest stable rate of every policy, with its interval, next to the fluid boundary."""
+    drawn, rows = policies(comparison), []
+    for found in frontier.at(frontier.settings[0]):
+        series = drawn.index(found.policy) if found.policy in drawn else len(drawn)
+        rows.append(
+            Bar(found.policy, series, Interval(found.rate, found.low, found.high, found.runs), rate_text(found))
+        )
+    boundary = frontier.rates[0].boundary_rate
+    limits = (Limit(boundary, f"fluid boundary, {number(boundary)} req/s", dashed=True),)
+    values = "; ".join(f"{row.label} {row.text}" for row in rows)
+    alt = f"Largest stable rate: {values}. The fluid boundary is {number(boundary)} req/s."
+    top = 1.1 * max(boundary, scale_top([row.value for row in rows]))
+    return bars("Largest stable rate", alt, rows, top, limits)
+
+
+def rate_text(found: StableRate) -> str:
+    """A stable rate as it stands beside its bar."""
+    return f"{found.rate:.4g} req/s" if isfinite(found.rate) else "cannot tell"
 
 
 def _alt(title: str, scenario: Scenario, rows: list[Bar]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fluidgate.errors import InputError
-from fluidgate.experiments import Comparison
+from fluidgate.experiments import Comparison, Frontier
 from fluidgate.report.body import contents, sections
 from fluidgate.report.deployment import Deployment
 from fluidgate.report.html import join
@@ -20,6 +20,7 @@ def write_report(
     path: str | os.PathLike[str],
     command: str | None = None,
     deployments: Sequence[Deployment] = (),
+    frontier: Frontier | None = None,
 ) -> Path:
     """Write the page, which needs nothing but itself: no request to anywhere, and all of it readable without scripts.
 
@@ -27,6 +28,7 @@ def write_report(
         path: the file; its folder must exist.
         command: the command line that made the comparison, for the last section.
         deployments: what to set in vLLM, one per load; without, the page says how to find out.
+        frontier: the policies' largest stable rates on the same workload and machine, to show beside the rest.
 
     Returns:
         The path written.
@@ -38,13 +40,18 @@ def write_report(
         raise InputError("the comparison is empty, so there is nothing to report; compare at least one policy")
     target = Path(path)
     try:
-        target.write_text(render(comparison, command, deployments), encoding="utf-8")
+        target.write_text(render(comparison, command, deployments, frontier), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the report to {target}: {error.strerror}; choose another path") from error
     return target
 
 
-def render(comparison: Comparison, command: str | None = None, deployments: Sequence[Deployment] = ()) -> str:
+def render(
+    comparison: Comparison,
+    command: str | None = None,
+    deployments: Sequence[Deployment] = (),
+    frontier: Frontier | None = None,
+) -> str:
     """The page as text."""
     from fluidgate import __version__
 
@@ -60,6 +67,6 @@ def render(comparison: Comparison, command: str | None = None, deployments: Sequ
         style=STYLE,
         version=__version__,
         contents=contents(),
-        sections="\n".join(sections(comparison, __version__, command, deployments)),
+        sections="\n".join(sections(comparison, __version__, command, deployments, frontier)),
         script=SCRIPT,
     )
