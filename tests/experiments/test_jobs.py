@@ -215,12 +215,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from fluidgate.experiments import run_jobs
 from work_for_jobs import Draw, stuck_once
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background inherits that it is ignored
     folder = Path(sys.argv[1])
     jobs = [Draw(seed, str(folder)) for seed in range(6)]
     run_jobs(stuck_once, jobs, workers=2, results=folder / "r.jsonl")
@@ -238,7 +240,7 @@ def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path, end: signal.Signal
     file = tmp_path / "r.jsonl"
     wait_until(lambda: file.exists() and file.read_text().count("\n") == 6)  # the header, and all but the stuck job
     driver.send_signal(end)
-    assert driver.wait() != 0
+    assert driver.wait(60) != 0
     worker = int((tmp_path / "stuck").read_text())
     wait_until(lambda: not is_running(worker))  # the worker at the stuck job ends with its driver
     jobs = jobs_in(tmp_path)
