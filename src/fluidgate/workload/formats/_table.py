@@ -132,7 +132,8 @@ def _parse(path: Path, body: str, names: tuple[str, ...], wanted: list[str]) -> 
     try:
         table = pv.read_csv(
             pa.BufferReader(body.encode()),
-            read_options=pv.ReadOptions(column_names=names),
+            # One thread: a process that ends at once, on a refusal, must not end while the library starts others.
+            read_options=pv.ReadOptions(column_names=names, use_threads=False),
             # A blank line is a broken row: skipping it would hide damage and shift the line numbers.
             parse_options=pv.ParseOptions(ignore_empty_lines=False),
             convert_options=pv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())),
