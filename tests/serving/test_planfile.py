@@ -179,7 +179,7 @@ def test_what_a_file_cannot_keep_is_refused() -> None:
         limit: float = math.inf
 
     class Unregistered(Greedy):
-        pass
+        """Greedy by another name."""
 
     def refused(made: Policy, words: str, config: EngineConfig = CONFIG) -> None:
         with pytest.raises(InputError, match=words):
