@@ -84,7 +84,7 @@ def test_a_page_without_the_size_of_the_cache_says_so() -> None:
         ('{"detail": "Not Found"}', "is not a page of metrics but HTML or JSON"),
         ("hello world, this is no page", "page, line 1: "),
         ("up 1\n", "the metrics name no engine"),
-        ("sglang:num_running_reqs 3\n", "the metrics are SGLang's; doctor reads vLLM's"),
+        ("sglang:num_running_reqs 3\n", "the metrics are SGLang's; fluidgate reads vLLM's"),
         ("vllm:num_requests_running 1\n", "has no vllm:num_requests_waiting"),
         (page() + page(model="other", engine="1"), "of several servers (m, other)"),
         (page(kv_use=87.0), "vllm:kv_cache_usage_perc = 87 must be a share of at most 1"),

@@ -9,7 +9,18 @@ from typing import TextIO
 import typer
 
 from fluidgate import __version__
-from fluidgate.cli import calibrate, compare, doctor, experiment, frontier, plan, serve_args, simulate, trace
+from fluidgate.cli import (
+    calibrate,
+    calibrate_server,
+    compare,
+    doctor,
+    experiment,
+    frontier,
+    plan,
+    serve_args,
+    simulate,
+    trace,
+)
 from fluidgate.errors import CalibrationWarning, FluidgateError
 
 app = typer.Typer(
@@ -27,6 +38,7 @@ app.command("compare", epilog=compare.EXAMPLE)(compare.command)
 app.command("frontier", epilog=frontier.EXAMPLE)(frontier.command)
 app.command("serve-args", epilog=serve_args.EXAMPLE)(serve_args.command)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.command)
+calibrate.app.command("server", epilog=calibrate_server.EXAMPLE)(calibrate_server.command)
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(trace.app, name="trace")
 app.add_typer(experiment.app, name="experiment")

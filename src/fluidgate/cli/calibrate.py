@@ -102,8 +102,8 @@ def steps(
     write_hardware(machine, out)
     o.say(f"wrote {out}")
     if plot is not None:
-        _draw(report, plot)
-    _show(report, machine, output_format)
+        draw(report, plot)
+    show(report, machine, output_format)
 
 
 @app.command("config", epilog=CONFIG_EXAMPLE)
@@ -123,7 +123,8 @@ def config(
     o.say(f"wrote {out}: {machine.source}")
 
 
-def _draw(report: CalibrationReport, path: Path) -> None:
+def draw(report: CalibrationReport, path: Path) -> None:
+    """Draw measured against fitted steps into a file."""
     from fluidgate.report import calibration_figure, standalone
 
     try:
@@ -133,7 +134,8 @@ def _draw(report: CalibrationReport, path: Path) -> None:
     o.say(f"wrote {path}")
 
 
-def _show(report: CalibrationReport, machine: Hardware, output_format: o.Format) -> None:
+def show(report: CalibrationReport, machine: Hardware, output_format: o.Format) -> None:
+    """Print a calibration."""
     from fluidgate.report import calibration_table
 
     if output_format is o.Format.JSON:

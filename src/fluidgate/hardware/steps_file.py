@@ -1,4 +1,4 @@
-"""Measured steps from a CSV file: one row per engine step."""
+"""Measured steps in a CSV file: one row per engine step."""
 
 from __future__ import annotations
 
@@ -73,6 +73,21 @@ def read_steps(path: Path | str) -> StepFile:
         duration_s=_numbers(path, steps, columns[DURATION], DURATION, positive=True) / MS_PER_S,
     )
     return StepFile(points, PAIRS in columns, unused)
+
+
+def write_steps(points: StepPoints, path: Path | str) -> None:
+    """The steps as a CSV file that `read_steps` reads.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    lines = [",".join((KIND, TOKENS, KV, PAIRS, DURATION))]
+    for kind, tokens, kv_tokens, pairs, duration_s in zip(*points, strict=True):
+        lines.append(f"{kind},{tokens:.6g},{kv_tokens:.6g},{pairs:.6g},{duration_s * MS_PER_S:.6g}")
+    try:
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be written ({problem.strerror}); choose another file") from None
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:

@@ -1,0 +1,92 @@
+"""`BenchProcess`: a load generator that ends with its block, whatever happens in it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from fluidgate.errors import InputError
+
+GRACE_S = 5.0
+
+
+def bench_words(command: str) -> list[str]:
+    """The words of a benchmark's command, whose program is there.
+
+    Raises:
+        InputError: no such program, or quotes that do not close.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise InputError(f"--bench-command {command!r}: cannot be read ({error})") from None
+    if not words or shutil.which(words[0]) is None:
+        raise InputError(
+            f"--bench-command {command!r}: there is no such program here; install vLLM where fluidgate runs, or name "
+            "the command with its path"
+        )
+    return words
+
+
+class BenchProcess:
+    """A running benchmark, in a process group of its own, so that Ctrl-C reaches it only through `end`."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Start it.
+
+        Raises:
+            InputError: it cannot be started.
+        """
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed on exit
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors, start_new_session=True
+            )
+        except OSError as error:
+            self._errors.close()
+            raise InputError(f"{command[0]}: cannot be started ({error.strerror}); see --bench-command") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+        self._errors.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether it still runs.
+
+        Raises:
+            InputError: it failed; with the last of what it printed.
+        """
+        status = self._process.poll()
+        if status:
+            self._errors.seek(0)
+            said = [line.strip() for line in self._errors.read()[-20_000:].splitlines() if line.strip()]
+            last = said[-1][:300] if said else "it printed nothing"
+            raise InputError(f"the benchmark failed with status {status}: {last}")
+        return status is None
+
+    def end(self) -> None:
+        """Interrupt it, and kill what does not heed that: the server drops the requests of closed connections."""
+        for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is not None:
+                break
+            try:
+                os.killpg(self._process.pid, how)
+                self._process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                continue
+            except ProcessLookupError:
+                break
+        self._process.wait()

@@ -1,0 +1,121 @@
+"""The load under which a server is measured: `lay_out` its phases, and the command line of each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from fluidgate.errors import InputError
+from fluidgate.serving.running_server import RunningServer
+
+DEFAULT_CONCURRENCY = 64
+LEAST_CONCURRENCY = 4
+LEAST_MODEL_LEN = 128
+TOKEN_BUDGET = 2048
+"""The least that vLLM allows a step by default; a longer prompt takes steps that give no token and are not counted."""
+KV_SHARE = 0.7
+"""Of the KV cache at most: a preemption would compute tokens twice, which no counter tells."""
+OUTPUT_SPREAD = 0.5
+"""Outputs are uniform, ± half: of equal lengths all requests would end, and the engine idle, at once."""
+SHORTEST_STEP_S = 0.004
+MOST_PROMPTS = 2000
+"""The benchmark makes all prompts before it sends the first; one that runs out of them ends its phase early."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A closed loop: so many requests at any time, a new one for each that ends.
+
+    Attributes:
+        name: what it is for.
+        concurrency: requests at any time.
+        prompt_tokens: of every request.
+        output_tokens: on average.
+        num_prompts: requests at most.
+    """
+
+    name: str
+    concurrency: int
+    prompt_tokens: int
+    output_tokens: int
+    num_prompts: int
+
+    def arguments(self, server: RunningServer, seed: int, tokenizer: str | None = None) -> list[str]:
+        """What follows `vllm bench serve`; another seed gives other prompts, which no prefix cache knows."""
+        values = {
+            "--backend": "openai",
+            "--base-url": server.url,
+            "--model": server.model,
+            "--tokenizer": tokenizer or server.tokenizer,
+            "--dataset-name": "random",
+            "--random-input-len": self.prompt_tokens,
+            "--random-output-len": self.output_tokens,
+            "--random-range-ratio": json.dumps({"input": 0, "output": OUTPUT_SPREAD}),
+            "--num-prompts": self.num_prompts,
+            "--max-concurrency": self.concurrency,
+            "--request-rate": "inf",
+            "--temperature": 0,
+            "--seed": seed,
+        }
+        return [*(str(word) for pair in values.items() for word in pair), "--ignore-eos", "--disable-tqdm"]
+
+
+def lay_out(
+    server: RunningServer, slot_s: float, *, concurrency: int | None = None, token_budget: int | None = None
+) -> tuple[Phase, ...]:
+    """Phases that determine all four coefficients together.
+
+    Few and many decodes of short contexts tell c0 and c_tok apart, many with long contexts c_kv; prompts, short and
+    long, tell what a token costs in a prefill and what c_attn adds.
+
+    Args:
+        slot_s: seconds of each phase.
+        concurrency: most requests at a time; no more than the server has seats.
+        token_budget: the server's `max_num_batched_tokens`; no prompt is longer.
+
+    Raises:
+        InputError: no room for such phases.
+    """
+    most = DEFAULT_CONCURRENCY if concurrency is None else concurrency
+    budget = min(TOKEN_BUDGET, token_budget or TOKEN_BUDGET)
+    longest = server.max_model_len
+    if most < LEAST_CONCURRENCY:
+        raise InputError(f"--max-concurrency {most}: steps of so few requests tell little; give at least 4")
+    if longest < LEAST_MODEL_LEN:
+        raise InputError(
+            f"{server.url}: its max_model_len of {longest} tokens leaves no room for long and short prompts; start it "
+            f"with at least {LEAST_MODEL_LEN}"
+        )
+    brief, long_output = min(32, longest // 8), min(512, longest // 4)
+    wanted = (
+        ("few decodes", 2, brief, min(256, longest // 4)),
+        ("many decodes", most, brief, min(128, longest // 4)),
+        ("long contexts", most, _prompt(longest, long_output, budget), long_output),
+        ("short prompts", 16, min(128, longest // 8, budget), 8),
+        ("long prompts", 4, _prompt(longest, 16, budget), 16),
+    )
+    return tuple(_within(server, slot_s, most, *phase) for phase in wanted)
+
+
+def _longest_output(output_tokens: int) -> int:
+    return int(output_tokens * (1 + OUTPUT_SPREAD)) + 1
+
+
+def _prompt(max_model_len: int, output_tokens: int, budget: int) -> int:
+    """The longest prompt that leaves room for the output, and for a special token that the server may add."""
+    return min(budget, max_model_len - _longest_output(output_tokens)) - 1
+
+
+def _within(
+    server: RunningServer, slot_s: float, most: int, name: str, concurrency: int, prompt_tokens: int, output_tokens: int
+) -> Phase:
+    """The phase with as many requests as the KV cache holds."""
+    room = int(KV_SHARE * server.kv_tokens) // (prompt_tokens + _longest_output(output_tokens) + server.block_size)
+    if room < 1:
+        raise InputError(
+            f"{server.url}: {KV_SHARE:.0%} of its KV cache of {server.kv_tokens:,} tokens does not hold one request of "
+            f"{prompt_tokens:,} and {output_tokens:,} tokens; give it more memory"
+        )
+    at_once = min(concurrency, most, room)
+    waves = slot_s / (output_tokens * SHORTEST_STEP_S) + 2
+    return Phase(name, at_once, prompt_tokens, output_tokens, min(MOST_PROMPTS, int(at_once * waves)))
