@@ -78,10 +78,14 @@ class Scrape:
                 title for name in self._by_name for prefix, title in OTHER_ENGINES.items() if name.startswith(prefix)
             ]
             whose = f"are {others[0]}'s" if others else "name no engine"
-            raise InputError(f"{self.where}: the metrics {whose}; fluidgate reads vLLM's, whose names begin with 'vllm:'")
+            raise InputError(
+                f"{self.where}: the metrics {whose}; fluidgate reads vLLM's, whose names begin with 'vllm:'"
+            )
         missing = [name for name in NEEDED if name not in self._by_name]
         if missing:
-            raise InputError(f"{self.where}: has no {missing[0]}; fluidgate reads the names of vLLM 0.32, and whole pages")
+            raise InputError(
+                f"{self.where}: has no {missing[0]}; fluidgate reads the names of vLLM 0.32, and whole pages"
+            )
         if len(self.models) > 1:
             raise InputError(
                 f"{self.where}: holds the metrics of several servers ({', '.join(sorted(self.models))}); scrape one"
