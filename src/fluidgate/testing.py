@@ -363,7 +363,11 @@ def _replay(records: RunRecords, steps: StepRecords) -> _Replay:
         pairs = tokens * before + tokens * (tokens + 1) // 2
         prompt_part = (tokens > 1) | (generated[rows] == 0) | (computed[rows] != target)
         if len(rows):
-            seconds[k] = hardware.step_time.duration_s(tokens.sum(), computed[rows].sum(), pairs[prompt_part].sum())
+            kv, decode = computed[rows], ~prompt_part
+            seconds[k] = hardware.step_s(
+                *(decode.sum(), kv[decode].sum()),
+                *(tokens[prompt_part].sum(), kv[prompt_part].sum(), pairs[prompt_part].sum()),
+            ).item()
         given = rows[computed[rows] == target]
         generated[given] += 1
         new = given[generated[given] > streamed[given]]

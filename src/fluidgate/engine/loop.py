@@ -49,6 +49,7 @@ from fluidgate.engine.state import (
     WAKE,
 )
 from fluidgate.engine.step import end_residency, schedule_prefill_first, schedule_sarathi, schedule_vllm
+from fluidgate.hardware.grid_kernel import grid_step_s
 from fluidgate.kernel import entry_kernel, inlined_kernel, kernel
 from fluidgate.policies.protocol import (
     ADMITTED,
@@ -171,22 +172,30 @@ def form_batch(state, cache):
 @inlined_kernel
 def compute_batch(state):
     """Advance the batch's computed tokens; returns (seconds the iteration takes, tokens computed in it)."""
-    tokens = 0
-    kv_tokens = 0
+    chunk = 0  # prefill tokens
+    chunk_kv = 0
     pairs = 0
+    decodes = 0
+    decode_kv = 0
     for k in range(state.counter[SCHEDULED]):
         row = state.batch_rows[k]
         new = state.batch_tokens[k]
         before = state.computed[row]
         after = before + new
         state.computed[row] = after
-        tokens += new
-        kv_tokens += after
         generated = state.generated[row]
-        if new > 1 or generated == 0 or after != state.prompt_tokens[row] + generated:  # not a decode
+        if new > 1 or generated == 0 or after != state.prompt_tokens[row] + generated:
+            chunk += new
+            chunk_kv += after
             pairs += new * before + new * (new + 1) // 2
+        else:
+            decodes += 1
+            decode_kv += after
+    if len(state.shared_s) > 0:
+        tables = (state.decode_s, state.decode_attention_s, state.shared_s, state.prefill_attention_s)
+        return grid_step_s(tables, decodes, decode_kv, chunk, pairs), decodes + chunk
     c = state.step_time
-    return c[0] + c[1] * tokens + c[2] * kv_tokens + c[3] * pairs, tokens
+    return c[0] + c[1] * (decodes + chunk) + c[2] * (decode_kv + chunk_kv) + c[3] * pairs, decodes + chunk
 
 
 @inlined_kernel

@@ -114,6 +114,10 @@ def replica_state(states, k):
         states.clock[k],
         states.setting,
         states.step_time,
+        states.decode_s,
+        states.decode_attention_s,
+        states.shared_s,
+        states.prefill_attention_s,
         states.gap_histogram[k],
         states.gap_scratch[k],
     )

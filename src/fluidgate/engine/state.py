@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from fluidgate.engine.config import EngineConfig
 from fluidgate.engine.kv_cache import Cache, new_cache
 from fluidgate.errors import InputError
-from fluidgate.hardware import Hardware
+from fluidgate.hardware import Hardware, StepGrid
+from fluidgate.hardware.step_grid import TABLES
 from fluidgate.workload import Workload
 
 Ints = NDArray[np.int64]
@@ -140,6 +141,10 @@ class State(NamedTuple):
     clock: Floats
     setting: Ints
     step_time: Floats  # c0, c_tok, c_kv, c_attn
+    decode_s: NDArray[np.float64]  # the tables of the hardware's grid; of size 0 where `step_time` is all there is
+    decode_attention_s: NDArray[np.float64]
+    shared_s: Floats
+    prefill_attention_s: NDArray[np.float64]
     gap_histogram: Ints
     gap_scratch: Floats
 
@@ -181,7 +186,8 @@ def new_state(
     """State and KV cache at time 0.
 
     Raises:
-        InputError: a request that can never fit, or prefix blocks that the engine's block size does not divide.
+        InputError: a request that can never fit, prefix blocks that the engine's block size does not divide, or steps
+            that the hardware's grid does not reach.
     """
     n, block_size = len(workload), hardware.block_size
     total_blocks = hardware.num_gpu_blocks - 1
@@ -193,6 +199,7 @@ def new_state(
 
     most_blocks = int(-(-longest.max() // block_size))
     slots = int(min(config.max_num_seqs, total_blocks, n))
+    _refuse_beyond_grid(hardware, config, slots, int(longest.max()), budget)
     setting = np.zeros(SETTINGS, np.int64)
     setting[BLOCK_SIZE] = block_size
     setting[TOTAL_BLOCKS] = total_blocks
@@ -267,10 +274,23 @@ def new_state(
         clock=floats(CLOCKS),
         setting=setting,
         step_time=np.array([c.c0, c.c_tok, c.c_kv, c.c_attn]),
+        **_tables(hardware.grid),
         gap_histogram=ints(GAP_OCTAVES << GAP_SUBBINS_LOG2),
         gap_scratch=floats(1),
     )
     return state, new_cache(hardware.num_gpu_blocks, slots, most_blocks)
+
+
+def _tables(grid: StepGrid | None) -> dict[str, NDArray[np.float64]]:
+    if grid is None:
+        return {name: np.zeros(0 if name == "shared_s" else (0, 0)) for name in TABLES}
+    return {name: getattr(grid, name) for name in TABLES}
+
+
+def _refuse_beyond_grid(hardware: Hardware, config: EngineConfig, slots: int, longest: int, budget: int) -> None:
+    if hardware.grid is not None:
+        tokens = budget if config.mode == "vllm" else budget + slots  # there decodes are on top
+        hardware.grid.refuse_beyond(slots, longest, tokens, hardware.name)
 
 
 def _refuse_what_never_fits(workload: Workload, hardware: Hardware) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fluidgate.errors import InputError
+from fluidgate.experiments.results_file import plain
 from fluidgate.hardware import Hardware
 from fluidgate.workload import Workload
 
@@ -58,7 +59,7 @@ def _provenance(
         "fluidgate": __version__,
         "command": command,
         "seed": seed,
-        "hardware": asdict(hardware) | {"relative_error": error if isfinite(error) else None},
+        "hardware": plain(hardware) | {"relative_error": error if isfinite(error) else None},
         "workload": workload,
         **settings,
     }

@@ -6,13 +6,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fluidgate.errors import InputError
 from fluidgate.experiments import workers as ways
-from fluidgate.experiments.results_file import ResultsFile
+from fluidgate.experiments.results_file import ResultsFile, plain
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -64,7 +63,7 @@ def run_jobs(
             done[key] = json.loads(text)
             left -= 1
             if file is not None:
-                file.append(key, asdict(wanted[key]), done[key])
+                file.append(key, plain(wanted[key]), done[key])
             if progress is not None:
                 progress(len(wanted) - left, len(wanted))
     return [done[key] for key in keys]
@@ -72,7 +71,7 @@ def run_jobs(
 
 def job_key(job: DataclassInstance) -> str:
     """Sixteen hexadecimal digits that identify a job by its fields."""
-    text = json.dumps([type(job).__name__, asdict(job)], sort_keys=True)
+    text = json.dumps([type(job).__name__, plain(job)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

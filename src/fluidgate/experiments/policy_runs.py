@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidgate.engine import EngineConfig, Fleet, FleetRecords, Record, RunRecords
+from fluidgate.experiments.results_file import plain
 from fluidgate.experiments.simulation import simulate
 from fluidgate.hardware import Hardware
 from fluidgate.metrics import Slo, summarize, timeline
@@ -80,7 +81,7 @@ class PolicyRuns:
         fleet = {"fleet": asdict(self.fleet)} if self.fleet.replicas > 1 else {}
         return fleet | {
             "workload": {"name": first.name, "digest": first.digest},
-            "hardware": asdict(self.hardware),
+            "hardware": plain(self.hardware),
             "engine": asdict(self.config),
             "slo": self.slo and asdict(self.slo),
             "policy_file": self.policy_file and hashlib.sha256(self.policy_file.read_bytes()).hexdigest()[:12],

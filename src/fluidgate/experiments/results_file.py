@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+import numpy as np
+
 from fluidgate.errors import InputError
 
 _MEND = "name another results file, or delete this one to start anew"
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A dataclass as JSON-ready values, to tell settings apart: of an array, its digest."""
+    return asdict(settings, dict_factory=_without_arrays)
+
+
+def _without_arrays(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {
+        name: sha256(value.tobytes()).hexdigest()[:16] if isinstance(value, np.ndarray) else value
+        for name, value in items
+    }
+
+
 
 
 class ResultsFile:

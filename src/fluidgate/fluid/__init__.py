@@ -1,5 +1,6 @@
 """The fluid model: equilibrium, stability, thresholds and safety buffer, and the plan made of them."""
 
+from fluidgate.fluid.affine import affine_step_time
 from fluidgate.fluid.equilibrium import Equilibrium, equilibrium
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import MixClasses, OutputLaw, RequestMix
@@ -37,6 +38,7 @@ __all__ = [
     "Stability",
     "TimeShares",
     "WaitThresholds",
+    "affine_step_time",
     "best_nested",
     "bound_seconds",
     "cut_points",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidgate.fluid.affine import affine_step_time
 from fluidgate.fluid.equilibrium import Equilibrium, equilibrium
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
@@ -208,7 +209,8 @@ def plan(
         mix = mix.scaled(rate)
     limits = Limits.of(hardware, max_num_batched_tokens, max_num_seqs)
     guarantee = Guarantee(horizon_s, delta)
-    step_time = hardware.step_time
+    step_time = affine_step_time(mix, hardware, limits)
+    hardware = hardware.with_(step_time=step_time)
     stable = stability(mix, step_time, limits)
     rested = equilibrium(mix, step_time, limits.block_size)
     threshold_rate = min(mix.total_rate, LARGEST_LOAD * stable.boundary_rate)

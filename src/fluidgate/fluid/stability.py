@@ -110,11 +110,7 @@ def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability
     """
     limits.refuse_oversized(mix)
     work_s = mix.mean(mix.work_s(step_time))
-    entries = {
-        "memory": limits.kv_tokens / mix.mean(mix.memory_token_iterations(limits.block_size)),
-        "token budget": limits.batched_tokens / mix.mean(mix.tokens),
-        "seats": limits.seats / mix.mean(mix.iterations),
-    }
+    entries = _most_admissions(mix, limits)
     limit = min(entries, key=entries.__getitem__)
     x = entries[limit]
     iteration_time_s = step_time.c0 + work_s * x
@@ -144,6 +140,20 @@ def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability
         eviction_cost=_eviction_cost(mix, step_time, boundary_rate),
         coherence=coherence(mix),
     )
+
+
+def largest_admissions(mix: RequestMix, limits: Limits) -> float:
+    """x*: admissions per iteration at the boundary, which no step time changes (model.md §2)."""
+    return min(_most_admissions(mix, limits).values())
+
+
+def _most_admissions(mix: RequestMix, limits: Limits) -> dict[str, float]:
+    """Admissions per iteration that each limit allows."""
+    return {
+        "memory": limits.kv_tokens / mix.mean(mix.memory_token_iterations(limits.block_size)),
+        "token budget": limits.batched_tokens / mix.mean(mix.tokens),
+        "seats": limits.seats / mix.mean(mix.iterations),
+    }
 
 
 def free_share_for_growth(mix: RequestMix, limits: Limits) -> float:

@@ -1,5 +1,6 @@
 """A model on a GPU: step time and KV capacity."""
 
+from fluidgate.hardware.aiconfigurator import QueriedHardware, ServerLimits, query_aiconfigurator
 from fluidgate.hardware.calibrate import CalibrationReport, calibrate_steps
 from fluidgate.hardware.calibration import Calibration
 from fluidgate.hardware.core import Hardware, StepTime
@@ -11,7 +12,8 @@ from fluidgate.hardware.grids import LatencyGrid, StepPoints, fit_grid, hardware
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
 from fluidgate.hardware.select import estimate_hardware, get_hardware
-from fluidgate.hardware.steps_file import StepFile, read_steps
+from fluidgate.hardware.step_grid import StepGrid
+from fluidgate.hardware.steps_file import StepFile, read_steps, write_steps
 
 __all__ = [
     "Calibration",
@@ -22,7 +24,10 @@ __all__ = [
     "LatencyGrid",
     "ModelShape",
     "Profile",
+    "QueriedHardware",
+    "ServerLimits",
     "StepFile",
+    "StepGrid",
     "StepPoints",
     "StepTime",
     "calibrate_steps",
@@ -40,9 +45,11 @@ __all__ = [
     "load_profile",
     "model_names",
     "profile_names",
+    "query_aiconfigurator",
     "read_grids",
     "read_hardware",
     "read_model_config",
     "read_steps",
     "write_hardware",
+    "write_steps",
 ]

@@ -76,14 +76,17 @@ class JsonObject:
             raise self.error(key, "must be a list of objects")
         return [JsonObject(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(value)]
 
-    def numbers(self, key: str, shape: tuple[int, ...] | None = None, at_least: float = 0.0) -> NDArray[np.float64]:
-        """The (nested) list of finite numbers at or above `at_least` at `key`: flat, or of the given shape."""
+    def numbers(
+        self, key: str, shape: tuple[int, ...] | None = None, at_least: float = 0.0, axes: int = 1
+    ) -> NDArray[np.float64]:
+        """The finite numbers at or above `at_least` in the (nested) list at `key`, of this shape or number of axes."""
         try:
             array = np.asarray(self._get(key, None), dtype=np.float64)
         except (TypeError, ValueError):
             raise self.error(key, "must be a list of numbers, with rows of equal length") from None
-        if array.size == 0 or (array.ndim != 1 if shape is None else array.shape != shape):
-            raise self.error(key, f"has shape {array.shape}, not {shape or 'that of a flat, non-empty list'}")
+        if array.size == 0 or (array.ndim != axes if shape is None else array.shape != shape):
+            wanted = shape or f"that of a non-empty list with {'rows' if axes == 2 else 'no lists in it'}"
+            raise self.error(key, f"has shape {array.shape}, not {wanted}")
         if not np.all(np.isfinite(array)) or np.any(array < at_least):
             small = "negative" if at_least == 0 else f"below {at_least:g}"
             raise self.error(key, f"holds a number that is {small} or not finite")

@@ -9,6 +9,7 @@ import numpy as np
 
 from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import Calibration
+from fluidgate.hardware.step_grid import StepGrid
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Hardware:
 
     Attributes:
         name: model and GPU, for tables.
-        step_time: duration of a step.
+        step_time: duration of a step; where there is a `grid`, its affine stand-in for closed forms.
         num_gpu_blocks: KV blocks, counted as vLLM counts them: one of them is the null block and holds
             nothing.
         block_size: tokens per block.
@@ -59,6 +60,7 @@ class Hardware:
         relative_error: mean absolute relative error of `step_time` on the points it was fitted to; NaN if
             unknown; of held-out steps, outliers apart, where there is a `calibration`.
         calibration: how sure `step_time` is, and for which steps; None if it was not calibrated.
+        grid: durations of steps as tables, which the engine takes; None where `step_time` is all there is.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Hardware:
     source: str = ""
     relative_error: float = float("nan")
     calibration: Calibration | None = None
+    grid: StepGrid | None = None
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
@@ -82,6 +85,20 @@ class Hardware:
     def kv_capacity_tokens(self) -> int:
         """Tokens of KV that fit: every block but the null block."""
         return (self.num_gpu_blocks - 1) * self.block_size
+
+    def step_s(self, decodes: Any, decode_kv_tokens: Any, prefill: Any, prefill_kv_tokens: Any, pairs: Any) -> Any:
+        """Seconds of steps as the engine takes them; arrays of shape (n,).
+
+        Args:
+            decodes: requests that decode.
+            decode_kv_tokens: their context lengths at the end of the step, summed.
+            prefill: tokens of the prefill chunks.
+            prefill_kv_tokens: context lengths of their requests at the end of the step, summed.
+            pairs: (query, key) pairs of the prefill chunks.
+        """
+        if self.grid is not None:
+            return self.grid.duration_s(decodes, decode_kv_tokens, prefill, pairs)
+        return self.step_time.duration_s(decodes + prefill, decode_kv_tokens + prefill_kv_tokens, pairs)
 
     def with_(self, **changes: Any) -> Hardware:
         """A copy with the given fields replaced, validated again."""

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fluidgate.errors import InputError
 from fluidgate.hardware._json import JsonObject, read_object
 from fluidgate.hardware.calibration import Calibration
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.fit import COEFFICIENTS
+from fluidgate.hardware.step_grid import TABLES, StepGrid
 
 VERSION = 1
-_KEYS = ("version", "name", "step_time", "num_gpu_blocks", "block_size", "source", "relative_error", "calibration")
+GRID_DIGITS = 6
+_OPTIONAL = ("block_size", "source", "relative_error", "calibration", "grid")
+_KEYS = ("version", "name", "step_time", "num_gpu_blocks", *_OPTIONAL)
 _CALIBRATION_KEYS = ("steps", "plus_minus", "correlation", "misfit", "tokens", "kv_tokens")
 
 
@@ -23,8 +29,8 @@ def read_hardware(path: Path | str) -> Hardware:
     """The hardware in a JSON file as `write_hardware` writes it.
 
     `version`, `name`, `step_time` (with `c0`; `c_tok`, `c_kv`, `c_attn` in seconds default to 0) and
-    `num_gpu_blocks` are required; `block_size` defaults to 16, `source` to empty, `relative_error` and
-    `calibration` to unknown.
+    `num_gpu_blocks` are required; `block_size` defaults to 16, `source` to empty, `relative_error`,
+    `calibration` and `grid` to unknown.
 
     Raises:
         InputError: no such file, not JSON, an unknown, missing or malformed key; names the file and the key.
@@ -45,6 +51,7 @@ def read_hardware(path: Path | str) -> Hardware:
             source=file.text("source", default=""),
             relative_error=file.number("relative_error") if file.has("relative_error") else math.nan,
             calibration=_calibration(file.object("calibration")) if file.has("calibration") else None,
+            grid=_grid(file.object("grid")) if file.has("grid") else None,
         )
     except InputError as problem:
         where = str(path)
@@ -67,16 +74,32 @@ def write_hardware(hardware: Hardware, path: Path | str) -> None:
         "source": hardware.source,
         "relative_error": None if math.isnan(hardware.relative_error) else float(hardware.relative_error),
         **({} if hardware.calibration is None else {"calibration": _written(hardware.calibration)}),
+        **({} if hardware.grid is None else {"grid": _written_grid(hardware.grid)}),
     }
     try:
-        Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(path).write_text(_with_rows_on_lines(json.dumps(values, indent=2, ensure_ascii=False)), encoding="utf-8")
     except OSError as problem:
         raise InputError(f"{path}: the hardware file cannot be written: {problem.strerror}") from None
+
+
+def _with_rows_on_lines(text: str) -> str:
+    """A list of numbers on one line: a grid has thousands."""
+    return re.sub(r"\[([-+.\de,\s]+)\]", lambda row: f"[{' '.join(row[1].split())}]", text) + "\n"
 
 
 def _written(calibration: Calibration) -> dict[str, Any]:
     """The calibration with a name for each half-width."""
     return asdict(calibration) | {"plus_minus": dict(zip(COEFFICIENTS, calibration.plus_minus, strict=True))}
+
+
+def _written_grid(grid: StepGrid) -> dict[str, Any]:
+    return {name: np.char.mod(f"%.{GRID_DIGITS}g", getattr(grid, name)).astype(np.float64).tolist() for name in TABLES}
+
+
+def _grid(entry: JsonObject) -> StepGrid:
+    entry.refuse_others(TABLES)
+    tables = {name: entry.numbers(name, at_least=-math.inf, axes=1 if name == "shared_s" else 2) for name in TABLES}
+    return StepGrid(**tables)
 
 
 def _calibration(entry: JsonObject) -> Calibration:

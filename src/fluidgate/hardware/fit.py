@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fluidgate.errors import InputError
 from fluidgate.hardware.core import StepTime
+from fluidgate.hardware.step_grid import StepGrid
 
 COEFFICIENTS = ("c0", "c_tok", "c_kv", "c_attn")
 MIN_POINTS = len(COEFFICIENTS) + 1
@@ -87,6 +88,22 @@ def fit_step_time(
         unidentifiable=undetermined(relative / scale),
     )
     return StepTime(*(float(value) for value in fitted)), report
+
+
+def fit_step_grid(grid: StepGrid, kv_capacity_tokens: int) -> tuple[StepTime, FitReport]:
+    """The affine form nearest to a grid over the steps that fit the KV memory: decodes, whole prompts, and both."""
+    sizes = 4.0 ** np.arange(0, 9)
+    decodes = np.concatenate(([0.0], sizes[sizes <= grid.max_decodes]))
+    contexts, prompts = 32.0 * sizes, np.concatenate(([0.0], 8.0 * sizes))
+    steps = np.meshgrid(
+        decodes, contexts[contexts <= grid.max_context], prompts[prompts <= min(grid.max_tokens, grid.max_context)]
+    )
+    n, context, prompt = (axis.ravel() for axis in steps)
+    kv, pairs = n * context + prompt, prompt * (prompt + 1.0) / 2.0
+    met = (kv > 0) & (kv <= kv_capacity_tokens) & ((n > 0) | (context == contexts[0]))
+    n, context, prompt, kv, pairs = (column[met] for column in (n, context, prompt, kv, pairs))
+    kind = np.select([prompt == 0, n == 0], ["decode", "prefill"], "mixed")
+    return fit_step_time(n + prompt, kv, pairs, grid.duration_s(n, n * context, prompt, pairs), kind=list(kind))
 
 
 def undetermined(matrix: NDArray[np.float64]) -> tuple[str, ...]:

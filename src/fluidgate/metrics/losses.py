@@ -10,6 +10,8 @@ The work is exact: attention pairs of chunks add up to those of the prompt. A pr
 cache when the request first entered are neither work nor memory that it needs. That is approximate in two ways, which
 favour no policy: a hit on a block that nobody held does take memory; and a request evicted in the middle of its prompt
 may find more when it comes back, which is set off against the repeated work.
+
+Where step times are a grid, no part of an iteration is fixed and none belongs to one request: the shares are NaN.
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ def busy_shares(records: RunRecords) -> dict[str, Any]:
     """`fluid_efficiency`, `recompute_loss` and `underuse_loss` of a run: shares of its busy time that add up to 1.
 
     The efficiency counts what finished requests needed. Where requests ran and did not finish, their work is neither
-    needed nor repeated, so that the losses cannot be told: they are NaN. All three are if the engine never ran.
+    needed nor repeated, so that the losses cannot be told: they are NaN. All three are if the engine never ran, or if
+    its step times are a grid.
     """
     busy_s, c0 = records.busy_s, records.hardware.step_time.c0
-    if busy_s <= 0:
+    if busy_s <= 0 or records.hardware.grid is not None:
         return {"fluid_efficiency": NAN, "recompute_loss": NAN, "underuse_loss": NAN}
     iterations = records.iterations - records.empty_iterations
     work_s = busy_s - c0 * iterations

@@ -1,6 +1,6 @@
 """A comparison for people: the recommendation, tables for the terminal, one self-contained HTML page, its figures."""
 
-from fluidgate.report.calibration import calibration_figure, calibration_table
+from fluidgate.report.calibration import calibration_figure, calibration_table, grid_figure, grid_table
 from fluidgate.report.deployment import Deployment, ServeLine, how_to_serve
 from fluidgate.report.details import facts_table, summary_table
 from fluidgate.report.figure_files import standalone, write_figures
@@ -19,6 +19,8 @@ __all__ = [
     "comparison_table",
     "facts_table",
     "frontier_table",
+    "grid_figure",
+    "grid_table",
     "how_to_serve",
     "plan_table",
     "recommend",

@@ -1,4 +1,4 @@
-"""A calibration for people: its table, and measured against fitted step times as a picture."""
+"""A calibration for people: its table, and its step times against the measured or queried ones as a picture."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fluidgate.fluid.verdict import number, percent
-from fluidgate.hardware import CalibrationReport
+from fluidgate.hardware import CalibrationReport, QueriedHardware, StepPoints
 from fluidgate.hardware.fit import COEFFICIENTS
 from fluidgate.report.axes import Axis, frame, svg
 from fluidgate.report.html import Html, tag
 from fluidgate.report.svg import colour
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.table import Table
+
+    from fluidgate.hardware.step_grid import FloatArray
 
 SIZE, LEFT, RIGHT, TOP, FOOT = 420.0, 58.0, 14.0, 26.0, 60.0
 MOST_POINTS = 2000
-SERIES = {"decode": 1, "prefill": 2, "mixed": 3}
+SERIES = {"decode": 1, "prefill": 2, "mixed": 3, "chunk": 4}
 UNITS = {
     "c0": ("µs per step", 1e6),
     "c_tok": ("µs per token", 1e6),
@@ -48,24 +52,63 @@ def calibration_table(report: CalibrationReport, title: str) -> Table:
     return table
 
 
+def grid_table(queried: QueriedHardware) -> Table:
+    """What was queried, how far the grid reaches, and what interpolation costs, for the terminal."""
+    from rich.table import Table
+
+    hardware, kinds, error = queried.hardware, queried.points.kind, queried.interpolation_error
+    grid = hardware.grid
+    assert grid is not None
+    table = Table(title=hardware.name, show_header=False)
+    for context in (512, 4096):
+        sizes = [n for n in (1, 8, 64, 256) if n <= grid.max_decodes]
+        times_ms = ", ".join(f"{n}: {number(float(grid.duration_s(n, n * context, 0, 0)[0]) * 1e3)}" for n in sizes)
+        table.add_row(f"decode step at a context of {context:,} tokens, ms by batch", times_ms)
+    reach = f"{grid.max_decodes:,} requests, {grid.max_tokens:,} tokens in a step, {grid.max_context:,} of context"
+    table.add_row("grid reaches to", reach)
+    for kind in dict.fromkeys(kinds.tolist()):
+        own = error[kinds == kind]
+        table.add_row(
+            f"{kind}: interpolated against queried, mean / most", f"{percent(own.mean())} / {percent(own.max())}"
+        )
+    table.add_row("what four terms would be off by, mean", percent(hardware.relative_error))
+    table.add_row("KV blocks", f"{hardware.num_gpu_blocks:,} of {hardware.block_size} tokens")
+    return table
+
+
 def calibration_figure(report: CalibrationReport) -> Html:
     """Measured against fitted step time, both logarithmic; on the diagonal they agree, a cross is an outlier."""
-    measured_ms, fitted_ms = report.points.duration_s * 1e3, report.fitted_s * 1e3
-    low, high = min(measured_ms.min(), fitted_ms.min()) / 1.1, max(measured_ms.max(), fitted_ms.max()) * 1.1
-    x = Axis(float(low), float(high), LEFT, SIZE - RIGHT, log=True)
-    y = Axis(float(low), float(high), SIZE - FOOT, TOP, log=True)
-    parts = frame(x, y, ("fitted, ms", "measured, ms"), (number, number))
-    parts.append(tag("line", x1=x.start, y1=y.start, x2=x.end, y2=y.end, class_="limit"))
-    kinds = list(dict.fromkeys(report.points.kind.tolist()))
-    for i in range(0, len(measured_ms), -(-len(measured_ms) // MOST_POINTS)):
-        ink = colour(_series(kinds, str(report.points.kind[i])))
-        parts.append(_point(x(float(fitted_ms[i])), y(float(measured_ms[i])), ink, cross=bool(report.outlier[i])))
-    parts += _key(kinds)
     alt = (
-        f"Measured against fitted step time of {len(measured_ms):,} steps; held-out steps are off by "
+        f"Measured against fitted step time of {len(report.outlier):,} steps; held-out steps are off by "
         f"{percent(report.relative_error)} on average, without the {int(report.outlier.sum()):,} outliers."
     )
-    return svg(SIZE, SIZE, alt, parts)
+    return _steps_figure(report.points, report.fitted_s, report.outlier, ("fitted, ms", "measured, ms"), alt)
+
+
+def grid_figure(queried: QueriedHardware) -> Html:
+    """Queried against interpolated time of the steps that check the grid."""
+    error = queried.interpolation_error
+    alt = (
+        f"Queried against interpolated time of {len(error):,} steps; they differ by {percent(error.mean())} on average."
+    )
+    none = error < 0
+    return _steps_figure(queried.points, queried.interpolated_s, none, ("interpolated, ms", "queried, ms"), alt)
+
+
+def _steps_figure(
+    points: StepPoints, modelled_s: FloatArray, outlier: NDArray[np.bool_], labels: tuple[str, str], alt: str
+) -> Html:
+    measured_ms, modelled_ms = points.duration_s * 1e3, modelled_s * 1e3
+    low, high = min(measured_ms.min(), modelled_ms.min()) / 1.1, max(measured_ms.max(), modelled_ms.max()) * 1.1
+    x = Axis(float(low), float(high), LEFT, SIZE - RIGHT, log=True)
+    y = Axis(float(low), float(high), SIZE - FOOT, TOP, log=True)
+    parts = frame(x, y, labels, (number, number))
+    parts.append(tag("line", x1=x.start, y1=y.start, x2=x.end, y2=y.end, class_="limit"))
+    kinds = list(dict.fromkeys(points.kind.tolist()))
+    for i in range(0, len(measured_ms), -(-len(measured_ms) // MOST_POINTS)):
+        ink = colour(_series(kinds, str(points.kind[i])))
+        parts.append(_point(x(float(modelled_ms[i])), y(float(measured_ms[i])), ink, cross=bool(outlier[i])))
+    return svg(SIZE, SIZE, alt, parts + _key(kinds, outliers=bool(outlier.any())))
 
 
 def _series(kinds: Sequence[str], kind: str) -> int:
@@ -79,11 +122,13 @@ def _point(x: float, y: float, ink: str, *, cross: bool) -> Html:
     return tag("circle", cx=round(x, 1), cy=round(y, 1), r=2.2, fill=ink, fill_opacity=0.5)
 
 
-def _key(kinds: Sequence[str]) -> list[Html]:
+def _key(kinds: Sequence[str], *, outliers: bool) -> list[Html]:
     parts, at, y = [], LEFT, SIZE - 10.0
     for kind in kinds:
         parts.append(tag("circle", cx=at, cy=y - 4, r=3, fill=colour(_series(kinds, kind))))
         parts.append(tag("text", kind, x=at + 7, y=y, class_="soft"))
         at += 24 + 7 * len(kind)
-    parts.append(_point(at, y - 4, "var(--soft)", cross=True))
-    return [*parts, tag("text", "outlier", x=at + 7, y=y, class_="soft")]
+    if outliers:
+        parts.append(_point(at, y - 4, "var(--soft)", cross=True))
+        parts.append(tag("text", "outlier", x=at + 7, y=y, class_="soft"))
+    return parts

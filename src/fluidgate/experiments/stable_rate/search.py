@@ -18,7 +18,7 @@ from fluidgate.experiments.policy_runs import load_policies_once
 from fluidgate.experiments.simulation import plan_for, simulate
 from fluidgate.experiments.stable_rate.drift import WorkLeft, with_backlog, work_left
 from fluidgate.experiments.stable_rate.sequential import Decision, Rule, bisect, until_decided
-from fluidgate.fluid import Limits, RequestMix, Stability, stability
+from fluidgate.fluid import Limits, RequestMix, Stability, affine_step_time, stability
 from fluidgate.fluid.mix import FloatArray
 from fluidgate.fluid.stability import bound_seconds
 from fluidgate.hardware import Hardware
@@ -205,8 +205,9 @@ def _law(
     )
     mix = RequestMix(np.ones(len(prompts)), prompts, outputs)
     limits = Limits.of(hardware, config.token_budget(int((prompts + outputs).max())), config.seats)
-    request_s = bound_seconds(mix, hardware.step_time, limits)
-    return _Law(draws, tuple(np.split(request_s, len(draws))), stability(mix.scaled(1.0), hardware.step_time, limits))
+    step_time = affine_step_time(mix, hardware, limits)
+    request_s = bound_seconds(mix, step_time, limits)
+    return _Law(draws, tuple(np.split(request_s, len(draws))), stability(mix.scaled(1.0), step_time, limits))
 
 
 def _draws(
