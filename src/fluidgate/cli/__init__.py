@@ -11,6 +11,7 @@ import typer
 from fluidgate import __version__
 from fluidgate.cli import (
     calibrate,
+    calibrate_aiconfigurator,
     calibrate_server,
     compare,
     doctor,
@@ -38,6 +39,7 @@ app.command("compare", epilog=compare.EXAMPLE)(compare.command)
 app.command("frontier", epilog=frontier.EXAMPLE)(frontier.command)
 app.command("serve-args", epilog=serve_args.EXAMPLE)(serve_args.command)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.command)
+calibrate.app.command("aiconfigurator", epilog=calibrate_aiconfigurator.EXAMPLE)(calibrate_aiconfigurator.command)
 calibrate.app.command("server", epilog=calibrate_server.EXAMPLE)(calibrate_server.command)
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(trace.app, name="trace")

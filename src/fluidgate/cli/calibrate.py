@@ -13,6 +13,7 @@ from fluidgate.errors import InputError
 
 if TYPE_CHECKING:
     from fluidgate.hardware import CalibrationReport, Hardware
+    from fluidgate.report.html import Html
 
 app = typer.Typer(no_args_is_help=True, help="Make a hardware file: how long a step takes, and how much KV there is.")
 
@@ -125,10 +126,17 @@ def config(
 
 def draw(report: CalibrationReport, path: Path) -> None:
     """Draw measured against fitted steps into a file."""
-    from fluidgate.report import calibration_figure, standalone
+    from fluidgate.report import calibration_figure
+
+    write_picture(calibration_figure(report), path)
+
+
+def write_picture(figure: Html, path: Path) -> None:
+    """Write an SVG file that stands alone."""
+    from fluidgate.report import standalone
 
     try:
-        path.write_text(standalone(calibration_figure(report)), encoding="utf-8")
+        path.write_text(standalone(figure), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: the picture cannot be written ({error.strerror}); choose another --plot") from None
     o.say(f"wrote {path}")

@@ -128,6 +128,8 @@ class WorkloadOptions:
 
         n = self.requests or 4000
         drawn = [generate(self.preset, n=n, rate=self.rate, seed=self.seed + k) for k in range(repeats)]
+        if self.rate is not None and n > 1:  # bursts of minutes make a draw's own rate another
+            drawn = [workload.scaled(self.rate / workload.rate) for workload in drawn]
         say(f"{n:,} requests drawn from {self.preset}, seed {self.seed}: {PRESETS[self.preset].source}")
         return drawn
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fluidgate.doctor.facts import Facts
 from fluidgate.doctor.lengths import LengthLaw
-from fluidgate.fluid import Limits, Stability, stability
+from fluidgate.fluid import Limits, Stability, affine_step_time, stability
 from fluidgate.fluid.stability import free_share_for_growth
 from fluidgate.hardware import Hardware
 
@@ -68,6 +68,7 @@ def boundary_of(facts: Facts, memory: Memory, hardware: Hardware) -> Boundary:
     if facts.num_gpu_blocks is not None and facts.block_size is not None:
         machine = hardware.with_(num_gpu_blocks=facts.num_gpu_blocks, block_size=facts.block_size)
     limits = Limits.of(machine, facts.max_num_batched_tokens, facts.max_num_seqs)
+    machine = machine.with_(step_time=affine_step_time(memory.law.mix("even", 1.0), machine, limits))
     twice = Limits(2 * limits.kv_tokens, limits.block_size, limits.max_num_batched_tokens, limits.max_num_seqs)
     per_engine = (facts.rate or 1.0) / facts.engines
     least, even, most = (
