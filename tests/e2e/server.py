@@ -23,7 +23,8 @@ GATE = "fluidgate.serving.scheduler.GateScheduler"
 BLOCK_SIZE, NUM_BLOCKS, SEATS, TOKEN_BUDGET, MODEL_LEN = 32, 49, 32, 512, 512
 """A KV cache of 48 blocks that hold something, of which 32 requests of the tests would need three times as many."""
 
-_VLLM = Path(__file__).with_name("vllm_cli.py")
+VLLM = Path(__file__).with_name("vllm_cli.py")
+"""The `vllm` command: `python VLLM serve …`."""
 _START_S, _STOP_S, _ANSWER_S = 300.0, 15.0, 300.0
 _LIMITS = {
     "--block-size": BLOCK_SIZE,
@@ -86,7 +87,7 @@ class Server:
     def bench(self, *arguments: str) -> dict[str, Any]:
         """Results of `vllm bench serve` with random prompts and streamed, greedy answers."""
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, str(_VLLM), "bench", "serve", *self.bench_arguments, *arguments]
+            command = [sys.executable, str(VLLM), "bench", "serve", *self.bench_arguments, *arguments]
             kept = ["--save-result", "--result-dir", folder, "--result-filename", "result.json", "--disable-tqdm"]
             run = subprocess.run([*command, *kept], env=_environment(), capture_output=True, text=True, timeout=600)
             assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
@@ -116,7 +117,7 @@ def served(
         metrics.mkdir()
         server = Server(str(model), _free_port(), log)
         limits = [word for flag, value in _LIMITS.items() for word in (flag, str(value))]
-        command = [sys.executable, str(_VLLM), "serve", str(model), "--host", "127.0.0.1", "--port", str(server.port)]
+        command = [sys.executable, str(VLLM), "serve", str(model), "--host", "127.0.0.1", "--port", str(server.port)]
         command += ["--load-format", "dummy", "--enforce-eager", *limits, *flags]
         command += ["--scheduler-cls", scheduler] if scheduler else []
         environment = _environment() | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}

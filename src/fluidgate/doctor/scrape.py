@@ -15,7 +15,9 @@ from fluidgate.errors import InputError
 RUNNING, WAITING, KV_USE = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
 BY_REASON, CONFIG = "vllm:num_requests_waiting_by_reason", "vllm:cache_config_info"
 FINISHED, PREEMPTIONS = "vllm:request_success_total", "vllm:num_preemptions_total"
-NEEDED = (RUNNING, WAITING, KV_USE, FINISHED, PREEMPTIONS)
+GAUGES = (RUNNING, WAITING, KV_USE)
+NEEDED = (*GAUGES, FINISHED, PREEMPTIONS)
+STEPS = "vllm:iteration_tokens_total_count"
 LENGTHS = ("request_prompt_tokens", "request_generation_tokens")
 HISTOGRAMS = (
     *LENGTHS,
@@ -82,7 +84,9 @@ class Scrape:
                 f"{self.where}: the metrics {whose}; fluidgate reads vLLM's, whose names begin with 'vllm:'"
             )
         missing = [name for name in NEEDED if name not in self._by_name]
-        if missing:
+        # Where several processes share the page, vLLM shows its gauges from the first step on.
+        fresh = STEPS in self and self.total(STEPS) == 0 and set(missing) <= set(GAUGES)
+        if missing and not fresh:
             raise InputError(
                 f"{self.where}: has no {missing[0]}; fluidgate reads the names of vLLM 0.32, and whole pages"
             )
@@ -148,9 +152,10 @@ class Scrape:
 
     def moments(self) -> tuple[Moment, ...]:
         """What runs and waits, per engine. Requests deferred for other reasons than capacity do not wait for it."""
-        running, kv_use = self.per_engine(RUNNING), self.per_engine(KV_USE)
+        running = self.per_engine(RUNNING) or dict.fromkeys(self.per_engine(FINISHED), 0.0)
+        kv_use = self.per_engine(KV_USE)
         waiting = self.per_engine(BY_REASON, reason="capacity") or self.per_engine(WAITING)
-        if max(kv_use.values()) > 1.0 + 1e-6:
+        if max(kv_use.values(), default=0.0) > 1.0 + 1e-6:
             raise InputError(f"{self.where}: {KV_USE} = {max(kv_use.values()):g} must be a share of at most 1")
         return tuple(
             Moment(engine, count, waiting.get(engine, 0.0), kv_use.get(engine, 0.0))

@@ -19,6 +19,8 @@ from fluidgate.serving.sweep import Phase, lay_out
 LOOK_EVERY_S = 0.5
 AWAIT_EVERY_S = 0.1
 IDLE_WITHIN_S = 60.0
+FULL_SHARE = 0.75
+"""A phase at which fewer than these of its requests ever ran was not the load that was laid out."""
 
 Progress = Callable[[int, int], None]
 
@@ -98,7 +100,7 @@ class ServerMeasurement:
             said.append(f"{lost} windows with preemptions were left out")
         for phase, looks in zip(phases, self.phases, strict=True):
             most = max(look.running for look in looks.looks)
-            if most < phase.concurrency:
+            if most < FULL_SHARE * phase.concurrency:
                 said.append(
                     f"no more than {most:g} of {phase.concurrency} requests ran at a time in the phase '{phase.name}': "
                     "the server has fewer seats, or its requests are shorter than the way to it"

@@ -13,8 +13,8 @@ LEAST_CONCURRENCY = 4
 LEAST_MODEL_LEN = 128
 TOKEN_BUDGET = 2048
 """The least that vLLM allows a step by default; a longer prompt takes steps that give no token and are not counted."""
-KV_SHARE = 0.7
-"""Of the KV cache at most: a preemption would compute tokens twice, which no counter tells."""
+KV_SHARE = 0.9
+"""Of the KV cache, with every output at its longest: a preemption computes tokens again that no counter tells."""
 OUTPUT_SPREAD = 0.5
 """Outputs are uniform, ± half: of equal lengths all requests would end, and the engine idle, at once."""
 SHORTEST_STEP_S = 0.004
@@ -86,7 +86,7 @@ def lay_out(
             f"{server.url}: its max_model_len of {longest} tokens leaves no room for long and short prompts; start it "
             f"with at least {LEAST_MODEL_LEN}"
         )
-    brief, long_output = min(32, longest // 8), min(512, longest // 4)
+    brief, long_output = min(32, longest // 8), min(512, longest // 8)
     wanted = (
         ("few decodes", 2, brief, min(256, longest // 4)),
         ("many decodes", most, brief, min(128, longest // 4)),

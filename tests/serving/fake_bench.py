@@ -1,0 +1,37 @@
+"""As `vllm bench serve`, for the fake server: it keeps up its load until it is interrupted.
+
+python fake_bench.py [--fail | --stubborn | --idle] [--pid-file FILE] ARGUMENTS
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import sys
+import time
+from urllib.parse import urlsplit
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    for flag in ("--base-url", "--max-concurrency", "--random-input-len", "--random-output-len", "--pid-file"):
+        parser.add_argument(flag)
+    for flag in ("--fail", "--stubborn", "--idle"):
+        parser.add_argument(flag, action="store_true")
+    given, _ = parser.parse_known_args()
+    if given.fail:
+        print("starting", file=sys.stderr)
+        sys.exit("OSError: no tokenizer there")
+    if given.stubborn:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if given.pid_file:
+        with open(given.pid_file, "a") as file:
+            print(os.getpid(), file=file)
+    if given.idle:
+        time.sleep(600)
+    size = {"concurrency": given.max_concurrency, "prompt": given.random_input_len, "output": given.random_output_len}
+    client = http.client.HTTPConnection(urlsplit(given.base_url).netloc)
+    client.request("POST", "/load", json.dumps({name: int(value) for name, value in size.items()}))
+    client.getresponse()
