@@ -19,7 +19,7 @@ import numpy as np
 from fluidgate.hardware import StepTime
 
 BENCH = [sys.executable, str(Path(__file__).with_name("fake_bench.py"))]
-BLOCK_SIZE, NUM_BLOCKS, BUDGET, MODEL_LEN = 16, 2001, 2048, 2048
+BLOCK_SIZE, NUM_BLOCKS, BUDGET, MODEL_LEN = 16, 2001, 2048, 1024
 STEP_EDGES = (1, 8, *(2**k for k in range(4, 15)))
 HISTOGRAMS = (
     "iteration_tokens_total",

@@ -73,7 +73,7 @@ def test_a_window_is_the_mean_of_its_steps() -> None:
 
 def test_a_prompt_beyond_the_budget_takes_steps_that_nobody_counts() -> None:
     engine = Engine(TRUTH, budget=BUDGET // 8)
-    looks = look_through(engine, Phase("p", 1, 2000, 2, 999), 10.0)
+    looks = look_through(engine, Phase("p", 1, 1000, 2, 999), 10.0)
     assert looks.looks[-1].counters.iterations < len(engine.steps) / 2
 
 

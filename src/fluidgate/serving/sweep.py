@@ -86,7 +86,7 @@ def lay_out(
             f"{server.url}: its max_model_len of {longest} tokens leaves no room for long and short prompts; start it "
             f"with at least {LEAST_MODEL_LEN}"
         )
-    brief, long_output = min(32, longest // 8), min(512, longest // 8)
+    brief, long_output = min(32, longest // 8), min(512, longest // 4)
     wanted = (
         ("few decodes", 2, brief, min(256, longest // 4)),
         ("many decodes", most, brief, min(128, longest // 4)),
