@@ -60,8 +60,9 @@ def test_plan_json_agrees_with_the_library(tmp_path: Path) -> None:
     assert {key: written[key] for key in printed} == printed
     assert written["command"].startswith("fluidgate plan --preset p512-d20")
     workload = fluidgate.generate("p512-d20", n=80, rate=5, seed=0)
-    plan = fluidgate.plan(workload, fluidgate.get_hardware("llama-2-7b", "a100-80gb"))
-    assert printed["stability"]["boundary_rate"] == plan.stability.boundary_rate
+    plan = fluidgate.plan(workload, fluidgate.get_hardware("llama-2-7b", "a100-80gb"), rate=5)
+    assert printed["stability"]["boundary_rate"] == pytest.approx(plan.stability.boundary_rate, rel=1e-12)
+    assert printed["stability"]["rate"] == pytest.approx(5, rel=1e-12)  # a draw's own rate is another
 
 
 def test_simulate_repeats_and_files(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""The affine stand-in of a grid: exact where the grid is affine, and the mean step at the boundary where it is not."""
+
+import numpy as np
+import pytest
+
+from fluidgate.engine import EngineConfig, run
+from fluidgate.fluid import Limits, RequestMix, affine_step_time, plan, stability
+from fluidgate.hardware import Hardware, StepGrid, StepTime
+from fluidgate.hardware.step_grid import TOKEN_KNOTS_PER_OCTAVE, FloatArray, knots_to
+from fluidgate.policies import ConcurrencyCap
+from fluidgate.workload import Workload
+
+DECODES, CONTEXTS, CHUNKS = knots_to(256), knots_to(4096), knots_to(2048)
+TOKENS = knots_to(2304, TOKEN_KNOTS_PER_OCTAVE)
+
+
+def machine(power: float, blocks: int = 1000) -> Hardware:
+    """Shared time that grows with a power of the tokens; 1 is affine, 0.4 much like a mixture of experts."""
+    n, c = np.meshgrid(DECODES, CONTEXTS, indexing="ij")
+    p, q = np.meshgrid(CHUNKS, CONTEXTS, indexing="ij")
+
+    def shared_s(tokens: FloatArray) -> FloatArray:
+        return np.asarray(0.004 + 1e-4 * tokens if power == 1.0 else 0.002 + 0.002 * tokens**power)
+
+    tables = StepGrid(shared_s(n) + 2e-7 * n * c, 2e-7 * n * c, shared_s(TOKENS), 1e-9 * p * q)
+    return Hardware("tables", StepTime(1.0), blocks, 16, grid=tables)
+
+
+def mix_of(load: Workload) -> RequestMix:
+    return RequestMix.from_workload(load, 1.0)
+
+
+@pytest.fixture(scope="module")
+def load() -> Workload:
+    rng = np.random.default_rng(5)
+    return Workload(np.sort(rng.uniform(0, 300, 3000)), rng.integers(20, 400, 3000), rng.integers(1, 200, 3000))
+
+
+def test_without_a_grid_it_is_the_machines_own(load: Workload) -> None:
+    plain = machine(1.0).with_(grid=None)
+    assert affine_step_time(mix_of(load), plain, Limits.of(plain)) is plain.step_time
+
+
+def test_an_affine_grid_gives_its_terms(load: Workload) -> None:
+    found = affine_step_time(mix_of(load), machine(1.0), Limits.of(machine(1.0), 2048, 256))
+    assert found.c0 == pytest.approx(0.004, rel=0.02)
+    assert found.c_tok == pytest.approx(1e-4, rel=0.02)
+    assert found.c_kv == pytest.approx(2e-7, rel=0.02)
+
+
+def test_the_rate_does_not_matter(load: Workload) -> None:
+    hardware, limits = machine(0.4), Limits.of(machine(0.4), 2048, 256)
+    assert affine_step_time(mix_of(load), hardware, limits) == affine_step_time(
+        mix_of(load).scaled(7.0), hardware, limits
+    )
+
+
+@pytest.mark.parametrize("blocks", [300, 1000, 3000])
+def test_the_boundary_is_what_a_full_engine_serves(load: Workload, blocks: int) -> None:
+    """A backlog under a cap at the boundary's residents; the four terms at hand would say 1 s per step."""
+    hardware, config = machine(0.4, blocks), EngineConfig(max_num_batched_tokens=2048, enable_prefix_caching=False)
+    predicted = plan(load, hardware, max_num_batched_tokens=2048, max_num_seqs=256).stability
+    backlog = Workload(np.zeros(len(load)), load.prompt_tokens, load.output_tokens)
+    records = run(backlog, hardware, ConcurrencyCap(predicted.residents), config)
+    served = records.finished.sum() / records.end_s
+    assert served == pytest.approx(predicted.boundary_rate, rel=0.06)
+
+
+def test_no_limit_on_tokens_is_the_grids_reach(load: Workload) -> None:
+    hardware = machine(0.4)
+    free = stability(mix_of(load), affine_step_time(mix_of(load), hardware, Limits.of(hardware)), Limits.of(hardware))
+    assert free.limit == "memory"
+    assert free.boundary_rate > 0
