@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fluidgate.errors import InputError
-from fluidgate.hardware import StepTime, hardware_from_grid, read_grids
+from fluidgate.hardware import Hardware, StepTime, fit_grid, read_grids
 
 TRUTH = StepTime(0.01, 5e-5, 1e-7, 3e-9)
 BS, CTX, ISL = [1, 16, 64], [128, 1024], [64, 512, 16384]
@@ -57,13 +57,17 @@ def grid_file(folder: Path, **changes: Any) -> Path:
     return path
 
 
+def fitted(path: Path, **capacity: int) -> Hardware:
+    return fit_grid(read_grids(path)[0], **capacity)[0]
+
+
 def test_every_point_means_what_the_grid_measured(tmp_path: Path) -> None:
-    hardware = hardware_from_grid(grid_file(tmp_path), "llama-3.1-8b", "a100-80gb")
+    hardware = fitted(grid_file(tmp_path))
+    assert hardware.name == "llama-3.1-8b on a100-80gb (vllm)"
     for name in ("c0", "c_tok", "c_kv", "c_attn"):
         assert getattr(hardware.step_time, name) == pytest.approx(getattr(TRUTH, name), rel=1e-6)
     assert hardware.relative_error < 1e-9
     assert hardware.num_gpu_blocks == 50_000 // 16
-    assert "WARNING" not in hardware.source
 
 
 def test_points_that_no_server_meets_are_left_out(tmp_path: Path) -> None:
@@ -77,49 +81,21 @@ def test_points_that_no_server_meets_are_left_out(tmp_path: Path) -> None:
     assert np.all(kept.kv_tokens <= 50_000)
 
 
-def test_a_poor_fit_carries_a_warning(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    decode = {"bs": BS, "ctx": CTX, "ms": (10 * np.exp(rng.normal(0, 1, (3, 2)))).tolist()}
-    hardware = hardware_from_grid(grid_file(tmp_path, decode=decode), "llama-3.1-8b", "a100")
-    assert hardware.relative_error > 0.15
-    assert f"WARNING: not affine, the fit is off by {hardware.relative_error:.0%}" in hardware.source
+def test_the_mixture_of_experts_of_the_grids_is_not_affine(shared_dir: Path) -> None:
+    grids = read_grids(shared_dir / "hardware" / "latency_grids.json")
+    errors = {grid.model: fit_grid(grid, kv_capacity_tokens=100_000)[1].mean_error for grid in grids}
+    assert errors.pop("Qwen/Qwen3-30B-A3B") > 0.25 > 2 * max(errors.values())
 
 
-def test_the_mixture_of_experts_of_the_grids_is_fitted_on_request_only(shared_dir: Path) -> None:
-    path = shared_dir / "hardware" / "latency_grids.json"
-    hardware = hardware_from_grid(path, "Qwen/Qwen3-30B-A3B", "h100_sxm")
-    assert hardware.relative_error > 0.25
-    assert "WARNING" in hardware.source
-
-
-def test_a_pair_with_two_engines_is_told_apart(shared_dir: Path) -> None:
-    path = shared_dir / "hardware" / "latency_grids.json"
-    trtllm = hardware_from_grid(path, "llama-3.1-8b", "h100", backend="trtllm")
-    assert trtllm.num_gpu_blocks == 448_672 // 16
+def test_a_grid_that_does_not_say_its_capacity(tmp_path: Path) -> None:
+    silent = grid_file(tmp_path, kv_capacity_tokens=...)
     with pytest.raises(InputError, match="does not say how many KV tokens fit; give kv_capacity_tokens"):
-        hardware_from_grid(path, "llama-3.1-8b", "h100", backend="sglang")
-    sglang = hardware_from_grid(path, "llama-3.1-8b", "h100", backend="sglang", kv_capacity_tokens=400_000)
-    assert sglang.num_gpu_blocks == 25_000
+        fitted(silent)
+    assert fitted(silent, kv_capacity_tokens=40_000).num_gpu_blocks == 2500
 
 
-def test_a_grid_that_is_not_there(tmp_path: Path) -> None:
-    path = grid_file(tmp_path)
-    with pytest.raises(InputError, match=r"no grid is llama-3.1-8b on h200 \(vllm\); it has llama-3.1-8b on a100-80gb"):
-        hardware_from_grid(path, "llama-3.1-8b", "h200")
-    with pytest.raises(InputError, match=r"no grid is llama-3.1-8b on a100 \(vllm, tp 4\)"):
-        hardware_from_grid(path, "llama-3.1-8b", "a100", tp=4)
-    with pytest.raises(InputError, match="block_size = 0"):
-        hardware_from_grid(path, "llama-3.1-8b", "a100", block_size=0)
-
-
-def test_two_parallelisms_need_a_name(tmp_path: Path) -> None:
-    path = grid_file(tmp_path)
-    file = json.loads(path.read_text())
-    file["grids"].append(file["grids"][0] | {"parallel": {"tp_size": 2}})
-    path.write_text(json.dumps(file))
-    with pytest.raises(InputError, match=r"2 grids are .*; name tp too"):
-        hardware_from_grid(path, "llama-3.1-8b", "a100")
-    assert "2 × a100-80gb" in hardware_from_grid(path, "llama-3.1-8b", "a100", tp=2).name
+def test_tensor_parallelism_is_in_the_name(tmp_path: Path) -> None:
+    assert fitted(grid_file(tmp_path, parallel={"tp_size": 2})).name == "llama-3.1-8b on 2 × a100-80gb (vllm)"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from fluidgate.hardware.estimate import estimate_step_time
 from fluidgate.hardware.files import read_hardware, write_hardware
 from fluidgate.hardware.fit import FitReport, fit_step_time
 from fluidgate.hardware.gpus import Gpu, find_gpu, gpu_names, kv_blocks
-from fluidgate.hardware.grids import LatencyGrid, StepPoints, fit_grid, hardware_from_grid, read_grids
+from fluidgate.hardware.grids import LatencyGrid, StepPoints, fit_grid, read_grids
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
 from fluidgate.hardware.select import estimate_hardware, get_hardware
@@ -40,7 +40,6 @@ __all__ = [
     "fit_step_time",
     "get_hardware",
     "gpu_names",
-    "hardware_from_grid",
     "kv_blocks",
     "load_profile",
     "model_names",

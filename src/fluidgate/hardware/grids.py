@@ -33,7 +33,7 @@ FloatArray = NDArray[np.float64]
 # chunks.
 MAX_PREFILL_TOKENS = 8192
 MIXED_DECODE_OFFSET = 128
-POOR_FIT = 0.15
+BLOCK_SIZE = 16
 
 
 class StepPoints(NamedTuple):
@@ -85,53 +85,26 @@ def read_grids(path: Path | str) -> list[LatencyGrid]:
     return [_grid(entry, source) for entry in file.objects("grids")]
 
 
-def hardware_from_grid(
-    path: Path | str,
-    model: str,
-    system: str,
-    *,
-    backend: str = "vllm",
-    tp: int | None = None,
-    block_size: int = 16,
-    kv_capacity_tokens: int | None = None,
-) -> Hardware:
-    """The affine fit to one grid of a file, with its error; `source` carries a warning where the fit is poor.
+def fit_grid(grid: LatencyGrid, *, kv_capacity_tokens: int | None = None) -> tuple[Hardware, FitReport]:
+    """The affine fit to the grid's serving points, and its report.
 
     Args:
-        path: file of latency grids.
-        model, system, backend: which grid; spelling of case, organisation and hyphens does not matter.
-        tp: tensor-parallel GPUs; needed only where the file has several.
-        block_size: tokens per KV block.
         kv_capacity_tokens: KV tokens that fit; needed only where the grid does not say.
 
     Raises:
-        InputError: no such grid, several, no capacity, or a malformed file.
+        InputError: no capacity, or too few points.
     """
-    grid = _select(read_grids(path), str(path), model, system, backend, tp)
-    hardware, _ = fit_grid(grid, block_size=block_size, kv_capacity_tokens=kv_capacity_tokens)
-    return hardware
-
-
-def fit_grid(
-    grid: LatencyGrid, *, block_size: int = 16, kv_capacity_tokens: int | None = None
-) -> tuple[Hardware, FitReport]:
-    """The affine fit to the grid's serving points, and its report."""
     capacity = kv_capacity_tokens if kv_capacity_tokens is not None else grid.kv_capacity_tokens
     if capacity is None:
         raise InputError(f"the grid of {_label(grid)} does not say how many KV tokens fit; give kv_capacity_tokens")
-    if block_size < 1:
-        raise InputError(f"block_size = {block_size} must be at least 1 token")
     points = grid.serving_points(capacity)
     step_time, report = fit_step_time(*points[1:], kind=list(points.kind))
-    source = f"non-negative least squares on {report.points} points of {grid.source}"
-    if report.mean_error > POOR_FIT:
-        source += f"; WARNING: not affine, the fit is off by {report.mean_error:.0%} on average"
     hardware = Hardware(
         name=_label(grid),
         step_time=step_time,
-        num_gpu_blocks=capacity // block_size,
-        block_size=block_size,
-        source=source,
+        num_gpu_blocks=capacity // BLOCK_SIZE,
+        block_size=BLOCK_SIZE,
+        source=f"non-negative least squares on {report.points} points of {grid.source}",
         relative_error=report.mean_error,
     )
     return hardware, report
@@ -140,24 +113,6 @@ def fit_grid(
 def _label(grid: LatencyGrid) -> str:
     gpus = f"{grid.tp} × " if grid.tp > 1 else ""
     return f"{canonical_model_name(grid.model)} on {gpus}{canonical_gpu_name(grid.system)} ({grid.backend})"
-
-
-def _select(grids: list[LatencyGrid], path: str, model: str, system: str, backend: str, tp: int | None) -> LatencyGrid:
-    matches = [
-        grid
-        for grid in grids
-        if canonical_model_name(grid.model) == canonical_model_name(model)
-        and canonical_gpu_name(grid.system) == canonical_gpu_name(system)
-        and grid.backend == backend.lower()
-        and tp in (None, grid.tp)
-    ]
-    if len(matches) == 1:
-        return matches[0]
-    wanted = f"{model} on {system} ({backend}{f', tp {tp}' if tp else ''})"
-    have = ", ".join(_label(grid) for grid in (matches or grids))
-    if matches:
-        raise InputError(f"{path}: {len(matches)} grids are {wanted}: {have}; name tp too")
-    raise InputError(f"{path}: no grid is {wanted}; it has {have}")
 
 
 def _grid(entry: JsonObject, source: str) -> LatencyGrid:

@@ -88,8 +88,8 @@ def refuse_moe(shape: ModelShape) -> None:
     """Refuse a mixture of experts: which experts a step reads depends on the batch, in no affine way."""
     if shape.is_moe:
         raise InputError(
-            f"{shape.name} is a mixture of experts: its step time is not affine; give its latency grid to "
-            "hardware_from_grid(), which says how far off the fit is, or measured numbers in a hardware file"
+            f"{shape.name} is a mixture of experts: its step time is not affine; make a hardware file with its grid: "
+            "`fluidgate calibrate aiconfigurator`"
         )
 
 
