@@ -24,6 +24,8 @@ from rich.table import Table
 
 from fluidgate import EngineConfig, Hardware, Workload, generate, get_hardware, read_trace
 from fluidgate.engine import RunRecords, run
+from fluidgate.hardware import StepGrid
+from fluidgate.hardware.step_grid import TOKEN_KNOTS_PER_OCTAVE, knots_to
 from fluidgate.policies import ConcurrencyCap, Greedy
 
 TRACE = Path(__file__).parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
@@ -119,6 +121,35 @@ def throughput(trace: Workload) -> None:
     CONSOLE.print(f"steps/s, compiled ÷ interpreted: {compiled.steps_per_s / interpreted.steps_per_s:,.0f}")
 
 
+def as_tables(hardware: Hardware) -> Hardware:
+    """The same machine with its four terms tabulated, so that both take the same steps."""
+    t = hardware.step_time
+    n, c = np.meshgrid(knots_to(1024), knots_to(16384), indexing="ij")
+    p, q = np.meshgrid(knots_to(8192), knots_to(16384), indexing="ij")
+    shared_s = t.c0 + t.c_tok * knots_to(9216, TOKEN_KNOTS_PER_OCTAVE)
+    tables = StepGrid(t.c0 + t.c_tok * n + t.c_kv * n * c, t.c_kv * n * c, shared_s, t.c_kv * p + t.c_attn * p * q)
+    return hardware.with_(grid=tables)
+
+
+def grid_cost(trace: Workload) -> None:
+    """Time of a run whose step times are tables against one whose step times are four terms, alternating."""
+    table = Table(title="Step times from a grid against four terms, whole trace")
+    for column in ("seats", "µs per step, four terms", "µs per step, grid", "ratio"):
+        table.add_column(column, justify="right")
+    for seats in (16, 64, 256):
+        config = EngineConfig(max_num_seqs=seats)
+        machines = (HARDWARE, as_tables(HARDWARE))
+        per_step: list[list[float]] = [[], []]
+        for _ in range(9):
+            for machine, times in zip(machines, per_step, strict=True):
+                start = time.perf_counter()
+                records = run(trace, machine, Greedy(), config)
+                times.append((time.perf_counter() - start) / records.iterations)
+        four, grid = (median(times[1:]) for times in per_step)
+        table.add_row(str(seats), f"{1e6 * four:.2f}", f"{1e6 * grid:.2f}", f"{grid / four:.3f}")
+    CONSOLE.print(table)
+
+
 def step_cost() -> None:
     """Time of a step against the batch (linear) and against the queue (flat)."""
     output = 2000
@@ -179,6 +210,8 @@ def command_line() -> None:
 
 
 if __name__ == "__main__":
-    throughput(azure_conversation(Path(sys.argv[1]) if len(sys.argv) > 1 else TRACE))
+    conversation = azure_conversation(Path(sys.argv[1]) if len(sys.argv) > 1 else TRACE)
+    throughput(conversation)
+    grid_cost(conversation)
     step_cost()
     command_line()
