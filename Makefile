@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: demo test test-vllm check docs bench bench-parity bench-overhead bench-serve clean
+.PHONY: demo test test-vllm check docs bench bench-parity bench-overhead bench-serve bench-calibrate clean
 
 demo: $(VENV)/.ready
 	$(BIN)/fluidgate compare --load 0.9 --load 1.1 --html report.html
@@ -42,6 +42,9 @@ bench-overhead: $(VLLM_VENV)/.ready
 
 bench-serve: $(VLLM_VENV)/.ready
 	$(VLLM_VENV)/bin/python benchmarks/serve.py
+
+bench-calibrate: $(VLLM_VENV)/.ready
+	$(VLLM_VENV)/bin/python benchmarks/calibrate_cpu.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -31,8 +31,9 @@ _LINE = re.compile(
 
 
 class Iteration(NamedTuple):
-    """One line: what a step computed, how long the engine waited for it, and the KV use after it."""
+    """One line: where it ends in the file, what its step computed, and the share of KV in use before it."""
 
+    end: int
     requests: int
     prompt_tokens: int
     decodes: int
@@ -77,51 +78,51 @@ class IterationLog:
         """
         rows = []
         for phase in phases:
+            lines = self._lines(phase.looks[0].log_bytes, phase.looks[-1].log_bytes)
             for window in phase.calm_windows():
-                rows += self._window(phase, window)
+                start, end = window.looks[0].log_bytes, window.looks[-1].log_bytes
+                rows += self._window(phase, window, [line for line in lines if start < line.end <= end])
         return points_of(rows)
 
-    def _window(self, phase: PhaseLooks, window: Window) -> list[tuple[str, float, float, float, float]]:
-        start, end = window.looks[0].log_bytes, window.looks[-1].log_bytes
-        # The line before the window's first tells the KV in use when that step began.
-        lines = self._between(max(phase.looks[0].log_bytes, start - 4096), end)
-        inside = self._between(start, end)
-        if len(inside) < window.added.iterations / 2:
+    def _window(
+        self, phase: PhaseLooks, window: Window, lines: Sequence[Iteration]
+    ) -> list[tuple[str, float, float, float, float]]:
+        if len(lines) < window.added.iterations / 2:
             raise InputError(
-                f"{self.path}: holds {len(inside)} 'Iteration' lines where the server counted "
+                f"{self.path}: holds {len(lines)} 'Iteration' lines where the server counted "
                 f"{window.added.iterations:,.0f} steps; start it with --enable-logging-iteration-details, and give the "
                 "log that it writes now"
             )
-        before = ([None, *lines] if len(lines) == len(inside) else lines)[-len(inside) - 1 : -1]
-        elapsed_s = sum(line.elapsed_s for line in inside)
-        missing_s = (window.duration_s - elapsed_s) / len(inside)
-        rows = [
-            (
-                phase.name,
-                float(line.tokens),
-                self._context(line, earlier or line) + line.tokens,
-                line.prompt_tokens * (phase.prompt_tokens + 1) / 2,
-                line.elapsed_s + missing_s,
-            )
-            for earlier, line in zip(before, inside, strict=True)
-        ]
-        if elapsed_s >= LEAST_EXPLAINED * window.duration_s and missing_s > -min(line.elapsed_s for line in inside):
-            return rows
-        tokens, context, pairs, duration_s = np.array([row[1:] for row in rows]).mean(axis=0)
-        return [(phase.name, tokens, context, pairs, duration_s)]
+        elapsed_s = np.array([line.elapsed_s for line in lines])
+        missing_s = (window.duration_s - elapsed_s.sum()) / len(lines)
+        values = np.column_stack(
+            [
+                [line.tokens for line in lines],
+                [self._context(line) + line.tokens for line in lines],
+                [line.prompt_tokens * (phase.prompt_tokens + 1) / 2 for line in lines],
+                elapsed_s + missing_s,
+            ]
+        )
+        if elapsed_s.sum() < LEAST_EXPLAINED * window.duration_s or values[:, 3].min() <= 0:
+            values = values.mean(axis=0, keepdims=True)
+        return [(phase.name, *row) for row in values.tolist()]
 
-    def _context(self, line: Iteration, earlier: Iteration) -> float:
+    def _context(self, line: Iteration) -> float:
         """Tokens in the KV cache before a step: half of the last block of each request is empty."""
-        return max(0.0, earlier.kv_use * self.kv_tokens - line.requests * self.block_size / 2)
+        return max(0.0, line.kv_use * self.kv_tokens - line.requests * self.block_size / 2)
 
-    def _between(self, start: int, end: int) -> list[Iteration]:
+    def _lines(self, start: int, end: int) -> list[Iteration]:
+        """The lines of a part of the file; each tells the KV in use after it, so before the next."""
         try:
             with self.path.open("rb") as file:
                 file.seek(start)
                 text = file.read(end - start)
         except OSError as error:
             raise InputError(f"{self.path}: the log cannot be read ({error.strerror}); see --log") from None
-        return [
-            Iteration(int(a) + int(c), int(b), int(d), float(ms) / 1e3, float(use) / 100)
-            for a, b, c, d, ms, use in _LINE.findall(text)
-        ]
+        found, kv_use = [], 0.0
+        for match in _LINE.finditer(text):
+            prompts, prompt_tokens, decodes, _, elapsed_ms, after = (float(group) for group in match.groups())
+            sizes = int(prompts + decodes), int(prompt_tokens), int(decodes)
+            found.append(Iteration(start + match.end(), *sizes, elapsed_ms / 1e3, kv_use))
+            kv_use = after / 100
+        return found
