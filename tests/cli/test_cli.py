@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fluidgate
+from fluidgate.cli.options import WorkloadOptions
 
 FLUIDGATE = str(Path(sys.executable).with_name("fluidgate"))
 SMALL = ["--preset", "p512-d20", "--requests", "80", "--rate", "5"]
@@ -63,6 +64,13 @@ def test_plan_json_agrees_with_the_library(tmp_path: Path) -> None:
     plan = fluidgate.plan(workload, fluidgate.get_hardware("llama-2-7b", "a100-80gb"), rate=5)
     assert printed["stability"]["boundary_rate"] == pytest.approx(plan.stability.boundary_rate, rel=1e-12)
     assert printed["stability"]["rate"] == pytest.approx(5, rel=1e-12)  # a draw's own rate is another
+
+
+def test_every_draw_of_a_preset_comes_at_the_given_rate() -> None:
+    draws = WorkloadOptions(preset="azure-conv-2023", rate=7.0, requests=60).draws(2)
+    assert [draw.rate for draw in draws] == pytest.approx([7.0, 7.0], rel=1e-12)
+    assert {draw.name for draw in draws} == {"azure-conv-2023 at 7/s"}
+    assert len(WorkloadOptions(rate=7.0, requests=1).load()) == 1  # one request has no rate to give it
 
 
 def test_simulate_repeats_and_files(tmp_path: Path) -> None:

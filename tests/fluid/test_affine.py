@@ -71,3 +71,11 @@ def test_no_limit_on_tokens_is_the_grids_reach(load: Workload) -> None:
     free = stability(mix_of(load), affine_step_time(mix_of(load), hardware, Limits.of(hardware)), Limits.of(hardware))
     assert free.limit == "memory"
     assert free.boundary_rate > 0
+
+
+def test_a_plan_names_the_tables_and_keeps_its_own_four_terms(load: Workload) -> None:
+    hardware = machine(0.4)
+    told = plan(load, hardware).to_dict()["hardware"]
+    assert hardware.grid is not None
+    assert told["grid"] == {"digest": hardware.grid.digest}
+    assert told["step_time"]["c0"] == affine_step_time(mix_of(load), hardware, Limits.of(hardware)).c0 != 1.0

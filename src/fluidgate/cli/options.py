@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -129,7 +129,7 @@ class WorkloadOptions:
         n = self.requests or 4000
         drawn = [generate(self.preset, n=n, rate=self.rate, seed=self.seed + k) for k in range(repeats)]
         if self.rate is not None and n > 1:  # bursts of minutes make a draw's own rate another
-            drawn = [workload.scaled(self.rate / workload.rate) for workload in drawn]
+            drawn = [replace(draw.scaled(self.rate / draw.rate), name=draw.name) for draw in drawn]
         say(f"{n:,} requests drawn from {self.preset}, seed {self.seed}: {PRESETS[self.preset].source}")
         return drawn
 

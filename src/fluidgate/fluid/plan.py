@@ -21,6 +21,7 @@ from fluidgate.fluid.thresholds import WaitThresholds, wait_thresholds
 from fluidgate.fluid.uncertainty import PlanUncertainty, plan_uncertainty, warn_if_extrapolated
 from fluidgate.fluid.verdict import number, percent, verdict
 from fluidgate.hardware.core import Hardware
+from fluidgate.hardware.step_grid import StepGrid
 from fluidgate.workload.core import Workload
 
 LARGEST_LOAD = 0.98
@@ -270,6 +271,8 @@ def _class(workload: Workload, label: int, own: NDArray[np.bool_], everyone: Cla
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, StepGrid):
+        return {"digest": value.digest}
     if is_dataclass(value):
         # One number per request type would drown the rest; the mix gives them back.
         kept = (f.name for f in fields(value) if f.name != "requests_per_stage")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,11 @@ class StepGrid:
 
     def __hash__(self) -> int:
         return hash(self.shared_s.tobytes())
+
+    @property
+    def digest(self) -> str:
+        """Names the tables where there is no room for them."""
+        return sha256(b"".join(getattr(self, name).tobytes() for name in TABLES)).hexdigest()[:16]
 
     @property
     def max_decodes(self) -> int:

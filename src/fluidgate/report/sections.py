@@ -8,6 +8,7 @@ from math import isfinite
 
 from fluidgate.experiments import Cell, Comparison, Scenario
 from fluidgate.fluid.verdict import percent
+from fluidgate.hardware import Hardware
 from fluidgate.metrics import METRICS, Interval, PairedDifference
 from fluidgate.report.html import Html, tag
 from fluidgate.report.judge import judge
@@ -207,9 +208,16 @@ def _signed(text: str) -> str:
     return text.replace("-", "−") if text.startswith("-") else f"+{text}"
 
 
+def _step_time(hardware: Hardware) -> str:
+    if hardware.grid is not None:
+        return f"a grid, {hardware.grid.digest}"
+    step = hardware.step_time
+    return f"c0 {step.c0:.4g} s, c_tok {step.c_tok:.4g} s, c_kv {step.c_kv:.4g} s, c_attn {step.c_attn:.4g} s"
+
+
 def made(comparison: Comparison, version: str, command: str | None) -> Html:
     """Everything needed to make the same numbers again."""
-    hardware, step = comparison.hardware, comparison.hardware.step_time
+    hardware = comparison.hardware
     error = hardware.relative_error
     facts = [
         ("fluidgate", version),
@@ -221,11 +229,8 @@ def made(comparison: Comparison, version: str, command: str | None) -> Html:
         ("service level", _settings(asdict(comparison.slo)) if comparison.slo else "none given"),
         ("hardware", hardware.name),
         ("hardware source", hardware.source or "not given"),
-        ("error of the step time", percent(error) + " on average" if isfinite(error) else "unknown"),
-        (
-            "step time",
-            f"c0 {step.c0:.4g} s, c_tok {step.c_tok:.4g} s, c_kv {step.c_kv:.4g} s, c_attn {step.c_attn:.4g} s",
-        ),
+        ("error of the step time's four terms", percent(error) + " on average" if isfinite(error) else "unknown"),
+        ("step time", _step_time(hardware)),
         ("KV blocks", f"{hardware.num_gpu_blocks:,} of {hardware.block_size} tokens, one of them the null block"),
         ("engine", _settings(asdict(comparison.config))),
     ]
