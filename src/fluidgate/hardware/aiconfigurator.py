@@ -17,7 +17,7 @@ from fluidgate.hardware._names import resolve
 from fluidgate.hardware.aiconfigurator_grid import draw_steps, query_grid
 from fluidgate.hardware.core import Hardware
 from fluidgate.hardware.fit import fit_step_grid
-from fluidgate.hardware.gpus import canonical_gpu_name
+from fluidgate.hardware.gpus import canonical_gpu_name, check_memory_utilization
 from fluidgate.hardware.grids import StepPoints
 from fluidgate.hardware.model_config import canonical_model_name
 from fluidgate.hardware.step_grid import FloatArray
@@ -47,10 +47,7 @@ class ServerLimits:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len"):
             if getattr(self, name) < 2:
                 raise InputError(f"{name} = {getattr(self, name)} must be at least 2")
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise InputError(
-                f"gpu_memory_utilization = {self.gpu_memory_utilization} must be above 0 and at most 1, as a share"
-            )
+        check_memory_utilization(self.gpu_memory_utilization)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +173,8 @@ def _refused_as(label: str) -> Iterator[None]:
         raise
     except Exception as error:  # asserts and errors of its own and of its compiled part
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{LIBRARY} cannot tell the step times of {label}: {reason}") from error
+        mend = "another GPU, tp, engine or --expert-parallel may be known"
+        raise InputError(f"{LIBRARY} cannot tell the step times of {label}: {reason}; {mend}") from error
     finally:
         library.setLevel(before)
 
