@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fluidgate.engine import EngineConfig, run
+from fluidgate.errors import InputError
 from fluidgate.fluid import Limits, RequestMix, affine_step_time, plan, stability
 from fluidgate.hardware import Hardware, StepGrid, StepTime
 from fluidgate.hardware.step_grid import TOKEN_KNOTS_PER_OCTAVE, FloatArray, knots_to
@@ -65,6 +66,15 @@ def test_the_boundary_is_what_a_full_engine_serves(load: Workload, blocks: int) 
     records = run(backlog, hardware, ConcurrencyCap(predicted.residents), config)
     served = records.finished.sum() / records.end_s
     assert served == pytest.approx(predicted.boundary_rate, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "budget", "named"),
+    [(8000, 2048, "256 requests at once, and 4"), (1000, 4096, "2,048 tokens in a step, and 4,096")],
+)
+def test_a_plan_beyond_the_tables_is_refused(load: Workload, blocks: int, budget: int, named: str) -> None:
+    with pytest.raises(InputError, match=f"tables: its step times are known up to {named}"):
+        plan(load, machine(0.4, blocks), max_num_batched_tokens=budget)
 
 
 def test_no_limit_on_tokens_is_the_grids_reach(load: Workload) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
+from math import ceil, isinf
 
 import numpy as np
 
@@ -24,6 +25,9 @@ def affine_step_time(mix: RequestMix, hardware: Hardware, limits: Limits) -> Ste
     Non-negative least squares over steps drawn with decodes and prompts as the mix has them, at a quarter of the
     boundary up to the boundary itself, then scaled so that the mean step at the boundary is the grid's. The rate of
     the mix does not matter.
+
+    Raises:
+        InputError: the grid does not reach to the boundary, the longest request or the token budget.
     """
     if hardware.grid is None:
         return hardware.step_time
@@ -31,7 +35,9 @@ def affine_step_time(mix: RequestMix, hardware: Hardware, limits: Limits) -> Ste
 
     rng = np.random.default_rng(0)
     x = largest_admissions(mix, limits)
-    budget = min(limits.batched_tokens, hardware.grid.max_tokens)
+    residents, longest = ceil(x * mix.mean(mix.iterations)), int(mix.peak_kv_tokens.max())
+    budget = hardware.grid.max_tokens if isinf(limits.batched_tokens) else limits.batched_tokens
+    hardware.grid.refuse_beyond(residents, longest, int(budget), hardware.name)
     levels = [_drawn_steps(mix, share * x, budget, rng) for share in LEVELS]
     terms = [_terms(steps) for steps in levels]
     seconds = [hardware.grid.duration_s(steps[:, 0], steps[:, 1], steps[:, 2], steps[:, 4]) for steps in levels]
