@@ -74,7 +74,7 @@ def test_the_boundary_is_what_a_full_engine_serves(load: Workload, blocks: int) 
 )
 def test_a_plan_beyond_the_tables_is_refused(load: Workload, blocks: int, budget: int, named: str) -> None:
     with pytest.raises(InputError, match=f"tables: its step times are known up to {named}"):
-        plan(load, machine(0.4, blocks), max_num_batched_tokens=budget)
+        plan(load, machine(0.4, blocks), max_num_batched_tokens=budget, max_num_seqs=None)
 
 
 def test_no_limit_on_tokens_is_the_grids_reach(load: Workload) -> None:
