@@ -15,11 +15,11 @@ from .calibrated import NUM_BLOCKS, Load, calibrate, calibrated_server, measured
 from .server import BLOCK_SIZE, TOKEN_BUDGET, Server
 
 TIME_S = 80.0
-MIXED = Load("mixed lengths", rate=5.0, prompt_tokens=100, output_tokens=80, spread=0.8, requests=100)
-PROMPTS = Load("prompts above all", rate=1000.0, prompt_tokens=300, output_tokens=20, spread=0.5, requests=150)
-TOLERANCE = 0.4
-"""Two cores serve client, server and model, and whatever else runs: TPOT of the same load differs by as much as a fifth
-between runs. Means were off by 1 to 14% in docs/validation.md."""
+MIXED = Load("mixed lengths", rate=5.0, prompt_tokens=100, output_tokens=80, spread=0.8, requests=60)
+PROMPTS = Load("prompts above all", rate=1000.0, prompt_tokens=300, output_tokens=20, spread=0.5, requests=100)
+TOLERANCE, RUNS = 0.4, 2
+"""Two cores serve client, server and model, and whatever else runs there, which can only slow a run: the faster of two
+runs counts. On a quiet machine they differ by up to a fifth, and means were off by as much (docs/validation.md)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ def calibrated(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield Calibrated(server, report, read_hardware(out), steps)
 
 
+def quicker(server: Server, load: Load) -> tuple[dict[str, float], Path]:
+    """Of several runs of a load the one with the least mean latency, and what it sent."""
+    return min((measured(server, load, seed=k) for k in range(1, RUNS + 1)), key=lambda run: run[0]["mean_e2el_ms"])
+
+
 def test_the_file_holds_the_servers_memory_and_its_steps(calibrated: Calibrated) -> None:
     assert (calibrated.hardware.num_gpu_blocks, calibrated.hardware.block_size) == (NUM_BLOCKS, BLOCK_SIZE)
     assert len(read_steps(calibrated.steps).points.tokens) == calibrated.report["steps"] >= 20
@@ -58,7 +63,7 @@ def test_the_file_holds_the_servers_memory_and_its_steps(calibrated: Calibrated)
 
 
 def test_latencies_of_poisson_arrivals_are_predicted(calibrated: Calibrated) -> None:
-    truth, sent = measured(calibrated.server, MIXED)
+    truth, sent = quicker(calibrated.server, MIXED)
     guess = predicted(sent, calibrated.hardware)
     for name in ("mean_tpot_ms", "mean_e2el_ms", "output_throughput"):
         assert guess[name] == pytest.approx(truth[name], rel=TOLERANCE), name
@@ -67,7 +72,7 @@ def test_latencies_of_poisson_arrivals_are_predicted(calibrated: Calibrated) -> 
 
 
 def test_the_throughput_of_prompts_is_predicted(calibrated: Calibrated) -> None:
-    truth, sent = measured(calibrated.server, PROMPTS)
+    truth, sent = quicker(calibrated.server, PROMPTS)
     guess = predicted(sent, calibrated.hardware)
     for name in ("mean_ttft_ms", "mean_e2el_ms", "output_throughput"):
         assert guess[name] == pytest.approx(truth[name], rel=TOLERANCE), name

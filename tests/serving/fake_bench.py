@@ -1,6 +1,6 @@
 """As `vllm bench serve`, for the fake server: it keeps up its load until it is interrupted.
 
-python fake_bench.py [--fail | --stubborn | --idle] [--pid-file FILE] ARGUMENTS
+python fake_bench.py [--fail | --quit | --stubborn | --idle] [--pid-file FILE] ARGUMENTS
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     for flag in ("--base-url", "--max-concurrency", "--random-input-len", "--random-output-len", "--pid-file"):
         parser.add_argument(flag)
-    for flag in ("--fail", "--stubborn", "--idle"):
+    for flag in ("--fail", "--quit", "--stubborn", "--idle"):
         parser.add_argument(flag, action="store_true")
     given, _ = parser.parse_known_args()
     if given.fail:
         print("starting", file=sys.stderr)
         sys.exit("OSError: no tokenizer there")
+    if given.quit:
+        sys.exit(0)
     if given.stubborn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if given.pid_file:

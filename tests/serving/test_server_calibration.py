@@ -129,6 +129,11 @@ def test_a_benchmark_that_fails_says_why(fake: FakeServer) -> None:
     assert fake.loads == 0
 
 
+def test_a_benchmark_that_ends_by_itself_is_not_short_of_time(fake: FakeServer) -> None:
+    with pytest.raises(InputError, match=r"ended by itself before the phase 'few decodes' .* --base-url"):
+        measure(laid_out(fake, time_s=60.0, options="--quit"))
+
+
 def test_a_benchmark_that_heeds_no_interrupt_is_killed(fake: FakeServer, tmp_path: Path) -> None:
     command = [*BENCH, "--stubborn", "--idle", "--pid-file", str(tmp_path / "pids")]
     with BenchProcess(command) as bench:

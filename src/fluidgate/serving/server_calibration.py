@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +18,13 @@ from fluidgate.serving.running_server import RunningServer
 from fluidgate.serving.sweep import Phase, lay_out
 
 LOOK_EVERY_S = 0.5
-AWAIT_EVERY_S = 0.1
+AWAIT_EVERY_S = 0.25
 IDLE_WITHIN_S = 60.0
 FULL_SHARE = 0.75
 """A phase at which fewer than these of its requests ever ran was not the load that was laid out."""
+
+SLOWER = 0.05
+"""A robust fit leaves out what others' work on the machine adds; above this a reader should know."""
 
 Progress = Callable[[int, int], None]
 
@@ -146,7 +150,13 @@ class _PhaseRun:
                     self.progress(int(time.monotonic() - self.began_s), int(self.time_s))
                 wait_s = LOOK_EVERY_S if found.looks else AWAIT_EVERY_S
                 time.sleep(max(0.0, min(wait_s, self.end_s - time.monotonic())))
+            in_time = bench.running
         if not any(found.windows()):
+            if not in_time:
+                raise InputError(
+                    f"the benchmark ended by itself before the phase '{self.phase.name}' could be measured; see what "
+                    f"it says: {shlex.join(command)}"
+                )
             raise InputError(
                 f"the phase '{self.phase.name}' was over before it could be measured: it had "
                 f"{time.monotonic() - start_s:.0f} s, most of which the benchmark takes to start; give more than "
@@ -175,6 +185,16 @@ def _at_rest(server: RunningServer) -> Scrape:
     return scrape
 
 
+def _slow_stretches(report: CalibrationReport) -> list[str]:
+    longer = float(report.points.duration_s.sum() / report.fitted_s.sum()) - 1
+    if longer < SLOWER:
+        return []
+    return [
+        f"steps took {longer:.0%} longer on average than the fit says: the server had slow stretches, which the fit "
+        "leaves out, and latencies will be that much longer where it has them again"
+    ]
+
+
 def fit(
     sweep: Sweep,
     measured: ServerMeasurement,
@@ -201,5 +221,5 @@ def fit(
     least, most = measured.step_range()
     known = report.calibration.tokens
     calibration = replace(report.calibration, tokens=(min(known[0], least), max(known[1], most)))
-    remarks = (*report.remarks, *measured.remarks(sweep.phases))
+    remarks = (*report.remarks, *_slow_stretches(report), *measured.remarks(sweep.phases))
     return replace(report, calibration=calibration, remarks=remarks)
