@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from e2e.calibrated import METRICS, Load, calibrate, calibrated_server, compare
+from e2e.calibrated import METRICS, Load, calibrate, calibrated_server, measured, predicted
 from fluidgate.hardware import read_hardware
 
 LOADS = (
@@ -22,6 +22,7 @@ LOADS = (
     Load("busy, mixed lengths", rate=6.0, prompt_tokens=100, output_tokens=80, spread=0.8, requests=180),
     Load("KV pressure", rate=6.0, prompt_tokens=180, output_tokens=200, spread=0.3, requests=100),
 )
+REPEATS = 2
 
 
 def main() -> None:
@@ -32,11 +33,13 @@ def main() -> None:
         for name, half_width in zip(report["step_time"], report["calibration"]["plus_minus"], strict=True):
             print(f"{name} = {report['step_time'][name]:.3g} ± {half_width:.2g} s")
         print(f"{report['steps']} steps; noise {report['noise']:.1%}, misfit {report['calibration']['misfit']:.1%}")
-        found = compare(server, read_hardware(path), LOADS)
-    print(f"| load | | {' | '.join(METRICS)} |")
-    for name, values in found.items():
-        print(f"| {name} | measured | {' | '.join(f'{truth:,.1f}' for truth, _ in values.values())} |")
-        print(f"| | predicted | {' | '.join(f'{guess:,.1f}' for _, guess in values.values())} |")
+        print(f"| load | | {' | '.join(METRICS)} |")
+        for load in LOADS * REPEATS:
+            truth, sent = measured(server, load, Path(folder))
+            for what, values in (("measured", truth), ("predicted", predicted(sent, read_hardware(path)))):
+                print(
+                    f"| {load.name} | {what} | {' | '.join(f'{values[name]:,.1f}' for name in METRICS)} |", flush=True
+                )
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def test_no_load_without_consent(
     assert run(monkeypatch, fake.url, "--out", tmp_path / "h.json", "--bench-command", command) == 1
     said = capsys.readouterr().err
     assert message in said
-    assert said.count(f"--pid-file {pids} --backend openai --base-url {fake.url} --model m") == 5
-    assert "5 phases of load, 300 s at most" in said
+    assert said.count(f"--pid-file {pids} --backend openai --base-url {fake.url} --model m") == 6
+    assert "6 phases of load, 300 s at most" in said
     assert fake.loads == 0
     assert not pids.exists()
     assert not (tmp_path / "h.json").exists()

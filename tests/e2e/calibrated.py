@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,15 +68,15 @@ def calibrate(server: Server, out: Path, time_s: float, *options: str) -> dict[s
     return dict(json.loads(done.stdout))
 
 
-def measured(server: Server, load: Load, seed: int = 1) -> tuple[dict[str, float], Path]:
-    """What `vllm bench serve` measures under a load, and its detailed result."""
+def measured(server: Server, load: Load, folder: Path) -> tuple[dict[str, float], Path]:
+    """What `vllm bench serve` measures under a load, and its detailed result, kept in `folder`."""
     before = server.metrics()["vllm:num_preemptions_total"]
-    result = server.bench(*load.arguments, "--seed", str(seed), "--save-detailed")
+    result = server.bench(*load.arguments, "--seed", "1", "--save-detailed")
     result["preemptions"] = server.metrics()["vllm:num_preemptions_total"] - before
     assert result["completed"] == load.requests
-    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
-        json.dump(result, file)
-    return {name: float(result[name]) for name in METRICS}, Path(file.name)
+    sent = folder / f"{load.name}.json"
+    sent.write_text(json.dumps(result), encoding="utf-8")
+    return {name: float(result[name]) for name in METRICS}, sent
 
 
 def predicted(result: Path, hardware: Hardware) -> dict[str, float]:
@@ -84,14 +84,3 @@ def predicted(result: Path, hardware: Hardware) -> dict[str, float]:
     workload, _ = vllm_bench.read(result)
     summary = summarize(simulate(workload, hardware, "greedy", config=CONFIG))
     return {name: float(getattr(summary, name)) for name in METRICS}
-
-
-def compare(server: Server, hardware: Hardware, loads: Sequence[Load]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Measured and predicted, by load and metric."""
-    found = {}
-    for load in loads:
-        truth, result = measured(server, load)
-        guess = predicted(result, hardware)
-        result.unlink()
-        found[load.name] = {name: (truth[name], guess[name]) for name in METRICS}
-    return found

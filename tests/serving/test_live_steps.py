@@ -44,7 +44,7 @@ def look_through(engine: Engine, phase: Phase, duration_s: float) -> PhaseLooks:
 
 
 def sweep(engine: Engine, duration_s: float = 20.0) -> list[PhaseLooks]:
-    return [look_through(engine, phase, duration_s) for phase in lay_out(SERVER, duration_s, concurrency=32)]
+    return [look_through(engine, phase, duration_s) for phase in lay_out(SERVER, 6 * duration_s, concurrency=32)]
 
 
 @pytest.mark.parametrize("hits", [0.0, 0.2])

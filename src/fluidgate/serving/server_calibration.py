@@ -67,7 +67,7 @@ def lay_out_sweep(
     if not 0.0 < time_s < 86400.0:
         raise InputError(f"--time-s {time_s:g} must be above 0 and below a day, in seconds")
     words = bench_words(bench_command)
-    phases = lay_out(server, time_s / 5, concurrency=concurrency, token_budget=token_budget)
+    phases = lay_out(server, time_s, concurrency=concurrency, token_budget=token_budget)
     first = int(time.time()) if seed is None else seed
     commands = tuple((*words, *phase.arguments(server, first + k, tokenizer)) for k, phase in enumerate(phases))
     return Sweep(server, phases, commands, time_s)

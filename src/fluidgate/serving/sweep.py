@@ -61,15 +61,16 @@ class Phase:
 
 
 def lay_out(
-    server: RunningServer, slot_s: float, *, concurrency: int | None = None, token_budget: int | None = None
+    server: RunningServer, time_s: float, *, concurrency: int | None = None, token_budget: int | None = None
 ) -> tuple[Phase, ...]:
     """Phases that determine all four coefficients together.
 
-    Few and many decodes of short contexts tell c0 and c_tok apart, many with long contexts c_kv; prompts, short and
-    long, tell what a token costs in a prefill and what c_attn adds.
+    Few, some and many decodes of short contexts tell c0 and c_tok apart, many with long contexts c_kv; prompts, short
+    and long, tell what a token costs in a prefill and what c_attn adds. No phase is of one or two requests: such steps
+    are faster than any line through the others, and a server that has no more to do needs no plan.
 
     Args:
-        slot_s: seconds of each phase.
+        time_s: seconds of all phases together.
         concurrency: most requests at a time; no more than the server has seats.
         token_budget: the server's `max_num_batched_tokens`; no prompt is longer.
 
@@ -88,13 +89,14 @@ def lay_out(
         )
     brief, long_output = min(32, longest // 8), min(512, longest // 4)
     wanted = (
-        ("few decodes", 2, brief, min(256, longest // 4)),
+        ("few decodes", LEAST_CONCURRENCY, brief, min(256, longest // 4)),
+        ("some decodes", max(LEAST_CONCURRENCY, most // 4), brief, min(128, longest // 4)),
         ("many decodes", most, brief, min(128, longest // 4)),
         ("long contexts", most, _prompt(longest, long_output, budget), long_output),
         ("short prompts", 16, min(128, longest // 8, budget), 8),
         ("long prompts", 4, _prompt(longest, 16, budget), 16),
     )
-    return tuple(_within(server, slot_s, most, *phase) for phase in wanted)
+    return tuple(_within(server, time_s / len(wanted), most, *phase) for phase in wanted)
 
 
 def _longest_output(output_tokens: int) -> int:
