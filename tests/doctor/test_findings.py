@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fluidgate.doctor import Diagnosis, Finding, Scrape, Severity, diagnose, facts_of, facts_of_log
 from fluidgate.doctor.finding import GATE
-from fluidgate.hardware import Hardware, StepTime
+from fluidgate.hardware import Hardware, StepGrid, StepTime
+from fluidgate.hardware.step_grid import TOKEN_KNOTS_PER_OCTAVE, knots_to
 from fluidgate.serving.flags import SCHEDULER_CLASS
 
 from .pages import BLOCK_SIZE, BLOCKS, log_line, page
@@ -105,6 +107,28 @@ def test_with_hardware_the_gain_of_more_memory_is_told() -> None:
     numbers = named(found, "kv-binds").numbers
     assert numbers["memory_doubled_gain"] == pytest.approx(doubled / BOUNDARY - 1.0)
     assert named(found, "kv-binds").benefit == pytest.approx(1.0 - BOUNDARY / doubled)
+
+
+def tabulated(power: float, most: int = 512) -> Hardware:
+    """`MACHINE` with tables: a step of n decodes takes 10 ms at 32, and grows with a power of n."""
+    n, c = np.meshgrid(knots_to(most), knots_to(8192), indexing="ij")
+    p, q = np.meshgrid(knots_to(2048), knots_to(8192), indexing="ij")
+    tokens = knots_to(4096, TOKEN_KNOTS_PER_OCTAVE)
+    tables = StepGrid(0.01 * (n / 32) ** power + 0 * c, 0 * n * c, 0.01 * (tokens / 32) ** power, 0 * p * q)
+    return MACHINE.with_(grid=tables)
+
+
+def test_on_a_grid_the_gain_of_more_memory_is_that_of_larger_batches() -> None:
+    """Steps that grow with n**0.5 gain about the other half of what enters; beyond the tables nothing is told."""
+    found = named(diagnosis(tabulated(0.5), **FULL), "kv-binds").numbers["memory_doubled_gain"]
+    assert found == pytest.approx(2**0.5 - 1.0, rel=0.1)
+    beyond = named(diagnosis(tabulated(0.5, most=192), **FULL), "kv-binds").numbers
+    assert "memory_doubled_gain" not in beyond or beyond["memory_doubled_gain"] is None
+
+
+def test_a_grid_is_asked_for_the_steps_that_run_not_for_those_at_the_boundary() -> None:
+    told = named(diagnosis(tabulated(0.5), running=2, kv_use=0.02), "load")
+    assert told.numbers["modelled_step_ms"] == pytest.approx(10 * (2 / 32) ** 0.5)
 
 
 def test_no_preemptions_are_a_good_sign() -> None:

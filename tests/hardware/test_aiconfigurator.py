@@ -88,6 +88,18 @@ def test_a_folder_with_a_config_is_a_model(tmp_path: Path, mixture: QueriedHardw
     assert "num_gpu_blocks as given" in found.source
 
 
+def test_contexts_of_decodes_count_beside_a_prefill_where_attention_is_booked_with_the_rest() -> None:
+    """DeepSeek-V3: a prompt token more never makes a step shorter, and longer contexts make it longer."""
+    grid = query_aiconfigurator("deepseek-v3", "h200", tp=8, expert_parallel=True, limits=SMALL).hardware.grid
+    assert grid is not None
+    for decodes, context in ((8, 16000), (64, 4000), (128, 1000)):
+        alone, beside = grid.duration_s(decodes, decodes * context, [0, 1], [0, 1])
+        assert beside >= alone
+        short, long = grid.duration_s(decodes, [decodes * 10, decodes * context], 512, 512 * 513 / 2)
+        added = np.diff(grid.duration_s(decodes, [decodes * 10, decodes * context], 0, 0)).item()
+        assert long - short == pytest.approx(added, rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -108,8 +120,29 @@ def test_other_refusals() -> None:
         query_aiconfigurator("llama-3.1-8b", "h100", tp=3, limits=SMALL)
     with pytest.raises(InputError, match="max_num_seqs = 1 must be at least 2"):
         ServerLimits(max_num_seqs=1)
+    with pytest.raises(InputError, match=r"max_model_len = 99999999999 must be .* at most 16,777,216"):
+        ServerLimits(max_model_len=99999999999)
+    for given in (0, -5, 1):
+        with pytest.raises(InputError, match=f"num_gpu_blocks = {given} must be at least 2"):
+            query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL, num_gpu_blocks=given)
+    with pytest.raises(InputError, match=r"a KV memory of 32 tokens .* give more KV blocks"):
+        query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL, num_gpu_blocks=2)
     with pytest.raises(InputError, match=r"gpu_memory_utilization = 1.5 must be"):
         ServerLimits(gpu_memory_utilization=1.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", r"config\.json:1: is not JSON"),
+        ("[1]", r"config\.json: holds a JSON list, not an object"),
+        ('{"num_attention_heads": 0}', r"config\.json: 'num_attention_heads' = 0 must be at least 1"),
+    ],
+)
+def test_a_broken_config_is_named(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=named):
+        query_aiconfigurator(str(tmp_path), "h100", limits=SMALL)
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

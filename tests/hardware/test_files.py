@@ -85,6 +85,8 @@ def test_defaults(tmp_path: Path) -> None:
         ({"step_time": {"c0": 0.01, "d1": 1e-7}}, "'d1' is not a known key"),
         ({"step_time": {"c0": 0}}, "c0 and c_tok are both 0"),
         ({"relative_error": -0.1}, "'relative_error' = -0.1 must be finite"),
+        ({"step_time": {"c0": 10**400}}, "'c0' = 100000000000… (401 digits) must be finite"),
+        ({"num_gpu_blocks": 10**400}, "'num_gpu_blocks' = 100000000000… (401 digits) must be at least 2"),
     ],
 )
 def test_refused_files_name_file_and_key(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

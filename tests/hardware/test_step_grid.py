@@ -78,6 +78,27 @@ def test_a_machine_takes_its_grid_before_its_four_terms() -> None:
     assert plain.with_(grid=affine_grid()).step_s(3, 300, 0, 0, 0) == pytest.approx(0.01 + 3 * 5e-5 + 300e-7)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [(1, 0, 0, 0), (np.nan, 5, 0, 0), (-1, 5, 0, 0), (65, 650, 0, 0), (1, 4097, 0, 0), (0, 0, 5, 4), (0, 0, 700, 9e5)],
+)
+def test_what_is_no_step_or_beyond_the_tables_has_no_time(step: tuple[float, ...]) -> None:
+    grid = random_grid()
+    with pytest.raises(InputError, match="step 1 is none, or beyond the tables"):
+        grid.duration_s(*(np.array([usual, value]) for usual, value in zip((1, 100, 0, 0), step, strict=True)))
+
+
+def test_a_grid_is_told_from_another_by_values_and_shapes() -> None:
+    def constant(decodes: int, contexts: int) -> StepGrid:
+        table = np.ones((decodes, contexts))
+        return StepGrid(table, table, np.ones(20), np.ones((5, contexts)))
+
+    assert constant(5, 9) != constant(9, 5)
+    digests = {random_grid(1).digest, random_grid(2).digest, constant(5, 9).digest, constant(9, 5).digest}
+    assert len(digests) == 4
+    assert random_grid(1).digest in digests
+
+
 def test_equal_tables_are_equal_grids() -> None:
     assert random_grid(1) == random_grid(1) != random_grid(2)
     assert hash(random_grid(1)) == hash(random_grid(1))
@@ -104,7 +125,10 @@ def test_beyond_the_tables_it_refuses(wanted: tuple[int, int, int], named: str) 
     [
         ({"decode_s": np.ones(5)}, "decode_s has shape"),
         ({"shared_s": np.ones((2, 2))}, "shared_s has shape"),
-        ({"shared_s": np.ones(1)}, "two knots"),
+        ({"shared_s": np.ones(1)}, r"shared_s has shape \(1,\); it has 1 of 2 to 640 knots"),
+        ({"shared_s": np.ones(40_000)}, r"shared_s has shape \(40000,\)"),
+        ({"prefill_attention_s": np.full((2, 9), -1.5)}, "a step with 1 prefill tokens would take no time"),
+        ({"decode_attention_s": np.full((25, 49), -2.5)}, "would take no time"),
         ({"decode_s": np.ones((5, 5))}, "share their axes"),
         ({"shared_s": np.array([1.0, np.nan])}, "shared_s holds a value that is not finite"),
         ({"shared_s": np.array([1.0, 0.0])}, "above 0"),
@@ -133,7 +157,11 @@ def test_a_file_keeps_six_digits(tmp_path: Path) -> None:
         ({"decode_s": ...}, "grid: 'decode_s' is missing"),
         ({"decode_s": [[1.0, 2.0], [1.0]]}, "grid: 'decode_s' must be a list of numbers, with rows of equal length"),
         ({"decode_s": [1.0, 2.0]}, "grid: 'decode_s' has shape"),
-        ({"shared_s": [1.0, None]}, "grid: 'shared_s' holds a number that is"),
+        ({"shared_s": [1.0, None]}, "grid: 'shared_s' must be a list of numbers"),
+        ({"shared_s": ["1.0", "2.0"]}, "grid: 'shared_s' must be a list of numbers"),
+        ({"shared_s": [True, True]}, "grid: 'shared_s' must be a list of numbers"),
+        ({"shared_s": [1.0, 10**400]}, "grid: 'shared_s' must be a list of numbers"),
+        ({"shared_s": [1.0] * 40_000}, "shared_s has shape"),
         ({"shared_s": [0.0, 1.0]}, "shared_s must be above 0"),
         ({"tokens": [1.0]}, "grid: 'tokens' is not a known key"),
     ],

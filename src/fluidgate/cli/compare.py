@@ -92,7 +92,7 @@ def command(
             out.print(f"[bold]At load {scenario.load:.2f}[/bold]", *scenario.plan.verdict, sep="\n  ")
         out.print(comparison_table(result))
     if output_dir is not None:
-        o.write_json(result.to_dict(o.command_line()), output_dir / "comparison.json")
+        o.write_json(result.to_dict(o.command_line()), o.made(output_dir) / "comparison.json")
     found = None
     if stable_rates:
         with o.progress_bar("searching") as progress:

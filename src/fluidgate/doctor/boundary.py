@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from fluidgate.doctor.facts import Facts
 from fluidgate.doctor.lengths import LengthLaw
-from fluidgate.fluid import Limits, Stability, affine_step_time, stability
+from fluidgate.errors import InputError
+from fluidgate.fluid import Limits, RequestMix, Stability, affine_step_time, stability
 from fluidgate.fluid.stability import free_share_for_growth
 from fluidgate.hardware import Hardware
 
@@ -38,7 +39,8 @@ class Boundary:
         rates: the least and the largest that the length histograms allow.
         load: arrivals over the boundary; None if the arrival rate is unknown.
         loads: the same at the largest and the least boundary.
-        memory_doubled_gain: relative gain of the boundary from twice the KV memory.
+        memory_doubled_gain: relative gain of the boundary from twice the KV memory; None where a grid of step times
+            does not reach that far.
     """
 
     hardware: Hardware
@@ -47,7 +49,21 @@ class Boundary:
     rates: tuple[float, float]
     load: float | None
     loads: tuple[float, float] | None
-    memory_doubled_gain: float
+    memory_doubled_gain: float | None
+
+    def step_s(self, facts: Facts, tokens: float, chunk: int = 0) -> float:
+        """Seconds of a step of the requests that run, beside a prefill of `chunk` tokens.
+
+        Args:
+            tokens: what a step computes without that prefill; where step times are a grid, it is the decodes alone.
+        """
+        kv_tokens = facts.kv_use * (facts.kv_tokens or 0.0)
+        grid = self.hardware.grid
+        if grid is None:
+            return float(self.hardware.step_time.duration_s(tokens + chunk, kv_tokens))
+        decodes = min(max(facts.running, 1.0), grid.max_decodes)
+        kv_tokens = min(max(kv_tokens, decodes), decodes * grid.max_context)
+        return float(grid.duration_s(decodes, kv_tokens, chunk, chunk * (chunk + 1) / 2)[0])
 
 
 def memory_of(facts: Facts) -> Memory | None:
@@ -68,13 +84,11 @@ def boundary_of(facts: Facts, memory: Memory, hardware: Hardware) -> Boundary:
     if facts.num_gpu_blocks is not None and facts.block_size is not None:
         machine = hardware.with_(num_gpu_blocks=facts.num_gpu_blocks, block_size=facts.block_size)
     limits = Limits.of(machine, facts.max_num_batched_tokens, facts.max_num_seqs)
-    machine = machine.with_(step_time=affine_step_time(memory.law.mix("even", 1.0), machine, limits))
     twice = Limits(2 * limits.kv_tokens, limits.block_size, limits.max_num_batched_tokens, limits.max_num_seqs)
     per_engine = (facts.rate or 1.0) / facts.engines
-    least, even, most = (
-        stability(memory.law.mix(spread, per_engine), machine.step_time, limits) for spread in ("most", "even", "least")
-    )
-    more = stability(memory.law.mix("even", per_engine), machine.step_time, twice)
+    mixes = {spread: memory.law.mix(spread, per_engine) for spread in ("most", "even", "least")}
+    least, even, most = (_stability(mix, machine, limits) for mix in mixes.values())
+    more = _doubled(mixes["even"], machine, twice)
     return Boundary(
         hardware=machine,
         stable=even,
@@ -82,5 +96,16 @@ def boundary_of(facts: Facts, memory: Memory, hardware: Hardware) -> Boundary:
         rates=(facts.engines * least.boundary_rate, facts.engines * most.boundary_rate),
         load=even.load if facts.rate else None,
         loads=(most.load, least.load) if facts.rate else None,
-        memory_doubled_gain=more.boundary_rate / even.boundary_rate - 1.0,
+        memory_doubled_gain=None if more is None else more.boundary_rate / even.boundary_rate - 1.0,
     )
+
+
+def _stability(mix: RequestMix, machine: Hardware, limits: Limits) -> Stability:
+    return stability(mix, affine_step_time(mix, machine, limits), limits)
+
+
+def _doubled(mix: RequestMix, machine: Hardware, twice: Limits) -> Stability | None:
+    try:
+        return _stability(mix, machine, twice)
+    except InputError:  # beyond the grid: what is lost is one advice
+        return None

@@ -84,10 +84,9 @@ def _smaller_chunk(case: Case, median_s: float) -> tuple[Change, ...]:
     facts, boundary = case.facts, case.boundary
     budget = facts.max_num_batched_tokens
     if boundary is not None and boundary.hardware.step_time.c_tok > 0 and facts.kv_tokens is not None:
-        step = boundary.hardware.step_time
-        spare_s = SPIKE * median_s - float(step.duration_s(0, facts.kv_use * facts.kv_tokens))
-        chunk = SMALLEST_CHUNK
-        while 2 * chunk * step.c_tok <= spare_s:
+        chunk, grid = SMALLEST_CHUNK, boundary.hardware.grid
+        most = 2**20 if grid is None else grid.max_tokens // 2
+        while 2 * chunk <= most and boundary.step_s(facts, 0, 2 * chunk) <= SPIKE * median_s:
             chunk *= 2
         if budget is None or chunk < budget:
             why = f"keeps a step with a full chunk below {number(1e3 * SPIKE * median_s)} ms; prompts take more steps"

@@ -109,7 +109,7 @@ def _caveats(case: Case, numbers: dict[str, float]) -> str:
     gaps, tokens = facts.histogram("inter_token_latency_seconds"), facts.histogram("iteration_tokens_total")
     if gaps is None or tokens is None or not facts.busy or facts.kv_tokens is None:
         return said
-    modelled_s = float(boundary.hardware.step_time.duration_s(tokens.mean, facts.kv_use * facts.kv_tokens))
+    modelled_s = boundary.step_s(facts, tokens.mean)
     low, high = gaps.quantile(0.5)
     numbers |= {"modelled_step_ms": 1e3 * modelled_s, "median_gap_low_ms": 1e3 * low, "median_gap_high_ms": 1e3 * high}
     if modelled_s < low / STEP_TIME_OFF or modelled_s > high * STEP_TIME_OFF:

@@ -199,7 +199,7 @@ def new_state(
 
     most_blocks = int(-(-longest.max() // block_size))
     slots = int(min(config.max_num_seqs, total_blocks, n))
-    _refuse_beyond_grid(hardware, config, slots, int(longest.max()), budget)
+    _refuse_beyond_grid(hardware, slots, int(longest.max()), budget)
     setting = np.zeros(SETTINGS, np.int64)
     setting[BLOCK_SIZE] = block_size
     setting[TOTAL_BLOCKS] = total_blocks
@@ -287,10 +287,9 @@ def _tables(grid: StepGrid | None) -> dict[str, NDArray[np.float64]]:
     return {name: getattr(grid, name) for name in TABLES}
 
 
-def _refuse_beyond_grid(hardware: Hardware, config: EngineConfig, slots: int, longest: int, budget: int) -> None:
+def _refuse_beyond_grid(hardware: Hardware, slots: int, longest: int, budget: int) -> None:
     if hardware.grid is not None:
-        tokens = budget if config.mode == "vllm" else budget + slots  # there decodes are on top
-        hardware.grid.refuse_beyond(slots, longest, tokens, hardware.name)
+        hardware.grid.refuse_beyond(slots, longest, budget, hardware.name)
 
 
 def _refuse_what_never_fits(workload: Workload, hardware: Hardware) -> None:

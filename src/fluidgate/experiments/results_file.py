@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from hashlib import sha256
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-import numpy as np
-
 from fluidgate.errors import InputError
+from fluidgate.hardware import StepGrid
 
 _MEND = "name another results file, or delete this one to start anew"
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """A dataclass as JSON-ready values, to tell settings apart: of an array, its digest."""
-    return asdict(settings, dict_factory=_without_arrays)
-
-
-def _without_arrays(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {
-        name: sha256(value.tobytes()).hexdigest()[:16] if isinstance(value, np.ndarray) else value
-        for name, value in items
-    }
-
-
+def plain(settings: Any) -> Any:
+    """Dataclasses, and what holds some, as JSON-ready values that tell settings apart: of a grid, its digest."""
+    if isinstance(settings, StepGrid):
+        return {"digest": settings.digest}
+    if is_dataclass(settings):
+        return {field.name: plain(getattr(settings, field.name)) for field in fields(settings)}
+    if isinstance(settings, Mapping):
+        return {key: plain(value) for key, value in settings.items()}
+    return [plain(value) for value in settings] if isinstance(settings, list | tuple) else settings
 
 
 class ResultsFile:

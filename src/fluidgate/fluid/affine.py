@@ -1,79 +1,127 @@
-"""The affine step time that closed forms take: a machine's own, or the nearest to its grid at this mix's boundary."""
+"""The affine step time that closed forms take: a machine's own, or what its grid is near an operating point."""
 
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from math import ceil, isinf
 
 import numpy as np
 
+from fluidgate.fluid.equilibrium import equilibrium
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
 from fluidgate.fluid.stability import largest_admissions
 from fluidgate.hardware.core import Hardware, StepTime
-from fluidgate.hardware.step_grid import FloatArray
+from fluidgate.hardware.step_grid import FloatArray, StepGrid
 
-LEVELS = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the admissions per iteration at the boundary: below a quarter nothing limits the engine."""
-STEPS_PER_LEVEL = 500
+LEVELS = (0.8, 0.9, 1.0)
+"""Shares of the admissions per iteration that a fit is made for: it gives the slope there too."""
+LEAST_PROMPTS, LEAST_STEPS, DECODE_STEPS = 300, 20, 64
+"""Drawn at each level; of the steps without prefill only so many, which stand for all."""
+ENOUGH, MOST_ROUNDS = 1e-3, 30
+
+Prompt = tuple[int, int]
+"""Tokens in all, and those computed."""
 
 
-def affine_step_time(mix: RequestMix, hardware: Hardware, limits: Limits) -> StepTime:
-    """`hardware.step_time`; where there is a grid, what describes it best on the steps of this mix.
+def affine_step_time(
+    mix: RequestMix, hardware: Hardware, limits: Limits, admissions_per_iteration: float | None = None
+) -> StepTime:
+    """`hardware.step_time`; where there is a grid, what describes it best around a number of admissions per iteration.
 
-    Non-negative least squares over steps drawn with decodes and prompts as the mix has them, at a quarter of the
-    boundary up to the boundary itself, then scaled so that the mean step at the boundary is the grid's. The rate of
-    the mix does not matter.
+    Non-negative least squares over steps drawn as the mix makes them, scaled so that the mean step is the grid's.
+
+    Args:
+        admissions_per_iteration: those at the boundary by default; the rate of the mix does not matter.
 
     Raises:
         InputError: the grid does not reach to the boundary, the longest request or the token budget.
     """
-    if hardware.grid is None:
+    grid = hardware.grid
+    if grid is None:
         return hardware.step_time
     from scipy.optimize import nnls
 
+    boundary = largest_admissions(mix, limits)
+    residents = boundary * mix.mean(mix.iterations)
+    budget = grid.max_tokens if isinf(limits.batched_tokens) else limits.batched_tokens
+    reach = ceil(min(residents - ENOUGH, limits.seats)), int(mix.peak_kv_tokens.max()), int(budget)
+    grid.refuse_beyond(*reach, hardware.name)
+    x = boundary if admissions_per_iteration is None else admissions_per_iteration
     rng = np.random.default_rng(0)
-    x = largest_admissions(mix, limits)
-    residents, longest = ceil(x * mix.mean(mix.iterations)), int(mix.peak_kv_tokens.max())
-    budget = hardware.grid.max_tokens if isinf(limits.batched_tokens) else limits.batched_tokens
-    hardware.grid.refuse_beyond(residents, longest, int(budget), hardware.name)
-    levels = [_drawn_steps(mix, share * x, budget, rng) for share in LEVELS]
+    levels = [_drawn_steps(mix, share * x, grid, budget, rng) for share in LEVELS]
     terms = [_terms(steps) for steps in levels]
-    seconds = [hardware.grid.duration_s(steps[:, 0], steps[:, 1], steps[:, 2], steps[:, 4]) for steps in levels]
+    weighted = [steps[:, 0] * grid.duration_s(*steps[:, [1, 2, 3, 5]].T) for steps in levels]
     regressors = np.concatenate(terms)
-    size = np.linalg.norm(regressors, axis=0)
+    root = np.sqrt(np.concatenate([steps[:, 0] for steps in levels]))
+    size = np.linalg.norm(root[:, None] * regressors, axis=0)
     scale = np.where(size > 0, size, 1.0)
-    fitted = nnls(regressors / scale, np.concatenate(seconds))[0] / scale
-    fitted *= seconds[-1].sum() / (terms[-1] @ fitted).sum()
+    fitted = nnls(root[:, None] * regressors / scale, np.concatenate(weighted) / root)[0] / scale
+    fitted *= weighted[-1].sum() / (levels[-1][:, 0] * (terms[-1] @ fitted)).sum()
     return StepTime(*fitted.tolist())
 
 
-def _drawn_steps(mix: RequestMix, x: float, budget: float, rng: np.random.Generator) -> FloatArray:
-    """Steps with `x` admissions on average, shape (n, 5): decodes, their KV, prefill tokens, their KV, pairs.
+def affine_at_load(mix: RequestMix, hardware: Hardware, limits: Limits, boundary: StepTime) -> StepTime:
+    """The affine step time in the equilibrium at the rate of the mix; `boundary` at the boundary and beyond it.
 
-    Decodes have the mean context; prompts share what the decodes leave of the token budget, in order of arrival.
+    The equilibrium x = λ·ΔT(x) by Newton's method from the boundary: ΔT is nearly concave, so that every tangent meets
+    x/λ between the last x and the root.
     """
-    decodes = rng.poisson(x * (mix.mean(mix.iterations) - 1.0), STEPS_PER_LEVEL)
-    context = mix.mean(mix.kv_token_iterations - mix.prompt_tokens) / max(mix.mean(mix.iterations) - 1.0, 1e-300)
-    arriving = rng.poisson(x, STEPS_PER_LEVEL)
-    types = rng.choice(len(mix.rate), int(arriving.sum()), p=mix.rate / mix.total_rate)
-    drawn = iter(mix.prompt_tokens[types].tolist())
-    waiting: deque[tuple[int, int]] = deque()
-    steps = []
-    for running, new in zip(decodes.tolist(), arriving.tolist(), strict=True):
-        waiting.extend((prompt, 0) for prompt in islice(drawn, new))
-        steps.append((running, running * context, *_prefill(waiting, max(1.0, budget - running))))
-    found: FloatArray = np.array([step for step in steps if step[0] + step[2] > 0])
+    if hardware.grid is None:
+        return boundary
+    x, found = largest_admissions(mix, limits), boundary
+    for _ in range(MOST_ROUNDS):
+        rested = equilibrium(mix, found)
+        if rested is None or rested.admissions_per_iteration >= x * (1.0 - ENOUGH):
+            break
+        x = rested.admissions_per_iteration
+        found = affine_step_time(mix, hardware, limits, x)
     return found
 
 
-def _prefill(waiting: deque[tuple[int, int]], room: float) -> tuple[float, float, float]:
-    """Tokens, KV and pairs of the chunks that fit into `room`, taken from the (prompt, computed) that wait."""
+def _drawn_steps(mix: RequestMix, x: float, grid: StepGrid, budget: float, rng: np.random.Generator) -> FloatArray:
+    """Steps with `x` admissions on average, shape (n, 6): weight, decodes, their KV, prefill tokens, their KV, pairs.
+
+    Decodes have the mean context; prompts come at random and share, in order, what the decodes leave of the token
+    budget. Steps without prefill are many where prompts are rare: a few stand for all.
+    """
+    count = ceil(max(LEAST_STEPS, LEAST_PROMPTS / x))
+    decodes = x * (mix.mean(mix.iterations) - 1.0)
+    context = x * mix.mean(mix.kv_token_iterations - mix.prompt_tokens) / decodes if decodes > 0 else 0.0
+    arriving = np.sort(rng.integers(0, count, rng.poisson(count * x)))
+    prompts = rng.choice(mix.prompt_tokens, len(arriving), p=mix.rate / mix.total_rate)
+    prefill = _prefill_steps(arriving.tolist(), prompts.tolist(), max(1, int(budget - decodes)))
+    without = max(count - len(prefill), 0)
+    steps = np.zeros((len(prefill) + DECODE_STEPS, 6))
+    steps[: len(prefill), 3:] = np.array(prefill).reshape(-1, 3)
+    steps[:, 0] = 1.0
+    steps[len(prefill) :, 0] = without / DECODE_STEPS
+    room = np.minimum(grid.max_decodes, grid.max_tokens - steps[:, 3])
+    steps[:, 1] = np.minimum(rng.poisson(decodes, len(steps)), room)
+    steps[:, 2] = steps[:, 1] * context
+    return steps[(steps[:, 0] > 0) & (steps[:, 1] + steps[:, 3] > 0)]
+
+
+def _prefill_steps(arriving: list[int], prompts: list[int], room: int) -> list[tuple[float, float, float]]:
+    """Tokens, KV and pairs of every step with prefill, when prompts arrive in these steps and `room` tokens fit."""
+    waiting: deque[Prompt] = deque()
+    steps, now, k = [], 0, 0
+    while waiting or k < len(prompts):
+        now = now if waiting else arriving[k]
+        while k < len(prompts) and arriving[k] <= now:
+            waiting.append((prompts[k], 0))
+            k += 1
+        steps.append(_prefill(waiting, room))
+        now += 1
+    return steps
+
+
+def _prefill(waiting: deque[Prompt], room: int) -> tuple[float, float, float]:
+    """Tokens, KV and pairs of the chunks that fit into `room`, taken from those that wait."""
     tokens = kv = pairs = 0.0
     while waiting and room > 0:
         prompt, before = waiting.popleft()
-        new = int(min(room, prompt - before))
+        new = min(room, prompt - before)
         if before + new < prompt:
             waiting.appendleft((prompt, before + new))
         room -= new
@@ -82,5 +130,5 @@ def _prefill(waiting: deque[tuple[int, int]], room: float) -> tuple[float, float
 
 
 def _terms(steps: FloatArray) -> FloatArray:
-    decodes, decode_kv, prefill, prefill_kv, pairs = steps.T
+    _, decodes, decode_kv, prefill, prefill_kv, pairs = steps.T
     return np.column_stack([np.ones(len(steps)), decodes + prefill, decode_kv + prefill_kv, pairs])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidgate.fluid.affine import affine_step_time
+from fluidgate.fluid.affine import affine_at_load, affine_step_time
 from fluidgate.fluid.equilibrium import Equilibrium, equilibrium
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
@@ -211,9 +211,9 @@ def plan(
     limits = Limits.of(hardware, max_num_batched_tokens, max_num_seqs)
     guarantee = Guarantee(horizon_s, delta)
     step_time = affine_step_time(mix, hardware, limits)
-    hardware = hardware.with_(step_time=step_time)
-    stable = stability(mix, step_time, limits)
-    rested = equilibrium(mix, step_time, limits.block_size)
+    at_load = affine_at_load(mix, hardware, limits, step_time)
+    stable = stability(mix, step_time, limits, at_load)
+    rested = equilibrium(mix, at_load, limits.block_size)
     threshold_rate = min(mix.total_rate, LARGEST_LOAD * stable.boundary_rate)
     kept = mix.scaled(threshold_rate)
     wait = wait_thresholds(kept, step_time, limits)

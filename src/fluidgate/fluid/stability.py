@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 
@@ -102,8 +102,11 @@ class Stability:
         return self.eta * (1.0 - kept) / (self.eta + (1.0 - self.eta) * kept)
 
 
-def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability:
+def stability(mix: RequestMix, step_time: StepTime, limits: Limits, at_load: StepTime | None = None) -> Stability:
     """The boundary of `mix` on a machine.
+
+    Args:
+        at_load: the step time below the boundary, at the rate of the mix, where it is another there.
 
     Raises:
         InputError: a request is larger than the KV memory.
@@ -117,7 +120,8 @@ def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability
     boundary_rate = x / iteration_time_s
     eta = step_time.c0 / iteration_time_s
     load = mix.total_rate / boundary_rate
-    kv_use = x / entries["memory"] * _fill(min(load, 1.0), eta)
+    below = step_time if at_load is None else at_load
+    kv_use = min(x, _admissions(mix, below) if load < 1.0 else x) / entries["memory"]
     return Stability(
         rate=mix.total_rate,
         boundary_rate=boundary_rate,
@@ -135,7 +139,7 @@ def stability(mix: RequestMix, step_time: StepTime, limits: Limits) -> Stability
         onset_load=_onset_load(mix, step_time, limits, x),
         kv_use=kv_use,
         kv_use_at_boundary=x / entries["memory"],
-        kv_peak=_kv_peak(mix, step_time, limits, kv_use),
+        kv_peak=_kv_peak(mix, below, limits, kv_use),
         watermark=free_share_for_growth(mix, limits),
         eviction_cost=_eviction_cost(mix, step_time, boundary_rate),
         coherence=coherence(mix),
@@ -201,9 +205,10 @@ def coherence(mix: RequestMix) -> float:
     return float(min(1.0, spectrum[np.minimum(turns, size - turns)].max()))
 
 
-def _fill(load: float, eta: float) -> float:
-    """M*(ρ)/M*(1) = ρη/(1 - ρ(1 - η)); model.md §6."""
-    return 1.0 if load == 1.0 else load * eta / (1.0 - load * (1.0 - eta))
+def _admissions(mix: RequestMix, step_time: StepTime) -> float:
+    """x = λΔT in equilibrium, λc0/(1 - λw); infinite where the work alone takes all the time (model.md §2)."""
+    busy = mix.total_rate * mix.mean(mix.work_s(step_time))
+    return mix.total_rate * step_time.c0 / (1.0 - busy) if busy < 1.0 else inf
 
 
 def _kv_variance(mix: RequestMix, step_time: StepTime, limits: Limits) -> tuple[float, float]:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from fluidgate.errors import InputError
 
+LARGEST = 1e300
+"""Python reads whole numbers of any size, and no array holds them."""
+
 
 class JsonObject:
     """A JSON object and the place it came from; `null` counts as absent.
@@ -35,8 +38,9 @@ class JsonObject:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.error(key, f"= {value!r} must be a whole number")
-        if value < at_least:
-            raise self.error(key, f"= {value} must be at least {at_least}")
+        if not at_least <= value <= LARGEST:
+            most = "" if value < at_least else f" and at most {LARGEST:.3g}"
+            raise self.error(key, f"= {_short(value)} must be at least {at_least}{most}")
         return value
 
     def number(self, key: str, *, default: float | None = None) -> float:
@@ -44,8 +48,8 @@ class JsonObject:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(key, f"= {value!r} must be a number")
-        if not math.isfinite(value) or value < 0:
-            raise self.error(key, f"= {value} must be finite and at least 0")
+        if not 0 <= value < math.inf or value > LARGEST:
+            raise self.error(key, f"= {_short(value)} must be finite and at least 0")
         return float(value)
 
     def text(self, key: str, *, default: str | None = None) -> str:
@@ -81,9 +85,12 @@ class JsonObject:
     ) -> NDArray[np.float64]:
         """The finite numbers at or above `at_least` in the (nested) list at `key`, of this shape or number of axes."""
         try:
-            array = np.asarray(self._get(key, None), dtype=np.float64)
-        except (TypeError, ValueError):
+            array = np.asarray(self._get(key, None))
+        except ValueError:
             raise self.error(key, "must be a list of numbers, with rows of equal length") from None
+        if array.size and array.dtype.kind not in "iuf":
+            raise self.error(key, "must be a list of numbers, with rows of equal length")
+        array = array.astype(np.float64)
         if array.size == 0 or (array.ndim != axes if shape is None else array.shape != shape):
             wanted = shape or f"that of a non-empty list with {'rows' if axes == 2 else 'no lists in it'}"
             raise self.error(key, f"has shape {array.shape}, not {wanted}")
@@ -109,6 +116,11 @@ class JsonObject:
         if value is None:
             raise self.error(key, "is missing; add it")
         return value
+
+
+def _short(value: float) -> str:
+    text = str(value)
+    return text if len(text) <= 30 else f"{text[:12]}… ({len(text)} digits)"
 
 
 def read_object(path: Path | str, what: str) -> JsonObject:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidgate.errors import InputError
+from fluidgate.hardware._json import read_object
 from fluidgate.hardware._names import resolve
 from fluidgate.hardware.aiconfigurator_grid import draw_steps, query_grid
 from fluidgate.hardware.core import Hardware
@@ -23,6 +24,9 @@ from fluidgate.hardware.model_config import canonical_model_name
 from fluidgate.hardware.step_grid import FloatArray
 
 LIBRARY = "aiconfigurator-core"
+MOST = 2**24
+"""Of any limit."""
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads")
 _MEMORY_KIND = {"trtllm": "of_free"}
 """TensorRT-LLM's memory fraction is one of what the weights leave free; the others' of the whole GPU."""
 
@@ -44,9 +48,9 @@ class ServerLimits:
     gpu_memory_utilization: float = 0.9
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_model_len"):
-            if getattr(self, name) < 2:
-                raise InputError(f"{name} = {getattr(self, name)} must be at least 2")
+        for name, least in (("max_num_seqs", 2), ("max_num_batched_tokens", 64), ("max_model_len", 256)):
+            if not least <= getattr(self, name) <= MOST:
+                raise InputError(f"{name} = {getattr(self, name)} must be at least {least} and at most {MOST:,}")
         check_memory_utilization(self.gpu_memory_utilization)
 
 
@@ -99,12 +103,17 @@ def query_aiconfigurator(
             an operator, or leaves no room for KV.
     """
     limits = limits or ServerLimits()
+    for what, value, least in (("num_gpu_blocks", num_gpu_blocks, 2), ("block_size", block_size, 1), ("tp", tp, 1)):
+        if value is not None and not least <= value <= MOST:
+            raise InputError(f"{what} = {value} must be at least {least} and at most {MOST:,}")
     _refuse_missing()
     known_model, (system, version) = _model(model), _system(gpu, engine)
     label = f"{canonical_model_name(known_model)} on {f'{tp} × ' if tp > 1 else ''}{canonical_gpu_name(system)}"
     cut = {"tp_size": tp, "moe_tp_size": 1 if expert_parallel else tp, "moe_ep_size": tp if expert_parallel else 1}
     with _refused_as(label):
-        blocks = num_gpu_blocks or _kv_blocks(known_model, system, engine, version, cut, limits, block_size)
+        blocks = num_gpu_blocks
+        if blocks is None:
+            blocks = _kv_blocks(known_model, system, engine, version, cut, limits, block_size)
         handle = _open(known_model, system, engine, version, cut)
         grid = query_grid(handle, limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len)
         points, steps = draw_steps(handle, grid, blocks * block_size)
@@ -141,7 +150,10 @@ def _model(name: str) -> str:
     from aiconfigurator_core.sdk.common import get_default_models
 
     if Path(name, "config.json").is_file():
-        return name
+        config = read_object(Path(name, "config.json"), "a model's config.json")
+        for size in filter(config.has, _SIZES):
+            config.integer(size)
+        return str(Path(name).resolve())
     spellings: dict[str, str] = {canonical_model_name(known): known for known in sorted(get_default_models())}
     mend = "Or give a folder with the model's config.json."
     return spellings[resolve("model", name, canonical_model_name(name), spellings, mend)]
@@ -173,7 +185,7 @@ def _refused_as(label: str) -> Iterator[None]:
         raise
     except Exception as error:  # asserts and errors of its own and of its compiled part
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        mend = "another GPU, tp, engine or --expert-parallel may be known"
+        mend = "another --gpu, --engine, --tp, --expert-parallel or --gpu-memory-utilization may do"
         raise InputError(f"{LIBRARY} cannot tell the step times of {label}: {reason}; {mend}") from error
     finally:
         library.setLevel(before)

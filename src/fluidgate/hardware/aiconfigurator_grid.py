@@ -5,7 +5,9 @@
 - `mixed_step_breakdown(p, n, c - 1, 2)`: (total, what all p + n tokens share, prefill attention, decode attention);
   its p prefill tokens come in whole prompts of c - 1.
 
-All in milliseconds, of whole numbers.
+All in milliseconds, of whole numbers. Where attention is one operator with its projections (MLA, as in DeepSeek-V3 and
+Kimi-K2), the library books it under what all tokens share, and a mixed step costs nothing for the contexts of its
+decodes: here they add what they add to a step of decodes alone.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def query_grid(handle: Any, max_num_seqs: int, max_num_batched_tokens: int, max_
         return float(handle.decode_step_latency(decodes, context - 1, 2))
 
     def decode_attention_ms(context: int, decodes: int) -> float:
-        return float(handle.mixed_step_breakdown(0, decodes, context - 1, 2)[3])
+        return _decode_attention_ms(handle, decodes, context)
 
     def chunk_attention_ms(before: int, tokens: int) -> float:
         return float(handle.predict_prefill_latency(1, before + tokens, before)) - shared_ms(tokens)
@@ -62,6 +64,13 @@ def query_grid(handle: Any, max_num_seqs: int, max_num_batched_tokens: int, max_
         shared_s=np.array([_between(shared_ms, t) for t in tokens]) / MS_PER_S,
         prefill_attention_s=_table(prefill_attention_ms, chunks, contexts),
     )
+
+
+def _decode_attention_ms(handle: Any, decodes: int, context: int) -> float:
+    """What the library books as such; at least what contexts add to a step of decodes alone."""
+    booked = float(handle.mixed_step_breakdown(0, decodes, context - 1, 2)[3])
+    added = handle.decode_step_latency(decodes, context - 1, 2) - handle.decode_step_latency(decodes, 0, 2)
+    return max(booked, float(added))
 
 
 def _table(of_ms: Callable[[int, float], float], rows: FloatArray, columns: FloatArray) -> FloatArray:
@@ -94,6 +103,8 @@ def draw_steps(handle: Any, grid: StepGrid, kv_capacity_tokens: int) -> tuple[St
                 answer = handle.decode_step_latency(decodes, length, 2)
             elif kind == "mixed":
                 answer = handle.mixed_step_latency(prompts * length, decodes, length, 2)
+                booked = handle.mixed_step_breakdown(0, decodes, length, 2)[3]
+                answer += _decode_attention_ms(handle, decodes, length + 1) - booked
             else:
                 answer = handle.predict_prefill_latency(prompts, before + length, before)
             kinds.append(kind)

@@ -59,7 +59,7 @@ def read_hardware(path: Path | str) -> Hardware:
 
 
 def write_hardware(hardware: Hardware, path: Path | str) -> None:
-    """Write `hardware` to a JSON file that `read_hardware` reads back exactly.
+    """Write `hardware` to a JSON file that `read_hardware` reads back exactly, a grid to six digits.
 
     Raises:
         InputError: the file cannot be written.

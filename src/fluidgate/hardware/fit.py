@@ -91,7 +91,11 @@ def fit_step_time(
 
 
 def fit_step_grid(grid: StepGrid, kv_capacity_tokens: int) -> tuple[StepTime, FitReport]:
-    """The affine form nearest to a grid over the steps that fit the KV memory: decodes, whole prompts, and both."""
+    """The affine form nearest to a grid over the steps that fit the KV memory: decodes, whole prompts, and both.
+
+    Raises:
+        InputError: hardly any step fits.
+    """
     sizes = 4.0 ** np.arange(0, 9)
     decodes = np.concatenate(([0.0], sizes[sizes <= grid.max_decodes]))
     contexts, prompts = 32.0 * sizes, np.concatenate(([0.0], 8.0 * sizes))
@@ -100,7 +104,13 @@ def fit_step_grid(grid: StepGrid, kv_capacity_tokens: int) -> tuple[StepTime, Fi
     )
     n, context, prompt = (axis.ravel() for axis in steps)
     kv, pairs = n * context + prompt, prompt * (prompt + 1.0) / 2.0
-    met = (kv > 0) & (kv <= kv_capacity_tokens) & ((n > 0) | (context == contexts[0]))
+    met = (kv > 0) & (kv <= kv_capacity_tokens) & (n + prompt <= grid.max_tokens)
+    met &= (n > 0) | (context == contexts[0])
+    if met.sum() < MIN_POINTS:
+        raise InputError(
+            f"a KV memory of {kv_capacity_tokens:,} tokens and requests of up to {grid.max_context:,} leave hardly any "
+            "step to describe; give more KV blocks, or a longer max_model_len"
+        )
     n, context, prompt, kv, pairs = (column[met] for column in (n, context, prompt, kv, pairs))
     kind = np.select([prompt == 0, n == 0], ["decode", "prefill"], "mixed")
     return fit_step_time(n + prompt, kv, pairs, grid.duration_s(n, n * context, prompt, pairs), kind=list(kind))

@@ -1,8 +1,8 @@
 """Looking a step up in a `StepGrid`, for compiled loops: the one definition of what its tables mean.
 
 Every axis has its knots at (1 + j/k)·2**e, k to an octave, so that the cell of a value follows from its binary
-exponent, without a search; within a cell the tables are linear. Beyond the last knot they stay at its value: callers
-keep within (`StepGrid.refuse_beyond`).
+exponent, without a search; within a cell the tables are linear. Beyond the last knot, and below the first, they stay at
+its value: callers keep within (`StepGrid.refuse_beyond`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from fluidgate.kernel import entry_kernel, inlined_kernel
 
 @inlined_kernel
 def cell_of(value, knots, per_octave):
-    """(knot at or below `value`, which is at least 1; how far to the next one, 0 to 1)."""
+    """(knot at or below `value`, how far to the next one, 0 to 1)."""
     mantissa, exponent = math.frexp(value)
     place = (2.0 * mantissa - 1.0) * per_octave
     knot = (exponent - 1) * per_octave + int(place)
     if knot > knots - 2:
         return knots - 2, 1.0
+    if knot < 0:
+        return 0, 0.0
     return knot, place - int(place)
 
 

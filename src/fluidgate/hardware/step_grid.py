@@ -16,14 +16,13 @@ FloatArray = NDArray[np.float64]
 KNOTS_PER_OCTAVE = 4
 TOKEN_KNOTS_PER_OCTAVE = 16
 """Of the axis of `shared_s`: matrix products have steps and bends in their tokens that attention has not."""
+MOST_OCTAVES = 40
 TABLES = ("decode_s", "decode_attention_s", "shared_s", "prefill_attention_s")
 
 
 def knots_to(largest: float, per_octave: int = KNOTS_PER_OCTAVE) -> FloatArray:
     """The knots of an axis from 1 to the first at or above `largest`: 1, 1.25, 1.5, 1.75, 2, 2.5 …"""
-    octaves = int(np.ceil(np.log2(max(largest, 2.0)))) + 1
-    steps = 1.0 + np.arange(per_octave) / per_octave
-    knots: FloatArray = (2.0 ** np.arange(octaves)[:, None] * steps).ravel()
+    knots = _knots(per_octave * (int(np.ceil(np.log2(max(largest, 2.0)))) + 1), per_octave)
     return knots[: int(np.searchsorted(knots, largest)) + 1]
 
 
@@ -51,8 +50,11 @@ class StepGrid:
         for name in TABLES:
             table = np.ascontiguousarray(getattr(self, name), dtype=np.float64)
             object.__setattr__(self, name, table)
-            if table.ndim != (1 if name == "shared_s" else 2) or min(table.shape) < 2:
-                raise InputError(f"step grid: {name} has shape {table.shape}; it needs at least two knots on each axis")
+            axes, most = (1, TOKEN_KNOTS_PER_OCTAVE) if name == "shared_s" else (2, KNOTS_PER_OCTAVE)
+            if table.ndim != axes or min(table.shape) < 2 or max(table.shape) > MOST_OCTAVES * most:
+                raise InputError(
+                    f"step grid: {name} has shape {table.shape}; it has {axes} of 2 to {MOST_OCTAVES * most} knots"
+                )
             if not np.isfinite(table).all():
                 raise InputError(f"step grid: {name} holds a value that is not finite")
         if self.decode_s.shape != self.decode_attention_s.shape:
@@ -62,6 +64,19 @@ class StepGrid:
             )
         if self.decode_s.min() <= 0 or self.shared_s.min() <= 0:
             raise InputError("step grid: decode_s and shared_s must be above 0; a step takes time")
+        self._refuse_backward_steps()
+
+    def _refuse_backward_steps(self) -> None:
+        """Attention may be negative where `shared_s` holds some of it, but no step may take no time."""
+        least_from = np.minimum.accumulate(self.shared_s[::-1])[::-1]
+        chunks = _knots(self.prefill_attention_s.shape[0])
+        shared_s = np.interp(chunks, _knots(len(self.shared_s), TOKEN_KNOTS_PER_OCTAVE), least_from)
+        least_s = shared_s + self.prefill_attention_s.min(axis=1) + min(self.decode_attention_s.min(), 0.0)
+        if least_s.min() <= 0:
+            raise InputError(
+                f"step grid: a step with {chunks[least_s.argmin()]:g} prefill tokens would take no time: "
+                "prefill_attention_s and decode_attention_s are below -shared_s there"
+            )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StepGrid) and all(np.array_equal(getattr(self, t), getattr(other, t)) for t in TABLES)
@@ -72,37 +87,59 @@ class StepGrid:
     @property
     def digest(self) -> str:
         """Names the tables where there is no room for them."""
-        return sha256(b"".join(getattr(self, name).tobytes() for name in TABLES)).hexdigest()[:16]
+        parts = (part for name in TABLES for part in (str(getattr(self, name).shape), getattr(self, name).tobytes()))
+        whole = b"".join(part if isinstance(part, bytes) else part.encode() for part in parts)
+        return sha256(whole).hexdigest()[:16]
 
     @property
     def max_decodes(self) -> int:
         """The most decodes in a step."""
-        return int(_last_knot(self.decode_s.shape[0]))
+        return int(_knots(self.decode_s.shape[0])[-1])
 
     @property
     def max_context(self) -> int:
         """The longest context, tokens."""
-        return int(_last_knot(min(self.decode_s.shape[1], self.prefill_attention_s.shape[1])))
+        return int(_knots(min(self.decode_s.shape[1], self.prefill_attention_s.shape[1]))[-1])
+
+    @property
+    def _most_tokens(self) -> float:
+        return float(_knots(len(self.shared_s), TOKEN_KNOTS_PER_OCTAVE)[-1])
+
+    @staticmethod
+    def _contexts(table: FloatArray) -> float:
+        return float(_knots(table.shape[1])[-1])
 
     @property
     def max_tokens(self) -> int:
         """The most tokens in a step."""
         chunks, tokens = self.prefill_attention_s.shape[0], len(self.shared_s)
-        return int(min(_last_knot(chunks), _last_knot(tokens, TOKEN_KNOTS_PER_OCTAVE)))
+        return int(min(_knots(chunks)[-1], _knots(tokens, TOKEN_KNOTS_PER_OCTAVE)[-1]))
 
     def duration_s(self, decodes: Any, decode_kv_tokens: Any, prefill_tokens: Any, attention_pairs: Any) -> FloatArray:
-        """Seconds of n steps.
+        """Seconds of n steps, shape (n,).
 
         Args:
             decodes: requests that decode, shape (n,) or a number, as all of these.
             decode_kv_tokens: their context lengths at the end of the step, summed.
             prefill_tokens: tokens of the prefill chunks.
             attention_pairs: (query, key) pairs of the prefill chunks.
+
+        Raises:
+            InputError: no whole steps, or steps beyond the tables.
         """
         from fluidgate.hardware.grid_kernel import grid_steps_s  # numba loads when a step is looked up
 
-        columns = np.broadcast_arrays(*map(np.atleast_1d, (decodes, decode_kv_tokens, prefill_tokens, attention_pairs)))
+        columns = np.broadcast_arrays(*map(np.ravel, (decodes, decode_kv_tokens, prefill_tokens, attention_pairs)))
         n, kv, chunk, pairs = (np.ascontiguousarray(column, dtype=np.float64) for column in columns)
+        within = (n >= 0) & (n <= self.max_decodes) & (n <= kv) & (kv <= n * self._contexts(self.decode_s))
+        within &= (chunk >= 0) & (n + chunk <= self._most_tokens) & (chunk <= pairs)
+        within &= pairs <= chunk * self._contexts(self.prefill_attention_s)
+        if not within.all():
+            i = int(np.argmin(within))
+            raise InputError(
+                f"step grid: step {i} is none, or beyond the tables: {n[i]:g} decodes with {kv[i]:g} KV tokens, "
+                f"{chunk[i]:g} prefill tokens with {pairs[i]:g} pairs"
+            )
         seconds = np.empty(len(n))
         grid_steps_s(tuple(getattr(self, name) for name in TABLES), n, kv, chunk, pairs, seconds)
         return seconds
@@ -125,6 +162,8 @@ class StepGrid:
                 )
 
 
-def _last_knot(count: int, per_octave: int = KNOTS_PER_OCTAVE) -> float:
-    octave, step = divmod(count - 1, per_octave)
-    return float(2.0**octave * (1.0 + step / per_octave))
+def _knots(count: int, per_octave: int = KNOTS_PER_OCTAVE) -> FloatArray:
+    """The first knots of an axis, shape (count,)."""
+    octave, step = np.divmod(np.arange(count), per_octave)
+    knots: FloatArray = 2.0**octave * (1.0 + step / per_octave)
+    return knots
