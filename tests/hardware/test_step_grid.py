@@ -125,7 +125,7 @@ def test_beyond_the_tables_it_refuses(wanted: tuple[int, int, int], named: str) 
     [
         ({"decode_s": np.ones(5)}, "decode_s has shape"),
         ({"shared_s": np.ones((2, 2))}, "shared_s has shape"),
-        ({"shared_s": np.ones(1)}, r"shared_s has shape \(1,\); it has 1 of 2 to 640 knots"),
+        ({"shared_s": np.ones(1)}, r"shared_s has shape \(1,\); give 2 to 640 knots on one axis"),
         ({"shared_s": np.ones(40_000)}, r"shared_s has shape \(40000,\)"),
         ({"prefill_attention_s": np.full((2, 9), -1.5)}, "a step with 1 prefill tokens would take no time"),
         ({"decode_attention_s": np.full((25, 49), -2.5)}, "would take no time"),

@@ -52,8 +52,9 @@ class StepGrid:
             object.__setattr__(self, name, table)
             axes, most = (1, TOKEN_KNOTS_PER_OCTAVE) if name == "shared_s" else (2, KNOTS_PER_OCTAVE)
             if table.ndim != axes or min(table.shape) < 2 or max(table.shape) > MOST_OCTAVES * most:
+                where = "one axis" if axes == 1 else "each of two axes"
                 raise InputError(
-                    f"step grid: {name} has shape {table.shape}; it has {axes} of 2 to {MOST_OCTAVES * most} knots"
+                    f"step grid: {name} has shape {table.shape}; give 2 to {MOST_OCTAVES * most} knots on {where}"
                 )
             if not np.isfinite(table).all():
                 raise InputError(f"step grid: {name} holds a value that is not finite")
@@ -87,9 +88,11 @@ class StepGrid:
     @property
     def digest(self) -> str:
         """Names the tables where there is no room for them."""
-        parts = (part for name in TABLES for part in (str(getattr(self, name).shape), getattr(self, name).tobytes()))
-        whole = b"".join(part if isinstance(part, bytes) else part.encode() for part in parts)
-        return sha256(whole).hexdigest()[:16]
+        found = sha256()
+        for name in TABLES:
+            table = getattr(self, name)
+            found.update(f"{name} {table.shape}".encode() + table.tobytes())
+        return found.hexdigest()[:16]
 
     @property
     def max_decodes(self) -> int:

@@ -78,8 +78,11 @@ class BenchProcess:
         return status is None
 
     def end(self) -> None:
-        """Interrupt it, and kill what does not heed that: the server drops the requests of closed connections."""
-        for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        """End it, and kill what does not heed that: the server drops the requests of closed connections.
+
+        Not by an interrupt, on which a benchmark would tidy up for seconds and wait for answers.
+        """
+        for how in (signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is not None:
                 break
             try:

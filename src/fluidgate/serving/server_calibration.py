@@ -35,7 +35,7 @@ class Sweep:
 
     Attributes:
         server: whom it is for.
-        phases: in order; each has the same share of the time.
+        phases: in order; each has the same share of the time that is left.
         commands: the benchmark's command line of each phase.
         time_s: bound of the whole, the benchmark's own start-up included.
     """
@@ -119,11 +119,15 @@ def measure(sweep: Sweep, *, log: IterationLog | None = None, progress: Progress
         InputError: the server does not answer, serves others too or does not come to rest; the benchmark fails; a phase
             is over before its load has begun.
     """
-    began_s, share_s = time.monotonic(), sweep.time_s / len(sweep.phases)
+    began_s = time.monotonic()
+    end_s, left = began_s + sweep.time_s, len(sweep.phases)
     looks, first = [], sweep.server.scrape()
-    for k, (phase, command) in enumerate(zip(sweep.phases, sweep.commands, strict=True)):
-        run = _PhaseRun(sweep.server, phase, began_s, began_s + (k + 1) * share_s, sweep.time_s, progress)
+    for phase, command in zip(sweep.phases, sweep.commands, strict=True):
+        now_s = time.monotonic()
+        share_s = (end_s - now_s) / left  # of what the phases before have left
+        run = _PhaseRun(sweep.server, phase, began_s, now_s + share_s, sweep.time_s, progress)
         looks.append(run.looks(command, log))
+        left -= 1
     return ServerMeasurement(tuple(looks), first, _at_rest(sweep.server))
 
 
