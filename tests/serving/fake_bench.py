@@ -1,4 +1,4 @@
-"""As `vllm bench serve`, for the fake server: it keeps up its load until it is interrupted.
+"""As `vllm bench serve`, for the fake server: it keeps up its load until it is ended.
 
 python fake_bench.py [--fail | --quit | --stubborn | --idle] [--pid-file FILE] ARGUMENTS
 """
@@ -27,7 +27,7 @@ if __name__ == "__main__":
     if given.quit:
         sys.exit(0)
     if given.stubborn:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if given.pid_file:
         with open(given.pid_file, "a") as file:
             print(os.getpid(), file=file)

@@ -134,7 +134,7 @@ def test_a_benchmark_that_ends_by_itself_is_not_short_of_time(fake: FakeServer) 
         measure(laid_out(fake, time_s=60.0, options="--quit"))
 
 
-def test_a_benchmark_that_heeds_no_interrupt_is_killed(fake: FakeServer, tmp_path: Path) -> None:
+def test_a_benchmark_that_does_not_heed_its_end_is_killed(fake: FakeServer, tmp_path: Path) -> None:
     command = [*BENCH, "--stubborn", "--idle", "--pid-file", str(tmp_path / "pids")]
     with BenchProcess(command) as bench:
         assert until((tmp_path / "pids").exists)
