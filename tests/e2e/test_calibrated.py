@@ -13,7 +13,7 @@ from fluidgate.hardware import Hardware, read_hardware, read_steps
 from .calibrated import NUM_BLOCKS, Load, calibrate, calibrated_server, measured, predicted
 from .server import BLOCK_SIZE, TOKEN_BUDGET, Server
 
-TIME_S = 110.0
+TIME_S = 180.0
 MIXED = Load("mixed lengths", rate=5.0, prompt_tokens=100, output_tokens=80, spread=0.8, requests=60)
 PROMPTS = Load("prompts above all", rate=1000.0, prompt_tokens=300, output_tokens=20, spread=0.5, requests=100)
 CHECKED = {MIXED: ("mean_tpot_ms", "mean_e2el_ms"), PROMPTS: ("mean_ttft_ms", "mean_e2el_ms", "output_throughput")}
