@@ -68,12 +68,13 @@ class PolicyRuns:
         if job.rate is not None:
             workload = workload.scaled(job.rate / workload.rate)
         policy = policy_class(job.policy)(**job.parameters)
+        hardware = self.hardware.with_(calibration=None)  # the plans of the policies have warned of its range
         if record == "requests" or self.fleet.replicas == 1:
-            return simulate(workload, self.hardware, policy, config=self.config, record=record, fleet=self.fleet)
-        whole = simulate(workload, self.hardware, policy, config=self.config, fleet=self.fleet)
+            return simulate(workload, hardware, policy, config=self.config, record=record, fleet=self.fleet)
+        whole = simulate(workload, hardware, policy, config=self.config, fleet=self.fleet)
         assert isinstance(whole, FleetRecords)
         followed = next(part for part in whole.runs if part is not None)
-        return simulate(followed.workload, self.hardware, policy, config=followed.config, record=record)
+        return simulate(followed.workload, hardware, policy, config=followed.config, record=record)
 
     def header(self) -> dict[str, Any]:
         """What the numbers depend on beside the jobs, for a results file."""

@@ -57,10 +57,15 @@ def simulate(
     Raises:
         InputError: an unknown policy, a request that can never fit, or settings that cannot work.
         Stalled: the policy holds for ever.
+
+    Warns:
+        CalibrationWarning: the run has steps beyond those that the hardware was calibrated on.
     """
     config, fleet = config or EngineConfig(), fleet or Fleet()
     if not isinstance(policy, Policy):
         policy = make_policy(policy, fluid_plan or plan_for(workload, hardware, config, fleet.replicas))
+    elif hardware.calibration is not None and fluid_plan is None:
+        plan_for(workload, hardware, config, fleet.replicas)  # for its warning alone
     if fleet.replicas > 1:
         if record != "requests":
             raise InputError(f"iterations are recorded of one engine, and there are {fleet.replicas} replicas; use one")

@@ -150,12 +150,13 @@ class Searches:
         rate = load * law.stability.boundary_rate
         first = law.draws[0]
         policy = make_policy(job.policy, plan_for(first.scaled(rate / first.rate), job.hardware, self.config))
+        hardware = job.hardware.with_(calibration=None)  # the plan has warned of its range
         measured: list[WorkLeft] = []
         recompute_loss: list[float] = []
 
         def replications() -> Iterator[float]:
             for draw, request_s in zip(law.draws, law.request_s, strict=True):
-                records = simulate(with_backlog(draw, rate), job.hardware, policy, config=self.config)
+                records = simulate(with_backlog(draw, rate), hardware, policy, config=self.config)
                 measured.append(work_left(records, request_s, load, law.stability.residents))
                 recompute_loss.append(busy_shares(records)["recompute_loss"])
                 yield measured[-1].left_s
