@@ -201,8 +201,7 @@ class FakeServer:
             self.loads += 1
             self.engine.advance(time.monotonic() - self._start_s)
             self.engine.load(size["concurrency"], size["prompt"], size["output"])
-        while connection.recv(1):
-            pass
+        connection.makefile("rb").read()
         with self._lock:
             self.engine.unload()
 
