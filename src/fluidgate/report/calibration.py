@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SIZE, LEFT, RIGHT, TOP, FOOT = 420.0, 58.0, 14.0, 26.0, 60.0
 MOST_POINTS = 2000
+KEY_LINE = 18.0
 SERIES = {"decode": 1, "prefill": 2, "mixed": 3, "chunk": 4}
 UNITS = {
     "c0": ("µs per step", 1e6),
@@ -108,7 +109,8 @@ def _steps_figure(
     for i in range(0, len(measured_ms), -(-len(measured_ms) // MOST_POINTS)):
         ink = colour(_series(kinds, str(points.kind[i])))
         parts.append(_point(x(float(modelled_ms[i])), y(float(measured_ms[i])), ink, cross=bool(outlier[i])))
-    return svg(SIZE, SIZE, alt, parts + _key(kinds, outliers=bool(outlier.any())))
+    key, height = _key(kinds, outliers=bool(outlier.any()))
+    return svg(SIZE, height, alt, parts + key)
 
 
 def _series(kinds: Sequence[str], kind: str) -> int:
@@ -122,13 +124,15 @@ def _point(x: float, y: float, ink: str, *, cross: bool) -> Html:
     return tag("circle", cx=round(x, 1), cy=round(y, 1), r=2.2, fill=ink, fill_opacity=0.5)
 
 
-def _key(kinds: Sequence[str], *, outliers: bool) -> list[Html]:
+def _key(kinds: Sequence[str], *, outliers: bool) -> tuple[list[Html], float]:
+    """The names of the kinds, in as many lines as they take, and how high the drawing is with them."""
     parts, at, y = [], LEFT, SIZE - 10.0
-    for kind in kinds:
-        parts.append(tag("circle", cx=at, cy=y - 4, r=3, fill=colour(_series(kinds, kind))))
-        parts.append(tag("text", kind, x=at + 7, y=y, class_="soft"))
-        at += 24 + 7 * len(kind)
-    if outliers:
-        parts.append(_point(at, y - 4, "var(--soft)", cross=True))
-        parts.append(tag("text", "outlier", x=at + 7, y=y, class_="soft"))
-    return parts
+    for name in [*kinds, *(["outlier"] if outliers else [])]:
+        width = 24 + 7 * len(name)
+        if at > LEFT and at + width > SIZE:
+            at, y = LEFT, y + KEY_LINE
+        is_kind = name in kinds
+        parts.append(_point(at, y - 4, colour(_series(kinds, name)) if is_kind else "var(--soft)", cross=not is_kind))
+        parts.append(tag("text", name, x=at + 7, y=y, class_="soft"))
+        at += width
+    return parts, y + 10.0
