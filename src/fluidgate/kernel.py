@@ -15,7 +15,7 @@ from numba.core.registry import CPUDispatcher
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_KERNEL_SOURCES = ("kernel.py", "hardware/*.py", "engine/*.py", "policies/*.py", "serving/gate.py")
+_KERNEL_SOURCES = ("kernel.py", "hardware/*.py", "engine/*.py", "policies/*.py", "serving/books.py")
 
 
 @cache

@@ -61,7 +61,7 @@ def test_json_of_the_plan_stays_alone_on_stdout(folder: Path) -> None:
     assert json.loads(done.stdout)["mix"]["output_quantiles"] == saved["parameters"]["output_quantiles"]
 
 
-@pytest.mark.parametrize("spec", ["wait:strict=true", "concurrency-cap:cap=25"])
+@pytest.mark.parametrize("spec", ["wait:hold_s=0.25", "concurrency-cap:cap=25"])
 def test_a_spec_is_saved_as_given(spec: str, folder: Path) -> None:
     good("plan", *SMALL, "--policy", spec, "--save", "spec.json", cwd=folder)
     name, _, rest = spec.partition(":")

@@ -156,6 +156,16 @@ def test_two_real_pages_of_vllm() -> None:
         facts(later, earlier, apart_s=6.0)
 
 
+def test_several_engines_with_fluidgates_scheduler() -> None:
+    lines = page(gate={}).splitlines()
+    for name, values in {"held_requests": (3, 4), "longest_silence_seconds": (0.5, 2.0)}.items():
+        lines = [line for line in lines if not line.startswith(f"fluidgate_{name} ")]
+        lines += [f'fluidgate_{name}{{engine="{rank}"}} {value}' for rank, value in enumerate(values)]
+    gate = facts("\n".join(lines)).gate
+    assert gate is not None
+    assert (gate.held, gate.longest_silence_s) == (7, 2.0)
+
+
 def test_a_real_page_with_fluidgates_scheduler() -> None:
     found = facts((DATA / "gate.txt").read_text())
     assert found.gate is not None

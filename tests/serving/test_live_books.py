@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,12 +20,9 @@ from fluidgate.policies import (
     Watermark,
 )
 
-from .live import STEP_S, Live, disturb, new_live
+from .live import MOST_STEPS, STEP_S, Live, disturb, needs_vllm, new_live, run_down
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None,
-    reason="vLLM is not installed here; `make test` runs these in an environment of their own",
-)
+pytestmark = needs_vllm
 
 PAPER = [
     Wait(0.02, True, (2.0, 2.0), (20.0,)),
@@ -45,7 +39,6 @@ POLICIES = [
     NestedWait(0.02, False, (0.5, 0.4), (10.0,)),
     *PAPER,
 ]
-MOST_STEPS = 5000
 
 
 def ids(policies: list[Policy]) -> list[str]:
@@ -60,7 +53,6 @@ def run(live: Live, random: Random, requests: int) -> None:
         disturb(live, random, requests)
         if live.scheduler.has_requests():
             names = [name for name in live.form() if name in live.unfinished]
-            assert live.scheduler.gate is not None, "fell back to stock scheduling"
             live.assert_books_are_vllms()
             if names and random.random() < 0.02:
                 live.abort(random.choice(names))  # while its batch is executed
@@ -69,7 +61,7 @@ def run(live: Live, random: Random, requests: int) -> None:
         if live.num_seen >= requests and not live.scheduler.has_requests() and not live.in_flight:
             break
     assert not live.unfinished, f"{len(live.unfinished)} requests never finished"
-    assert empty_books(live.scheduler.gate)
+    assert empty_books(live.gate)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=ids(POLICIES))
@@ -88,63 +80,37 @@ def test_books_are_vllms_own_state(policy: Policy) -> None:
 
 @pytest.mark.parametrize("requests", [1, 8, 40], ids=lambda count: f"{count} requests")
 @pytest.mark.parametrize("policy", PAPER, ids=ids(PAPER))
-def test_a_strict_policy_idles_no_longer_than_the_limit(
+def test_a_policy_that_names_no_time_does_not_idle_the_engine(
     policy: Policy, requests: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fluidgate.serving.gate import MOST_IDLE_S
-
     live = new_live(monkeypatch, policy)
     for _ in range(requests):
         live.add(10, 30)
-    for _ in range(MOST_STEPS):
-        live.form()
-        live.receive()
-        if not live.unfinished:
-            break
+    run_down(live)
     assert len(live.finished) == requests
-    assert live.scheduler.gate.totals.forced > 0
-    assert live.longest_idle_s <= MOST_IDLE_S + 2 * STEP_S
+    assert live.gate.totals.forced > 0
+    assert live.longest_idle_s <= STEP_S
 
 
-def failing_after(calls: int, then: Any) -> Any:
-    """`then`, which raises from the given call on."""
-    count = 0
+class Late(Policy):
+    """Holds all until a time of its own, on an idle engine too."""
 
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count > calls:
-            raise ZeroDivisionError("a mistake in a policy")
-        return then(*args, **kwargs)
+    name = "late"
 
-    return wrapper
-
-
-def fallbacks(live: Live, where: str) -> float:
-    return live.scheduler.gate_metrics.fallbacks.labels(where=where)._value.get()
+    @staticmethod
+    def admit(params: Any, memory: Any, view: Any, out_quota: Any) -> float:
+        release_s = 1000.5
+        if view.now_s < release_s:
+            out_quota[0] = 0
+        return release_s
 
 
-@pytest.mark.parametrize("calls", [0, 1, 40])
-@pytest.mark.parametrize(
-    ("method", "where"), [("joined", "add_request"), ("decide", "decide"), ("_admit", "decide"), ("book", "book")]
-)
-def test_an_error_falls_back_once_and_loses_no_request(
-    method: str, where: str, calls: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    live = new_live(monkeypatch, ConcurrencyCap(3.0))
-    gate = live.scheduler.gate
-    monkeypatch.setattr(gate, method, failing_after(calls, getattr(gate, method)))
-    before = fallbacks(live, where)
-    for _ in range(60):
-        live.add(20, 30)
-    for _ in range(MOST_STEPS):
-        live.form()
-        live.receive()
-        if not live.unfinished:
-            break
-    assert len(live.finished) == 60
-    assert live.scheduler.gate is None
-    assert fallbacks(live, where) == before + 1
+def test_a_policy_that_names_a_time_is_waited_for_as_in_the_simulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = new_live(monkeypatch, Late())
+    live.add(10, 30)
+    run_down(live)
+    assert live.gate.totals.forced == 0
+    assert live.longest_idle_s == pytest.approx(0.5, abs=2 * STEP_S)
 
 
 def test_an_evicted_crowd_may_come_back_in_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,13 +121,12 @@ def test_an_evicted_crowd_may_come_back_in_the_same_step(monkeypatch: pytest.Mon
         if step % 7 == 3:
             live.scheduler.reset_prefix_cache(reset_running_requests=True)
         live.form()
-        assert live.scheduler.gate is not None
-        assert live.scheduler.gate.books.num_residents == len(live.scheduler.running)
+        live.assert_books_are_vllms()
         live.receive()
         if not live.unfinished:
             break
     assert len(live.finished) == 12
-    assert live.scheduler.gate.totals.preempted > 0
+    assert live.gate.totals.preempted > 0
 
 
 def test_an_operators_pause_stays_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,40 +142,3 @@ def test_an_operators_pause_stays_in_force(monkeypatch: pytest.MonkeyPatch) -> N
     live.receive()
     live.scheduler.set_pause_state(PauseState.UNPAUSED)
     assert len(live.form()) == 2
-
-
-@pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Any:
-    """What the plugin logs; vLLM's loggers do not reach pytest by themselves."""
-    logger = logging.getLogger("vllm.fluidgate")
-    logger.addHandler(caplog.handler)
-    with caplog.at_level(logging.INFO, logger.name):
-        yield caplog
-    logger.removeHandler(caplog.handler)
-
-
-def test_without_its_seams_it_is_stock_vllm_and_says_so(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
-    from fluidgate.serving import seams
-
-    monkeypatch.setattr(seams, "missing", lambda scheduler: "this vLLM's scheduler has no waiting room")
-    before = fallbacks(new_live(monkeypatch, Greedy()), "probe")
-    live = new_live(monkeypatch, ConcurrencyCap(1.0))
-    assert live.scheduler.gate is None
-    assert fallbacks(live, "probe") == before + 1
-    assert "stock vLLM's: this vLLM's scheduler has no waiting room" in said.text
-    for _ in range(8):
-        live.add(10, 10)
-    assert len(live.form()) == 7  # as many as fit into 64 tokens; a cap of 1 would admit one
-
-
-def test_what_cannot_be_scheduled_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm.v1.core.sched.request_queue import PriorityRequestQueue
-
-    from fluidgate.serving import seams
-
-    scheduler = new_live(monkeypatch, Greedy()).scheduler
-    assert seams.missing(scheduler) is None
-    bare = SimpleNamespace(vllm_config=scheduler.vllm_config)
-    assert "has no _pause_state" in str(seams.missing(bare))
-    scheduler.waiting = PriorityRequestQueue()
-    assert "priority scheduling" in str(seams.missing(scheduler))

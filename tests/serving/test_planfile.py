@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,13 +32,16 @@ from fluidgate.policies import (
     policy_names,
     registry,
 )
+from fluidgate.serving.labels import Classes
 from fluidgate.serving.planfile import PlanFile, ServedModel
+from fluidgate.workload import Workload
 
 A100 = Hardware("7B on A100", StepTime(0.012, 4e-5, 3.5e-7), num_gpu_blocks=6876)
 MIX = RequestMix([1.0, 2.0, 0.5], [200, 400, 800], [50, 300, 900])
 CONFIG = EngineConfig()
 SERVABLE = [name for name in policy_names() if policy_class(name).rank is None]
-SPECS = [*SERVABLE, "wait:strict=true", "nested-wait:strict=true"]
+SPECS = SERVABLE
+STRICT = ["wait:strict=true", "nested-wait:strict=true"]
 
 finite = st.floats(1e-9, 1e11)
 rising = st.lists(st.floats(1.0, 1e6), max_size=6, unique=True).map(sorted)
@@ -50,12 +54,10 @@ def of_plan(**changes: Any) -> FluidPlan:
 PLAN = of_plan()
 
 
-def with_thresholds(kind: type[Wait | NestedWait], whole: bool) -> st.SearchStrategy[Policy]:
-    threshold = st.integers(1, 10**6).map(float) if whole else finite
-
+def with_thresholds(kind: type[Wait | NestedWait]) -> st.SearchStrategy[Policy]:
     def make(edges: list[float]) -> st.SearchStrategy[Policy]:
-        thresholds = st.tuples(*[threshold] * (len(edges) + 1))
-        return st.builds(kind, st.floats(0.0, 1e6), st.just(whole), thresholds, st.just(tuple(edges)))
+        thresholds = st.tuples(*[finite] * (len(edges) + 1))
+        return st.builds(kind, st.floats(0.0, 1e6), st.just(False), thresholds, st.just(tuple(edges)))
 
     return rising.flatmap(make)
 
@@ -65,7 +67,7 @@ policies: st.SearchStrategy[Policy] = st.one_of(
     st.builds(ConcurrencyCap, st.floats(1.0, 1e11)),
     st.builds(RateLimited, finite),
     st.builds(Watermark, st.floats(0.0, 1.0, exclude_max=True)),
-    *(with_thresholds(kind, whole) for kind in (Wait, NestedWait) for whole in (False, True)),
+    *(with_thresholds(kind) for kind in (Wait, NestedWait)),
 )
 configs = st.builds(
     EngineConfig,
@@ -103,6 +105,55 @@ def clean_registry() -> Iterator[None]:
 def test_a_policy_that_orders_the_queue_cannot_be_served(name: str) -> None:
     with pytest.raises(InputError, match=f"policy {name} orders the queue, and vLLM's queue has its own order"):
         PlanFile.of(PLAN, make_policy(name, PLAN), CONFIG)
+
+
+@pytest.mark.parametrize("spec", STRICT)
+def test_a_policy_that_may_hold_for_ever_cannot_be_served(spec: str, saved: Path, tmp_path: Path) -> None:
+    made = make_policy(spec, PLAN)
+    with pytest.raises(InputError, match=f"policy {made.name} with strict=true may leave requests waiting for ever"):
+        PlanFile.of(PLAN, made, CONFIG)
+    path = tmp_path / "wait.json"
+    PlanFile.of(PLAN, make_policy("wait", PLAN), CONFIG).save(path)
+    values = json.loads(path.read_text())
+    thresholds = [float(round(n) or 1) for n in values["parameters"]["thresholds"]]
+    values["parameters"] |= {"strict": True, "thresholds": thresholds}
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="waiting for ever"):
+        PlanFile.load(path)
+
+
+LABELLED = Workload(
+    np.arange(300) / 10.0,
+    np.full(300, 100),
+    np.where(np.arange(300) % 3, 50, 400),
+    class_id=(np.arange(300) % 3 > 0).astype(np.int64),
+    class_names=("agents", "chat"),
+)
+
+
+def test_classes_go_with_the_plan(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    labelled = plan(LABELLED, A100)
+    class_map = ["adapter:sql=v2=agents", "priority:-1=chat"]
+    PlanFile.of(labelled, make_policy("fluid", labelled), CONFIG, class_map=class_map).save(path)
+    told_apart = PlanFile.load(path).classes.as_told_apart()
+    assert told_apart == Classes(("agents", "chat"), {"sql=v2": "agents"}, {-1: "chat"})
+    assert PlanFile.of(PLAN, make_policy("fluid", PLAN), CONFIG).classes.names == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("adapter:sql=nobody", "'sql' is given to class 'nobody', which the plan does not know .known: agents, chat"),
+        ("priority:first=chat", "'first' must be a whole number"),
+        ("model:sql=chat", "'model:sql=chat' does not tell a class: give adapter:NAME=CLASS or priority:NUMBER=CLASS"),
+        ("chat", "'chat' does not tell a class"),
+    ],
+)
+def test_a_class_map_that_tells_nothing_is_refused(entry: str, words: str) -> None:
+    labelled = plan(LABELLED, A100)
+    with pytest.raises(InputError, match=words):
+        PlanFile.of(labelled, make_policy("fluid", labelled), CONFIG, class_map=[entry])
 
 
 @pytest.mark.parametrize("spec", SPECS)

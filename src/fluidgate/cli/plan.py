@@ -12,6 +12,8 @@ from fluidgate.cli import options as o
 from fluidgate.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fluidgate.engine import EngineConfig
     from fluidgate.fluid import FluidPlan
     from fluidgate.serving.planfile import PlanFile, ServedModel
@@ -27,6 +29,15 @@ PolicyName = Annotated[
 Save = Annotated[
     Path | None, typer.Option("--save", help="Write the policy to this plan file, for `serve-args` and vLLM.")
 ]
+ClassMap = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class-map",
+        metavar="KIND:KEY=CLASS",
+        help="With --save: the class of requests that do not name theirs, `adapter:NAME=CLASS` or "
+        "`priority:NUMBER=CLASS`; may be given several times.",
+    ),
+]
 
 
 @o.grouped
@@ -37,6 +48,7 @@ def command(
     policy: PolicyName = None,
     policy_file: o.PolicyFile = None,
     save: Save = None,
+    class_map: ClassMap = None,
     output_format: o.OutputFormat = o.Format.TABLE,
     output_dir: o.OutputDir = None,
 ) -> None:
@@ -47,11 +59,15 @@ def command(
 
     if policy is not None and save is None:
         raise InputError("--policy names the policy to save: add --save plan.json")
+    if class_map and save is None:
+        raise InputError("--class-map goes into a plan file: add --save plan.json")
     load_policy_file(policy_file)
     config = engine.load()
     traffic, machine = workload.load(), hardware.load()
     fluid_plan = plan_for(traffic, machine, config)
-    saved = None if save is None else _plan_file(fluid_plan, policy or DEFAULT_POLICY, config, served(hardware))
+    saved = None
+    if save is not None:
+        saved = _plan_file(fluid_plan, policy or DEFAULT_POLICY, config, served(hardware), class_map or ())
     if saved is not None and save is not None:
         saved.save(save)
         o.say(f"wrote {save}")
@@ -68,11 +84,13 @@ def command(
         o.write_json(about | fluid_plan.to_dict(), o.made(output_dir) / "plan.json")
 
 
-def _plan_file(fluid_plan: FluidPlan, policy: str, config: EngineConfig, model: ServedModel) -> PlanFile:
+def _plan_file(
+    fluid_plan: FluidPlan, policy: str, config: EngineConfig, model: ServedModel, class_map: Sequence[str]
+) -> PlanFile:
     from fluidgate.policies import make_policy
     from fluidgate.serving.planfile import PlanFile
 
-    return PlanFile.of(fluid_plan, make_policy(policy, fluid_plan), config, model)
+    return PlanFile.of(fluid_plan, make_policy(policy, fluid_plan), config, model, class_map)
 
 
 def served(hardware: o.HardwareOptions) -> ServedModel:

@@ -111,6 +111,10 @@ class Scrape:
         """
         return sum(self._amounts(name, labels).values())
 
+    def highest(self, name: str, **labels: str) -> float:
+        """The value of the engine that has most; 0 where there is none."""
+        return max(self._amounts(name, labels).values(), default=0.0)
+
     def per_engine(self, name: str, **labels: str) -> dict[str, float]:
         """The value of each engine, summed over other labels."""
         return self._amounts(name, labels)
@@ -275,8 +279,8 @@ def _gate(scrape: Scrape, window: _Window) -> GateFacts | None:
         held=scrape.total("fluidgate_held_requests"),
         computed_tokens=window.added("fluidgate_computed_tokens_total"),
         recomputed_tokens=window.added("fluidgate_recomputed_tokens_total"),
-        longest_silence_s=scrape.total("fluidgate_longest_silence_seconds"),
-        predicted_peak=scrape.total("fluidgate_predicted_peak_kv_share"),
+        longest_silence_s=scrape.highest("fluidgate_longest_silence_seconds"),
+        predicted_peak=scrape.highest("fluidgate_predicted_peak_kv_share"),
     )
 
 

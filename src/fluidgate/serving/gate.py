@@ -1,21 +1,19 @@
 """`Gate`: a policy beside a live scheduler. It keeps the books the policy sees and turns decisions into names.
 
 Nothing here knows vLLM. The scheduler reports what happened (`joined`, `book`, `left`) and asks what may happen
-(`decide`). Books are arrays kept up to date request by request, so a step costs a few array operations, whatever the
-number waiting.
+(`decide`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fluidgate.engine.compiled import load_program, new_params
 from fluidgate.engine.loop import HAS_ADMIT, HAS_ADVANCE, HAS_CLASSIFY, HAS_OBSERVE, NO_LIMIT
-from fluidgate.kernel import entry_kernel
 from fluidgate.policies import Policy
 from fluidgate.policies.protocol import (
     ABORTED,
@@ -28,20 +26,7 @@ from fluidgate.policies.protocol import (
     Request,
     View,
 )
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-NONE = -1
-FIRST_ROWS = 1024
-
-COLUMNS = (
-    *("prompt", "generated", "computed", "output", "class_id", "group", "start", "high_water"),
-    *("next", "previous", "sequence"),
-)
-
-MOST_IDLE_S = 0.1
-"""Longest time for which a policy may idle an engine with work; then residents run and the first request enters."""
+from fluidgate.serving.books import FIRST_ROWS, NONE, Books, book_tokens
 
 
 @dataclass(frozen=True)
@@ -55,12 +40,41 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Room:
+    """The KV cache and the seats before an iteration; requests outside the books hold `outside_blocks` and seats."""
+
+    free_blocks: int
+    outside_blocks: int = 0
+    outside_seats: int = 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a request stands in the engine, as far as a policy may know; from it books are rebuilt."""
+
+    name: str
+    prompt_tokens: int
+    output_tokens: int
+    class_id: int
+    generated_tokens: int = 0
+    computed_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A request that became resident: tokens found in the prefix cache, and tokens generated before."""
+
+    cached_tokens: int
+    generated_tokens: int
+
+
+@dataclass(frozen=True)
 class Decision:
     """What a policy decided for one iteration.
 
     Attributes:
         admit: how many waiting requests may enter; None where the policy sets no limit.
-        only: names of the requests that may enter, where classes have different quotas; None otherwise.
+        only: names of the requests that may enter, where a number does not tell them; None otherwise.
         paused: names of the residents that skip the iteration.
     """
 
@@ -85,127 +99,6 @@ class Totals:
     longest_silence_s: float = 0.0
 
 
-class Books:
-    """Columns by row, and the waiting queues as linked lists. Rows are used again once a request has left."""
-
-    def __init__(self, num_classes: int) -> None:
-        self.row_of: dict[str, int] = {}
-        self.name_of: list[str] = [""] * FIRST_ROWS
-        self.free_rows = list(range(FIRST_ROWS - 1, -1, -1))
-        self.arrival_s = np.zeros(FIRST_ROWS)
-        self.last_token_s = np.full(FIRST_ROWS, np.nan)
-        self.ints = {name: np.zeros(FIRST_ROWS, np.int64) for name in COLUMNS}
-        self.is_resident = np.zeros(FIRST_ROWS, np.bool_)
-        self.residents = np.zeros(FIRST_ROWS, np.int64)
-        self.num_residents = 0
-        self.head = np.full(num_classes, NONE, np.int64)
-        self.tail = np.full(num_classes, NONE, np.int64)
-        self.waiting = np.zeros(num_classes, np.int64)
-        self.num_waiting = 0
-        self._front, self._back = 0, 0
-
-    def new_row(self, name: str) -> int:
-        """A free row for a request; the columns grow when there is none."""
-        if not self.free_rows:
-            self._grow()
-        row = self.free_rows.pop()
-        self.row_of[name] = row
-        self.name_of[row] = name
-        return row
-
-    def _grow(self) -> None:
-        size = len(self.name_of)
-        self.free_rows = list(range(2 * size - 1, size - 1, -1))
-        self.name_of += [""] * size
-        for column in ("arrival_s", "last_token_s", "is_resident", "residents"):
-            setattr(self, column, np.concatenate((getattr(self, column), np.zeros_like(getattr(self, column)))))
-        self.ints = {name: np.concatenate((column, np.zeros_like(column))) for name, column in self.ints.items()}
-
-    def queue(self, row: int, *, front: bool) -> None:
-        """Put a row at an end of its class's queue."""
-        group = self.ints["group"][row]
-        end, other = (self.head, self.tail) if front else (self.tail, self.head)
-        neighbour = end[group]
-        towards, back = ("previous", "next") if front else ("next", "previous")
-        self.ints[back][row] = neighbour
-        self.ints[towards][row] = NONE
-        if neighbour == NONE:
-            other[group] = row
-        else:
-            self.ints[towards][neighbour] = row
-        end[group] = row
-        self.waiting[group] += 1
-        self.num_waiting += 1
-        self._front -= front
-        self._back += not front
-        self.ints["sequence"][row] = self._front if front else self._back
-
-    def unqueue(self, row: int) -> None:
-        """Take a row out of its queue, wherever it stands."""
-        group = self.ints["group"][row]
-        before, after = self.ints["previous"][row], self.ints["next"][row]
-        if before == NONE:
-            self.head[group] = after
-        else:
-            self.ints["next"][before] = after
-        if after == NONE:
-            self.tail[group] = before
-        else:
-            self.ints["previous"][after] = before
-        self.waiting[group] -= 1
-        self.num_waiting -= 1
-
-    def seat(self, row: int) -> None:
-        """Make a row the last resident."""
-        self.residents[self.num_residents] = row
-        self.num_residents += 1
-        self.is_resident[row] = True
-
-    def drop_residents(self, rows: Sequence[int]) -> None:
-        """Take rows out of the running order."""
-        if not rows:
-            return
-        self.is_resident[list(rows)] = False
-        current = self.residents[: self.num_residents]
-        kept = current[self.is_resident[current]]
-        self.residents[: len(kept)] = kept
-        self.num_residents = len(kept)
-
-    def forget(self, name: str) -> None:
-        """Free a request's row."""
-        row = self.row_of.pop(name)
-        self.name_of[row] = ""
-        self.free_rows.append(row)
-
-
-@entry_kernel
-def book_tokens(
-    now_s: float, rows: Ints, tokens: Ints, prompt: Ints, generated: Ints, computed: Ints, last_token_s: Floats
-) -> tuple[int, float, int]:
-    """Advance the scheduled requests; returns (tokens computed, longest gap between two tokens, first tokens).
-
-    The rows that get their first token are moved to the front of `rows`.
-    """
-    total = 0
-    longest_s = 0.0
-    first = 0
-    for k in range(len(rows)):
-        row = rows[k]
-        total += tokens[k]
-        computed[row] += tokens[k]
-        if computed[row] >= prompt[row] + generated[row]:
-            generated[row] += 1
-            last_s = last_token_s[row]
-            last_token_s[row] = now_s
-            if last_s != last_s:  # nan: none yet
-                rows[k] = rows[first]
-                rows[first] = row
-                first += 1
-            else:
-                longest_s = max(longest_s, now_s - last_s)
-    return total, longest_s, first
-
-
 class Gate:
     """A policy with its books, its memory and its compiled decision functions."""
 
@@ -219,16 +112,12 @@ class Gate:
         self.published = Totals()  # what the metrics have seen
         self._quota = np.full(policy.num_classes, NO_LIMIT, np.int64)
         self.num_paused = 0
+        self.num_held = 0  # waiting requests beyond the quotas of the last decision
         self._mask = np.ones(FIRST_ROWS, np.int64)
         self._iteration = 0
         self._held_at_s: float | None = None
-        self._idle_since_s: float | None = None
+        self._formed_nothing = False
         self._book_tokens(0.0, {})  # compiled before the first request comes
-
-    @property
-    def num_held(self) -> int:
-        """Waiting requests beyond the quotas of the last decision."""
-        return int(np.maximum(self.books.waiting - self._quota, 0).sum())
 
     def predicted_peak_share(self) -> float:
         """Share of the KV cache that the residents will need if each generates as many tokens again as it has.
@@ -240,20 +129,23 @@ class Gate:
         tokens = int((ints["prompt"][rows] + 2 * ints["generated"][rows]).sum())
         return tokens / (self.limits.total_blocks * self.limits.block_size)
 
-    def joined(self, name: str, now_s: float, prompt_tokens: int, *, output_tokens: int, class_id: int = 0) -> None:
-        """A request has arrived; `output_tokens` is shown only to a policy that asks for it."""
+    def joined(self, new: Standing, now_s: float) -> None:
+        """A request has arrived; its output length is shown only to a policy that asks for it."""
+        self._arrive(new, now_s)
+        self.books.queue(self.books.row_of[new.name], front=False)
+
+    def _arrive(self, new: Standing, now_s: float) -> None:
         books = self.books
-        row = books.new_row(name)
+        row = books.new_row(new.name)
         ints = books.ints
         books.arrival_s[row], books.last_token_s[row] = now_s, np.nan
-        ints["prompt"][row], ints["class_id"][row] = prompt_tokens, class_id
-        ints["output"][row] = output_tokens if self.policy.needs_output_length else NONE
-        for column in ("generated", "computed", "high_water", "group"):
+        ints["prompt"][row], ints["class_id"][row] = new.prompt_tokens, new.class_id
+        ints["output"][row] = new.output_tokens if self.policy.needs_output_length else NONE
+        for column in ("generated", "computed", "start", "high_water", "group"):
             ints[column][row] = 0
         if self.hooks & HAS_CLASSIFY:
-            request = Request(row, now_s, prompt_tokens, int(ints["output"][row]), class_id)
+            request = Request(row, now_s, new.prompt_tokens, int(ints["output"][row]), new.class_id)
             ints["group"][row] = self._classify(self._params, request)
-        books.queue(row, front=False)
         self._tell(ARRIVED, row, now_s)
 
     def left(self, names: Collection[str], now_s: float, aborted: Collection[str] = ()) -> None:
@@ -269,54 +161,103 @@ class Gate:
         for name in rows:
             books.forget(name)
 
-    def decide(self, now_s: float, free_blocks: int) -> Decision:
-        """Ask the policy what may happen in the next iteration."""
+    def set_aside(self, names: Collection[str], back: Collection[str]) -> None:
+        """The engine would pass over `names` now: the policy does not count on them; those in `back` wait again."""
+        for name in names:
+            self.books.set_aside(self.books.row_of[name])
+        for name in back:
+            self.books.put_back(self.books.row_of[name])
+
+    def rebuild(self, residents: Sequence[Standing], waiting: Sequence[Standing], now_s: float) -> None:
+        """Make the books what the engine says, in its order. What the policy has learned stays.
+
+        Requests keep their rows, and the policy hears of whatever it has missed.
+        """
+        books = self.books
+        was_resident = {name for name, row in books.row_of.items() if books.is_resident[row]}
+        here = {request.name for request in (*residents, *waiting)}
+        books.clear_order()
+        for name in [name for name in books.row_of if name not in here]:
+            self._tell(ABORTED, books.row_of[name], now_s)
+            books.forget(name)
+        for request in (*residents, *waiting):
+            if request.name not in books.row_of:
+                self._arrive(request, now_s)
+            row = books.row_of[request.name]
+            books.ints["generated"][row] = request.generated_tokens
+            books.ints["computed"][row] = request.computed_tokens
+        for request in residents:
+            row = books.row_of[request.name]
+            books.seat(row)
+            if request.name not in was_resident:
+                self._tell(ADMITTED, row, now_s)
+        for request in waiting:
+            row = books.row_of[request.name]
+            books.queue(row, front=False)
+            if request.name in was_resident:
+                self._tell(PREEMPTED, row, now_s)
+
+    def decide(self, now_s: float, room: Room, *, by_name: bool = False) -> Decision:
+        """Ask the policy what may happen in the next iteration.
+
+        Args:
+            by_name: say who may enter rather than how many: the engine may pass over some of those that wait.
+        """
         books = self.books
         self._quota[:] = NO_LIMIT
-        self.num_paused = 0
+        self.num_paused = self.num_held = 0
         if self.books.num_waiting == 0 and not (self.hooks & HAS_ADVANCE):
             return Decision()
-        view = self._view(now_s, free_blocks)
-        paused = self._paused(view)
+        view = self._view(now_s, room)
+        paused, ask_again_s = self._paused(view)
         if books.num_waiting and self.hooks & HAS_ADMIT:
-            self._admit(self._params, self._memory, view, self._quota)
+            asked_s = self._admit(self._params, self._memory, view, self._quota)
+            ask_again_s = _sooner(ask_again_s, asked_s, now_s)
             np.maximum(self._quota, 0, out=self._quota)
-        idle_s = 0.0 if self._idle_since_s is None else now_s - self._idle_since_s
-        if idle_s > MOST_IDLE_S and len(paused) == books.num_residents:
+        if ask_again_s == inf and self._idles(paused):
             paused = []
             self._release_idle_engine()
         self.num_paused = len(paused)
+        self.num_held = int(np.maximum(books.waiting - self._quota, 0).sum())
         self.totals.paused += len(paused)
-        return self._admission(paused)
+        return self._admission(paused, by_name=by_name)
 
-    def _paused(self, view: View) -> list[str]:
-        """The residents that the policy lets skip the iteration."""
+    def _paused(self, view: View) -> tuple[list[str], float]:
+        """The residents that the policy lets skip the iteration, and the time (s) at which it wants to be asked."""
         count = len(view.residents)
         if count == 0 or not self.hooks & HAS_ADVANCE:
-            return []
+            return [], inf
         self._mask[:count] = 1
-        self._advance(self._params, self._memory, view, self._mask)
-        return [self.books.name_of[row] for row in view.residents[self._mask[:count] == 0]]
+        asked_s = self._advance(self._params, self._memory, view, self._mask)
+        names = [self.books.name_of[row] for row in view.residents[self._mask[:count] == 0]]
+        return names, _sooner(inf, asked_s, view.now_s)
+
+    def _idles(self, paused: Sequence[str]) -> bool:
+        """Whether the policy lets no resident run and nobody enter, or those that may enter found no room."""
+        if len(paused) < self.books.num_residents:
+            return False
+        return not self._quota.any() or (len(paused) > 0 and self._formed_nothing)
 
     def _release_idle_engine(self) -> None:
-        """Let the first request enter, whatever the policy says; the residents run as well."""
+        """Let the first request enter and the residents run: nothing else would ever end the hold.
+
+        The simulator ends such a run as `Stalled`; here a client waits for an answer.
+        """
         heads = [(self.books.arrival_s[row], group) for group, row in enumerate(self.books.head) if row != NONE]
         if heads:
             first = min(heads)[1]
             self._quota[first] = max(self._quota[first], 1)
-        self._idle_since_s = None
         self.totals.forced += 1
 
-    def _admission(self, paused: list[str]) -> Decision:
-        if len(self._quota) == 1:
-            quota = int(self._quota[0])
-            return Decision(None if quota >= self.books.num_waiting else quota, paused=paused)
-        allowed = np.minimum(self._quota, self.books.waiting)
-        if (allowed == self.books.waiting).all():
+    def _admission(self, paused: list[str], *, by_name: bool) -> Decision:
+        quota, waiting = self._quota, self.books.waiting
+        if len(quota) == 1 and not by_name:
+            return Decision(None if quota[0] >= waiting[0] else int(quota[0]), paused=paused)
+        if (quota == NO_LIMIT).all() or (not by_name and (quota >= waiting).all()):
             return Decision(paused=paused)
-        if not allowed.any():
+        if not by_name and not quota.any():
             return Decision(admit=0, paused=paused)
-        return Decision(only=self._first_allowed(allowed.tolist()), paused=paused)
+        return Decision(only=self._first_allowed(np.minimum(quota, waiting).tolist()), paused=paused)
 
     def _first_allowed(self, allowed: list[int]) -> list[str]:
         """The first requests of each class, as many as may enter and as there are seats, in queueing order."""
@@ -328,37 +269,45 @@ class Gate:
                 row = int(books.ints["next"][row])
         return [books.name_of[row] for row in sorted(rows, key=books.ints["sequence"].__getitem__)]
 
+    def loading(self, entered: Mapping[str, Entry], now_s: float) -> None:
+        """Requests hold KV that is still being fetched: residents that do not compute yet."""
+        for name, entry in entered.items():
+            self._enter(self.books.row_of[name], entry, now_s)
+
     def book(
-        self, now_s: float, scheduled: Mapping[str, int], cached: Mapping[str, int], evicted: Collection[str] = ()
+        self, now_s: float, scheduled: Mapping[str, int], entered: Mapping[str, Entry], evicted: Collection[str] = ()
     ) -> None:
         """An iteration has been formed.
 
         Args:
             scheduled: tokens by name, in the scheduler's order.
-            cached: tokens found in the prefix cache, by name, of the requests that have just become resident.
+            entered: the requests that have just joined the running ones, in their order.
             evicted: names of preempted requests; vLLM takes them from the end of the running order.
         """
         books, ints = self.books, self.books.ints
         self._book_evictions(evicted, now_s)
-        for name, tokens in cached.items():
+        for name, entry in entered.items():
             row = books.row_of[name]
-            books.unqueue(row)
-            books.seat(row)
-            ints["computed"][row] = ints["start"][row] = tokens
-            self.totals.resumed += int(ints["high_water"][row] > 0)
-            self.totals.admitted += int(ints["high_water"][row] == 0)
-            self._tell(ADMITTED, row, now_s)
+            if books.is_resident[row]:  # its KV has been fetched
+                books.reseat(row)
+            else:
+                self._enter(row, entry, now_s)
+            ints["computed"][row] = ints["start"][row] = entry.cached_tokens
         if len(scheduled):
             self._iteration += 1
             self._book_tokens(now_s, scheduled)
-        self._book_idling(now_s, idle=not scheduled and bool(books.row_of))
+        self._formed_nothing = not scheduled
         self._book_hold(now_s)
 
-    def _book_idling(self, now_s: float, *, idle: bool) -> None:
-        if not idle:
-            self._idle_since_s = None
-        elif self._idle_since_s is None:
-            self._idle_since_s = now_s
+    def _enter(self, row: int, entry: Entry, now_s: float) -> None:
+        books, ints = self.books, self.books.ints
+        books.unqueue(row)
+        books.seat(row)
+        ints["computed"][row] = ints["start"][row] = entry.cached_tokens
+        ints["generated"][row] = entry.generated_tokens
+        self.totals.resumed += int(ints["high_water"][row] > 0)
+        self.totals.admitted += int(ints["high_water"][row] == 0)
+        self._tell(ADMITTED, row, now_s)
 
     def _book_hold(self, now_s: float) -> None:
         """Count an iteration in which nobody may enter, and the time since the one before if it was one too."""
@@ -409,18 +358,18 @@ class Gate:
             event = Event(kind, now_s, row, float(self.books.arrival_s[row]), *numbers)
             self._observe(self._params, self._memory, event)
 
-    def _view(self, now_s: float, free_blocks: int) -> View:
+    def _view(self, now_s: float, room: Room) -> View:
         books, ints = self.books, self.books.ints
         if len(self._mask) < len(books.residents):
             self._mask = np.ones(len(books.residents), np.int64)
         return View(
             now_s,
             self._iteration,
-            free_blocks,
-            self.limits.total_blocks,
+            room.free_blocks,
+            max(1, self.limits.total_blocks - room.outside_blocks),
             self.limits.block_size,
             self.limits.token_budget,
-            self.limits.max_num_seqs,
+            max(1, self.limits.max_num_seqs - room.outside_seats),
             books.residents[: books.num_residents],
             books.head,
             books.waiting,
@@ -432,6 +381,11 @@ class Gate:
             ints["output"],
             ints["class_id"],
         )
+
+
+def _sooner(time_s: float, asked_s: float, now_s: float) -> float:
+    """The earlier of two times to ask again; one that is past, or not a number, is none: as in `engine.loop`."""
+    return asked_s if now_s < asked_s < time_s else time_s
 
 
 def empty_books(gate: Gate) -> bool:

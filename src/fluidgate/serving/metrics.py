@@ -7,6 +7,7 @@ multiprocess mode, that is, where PROMETHEUS_MULTIPROC_DIR names an empty folder
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import cache
 
 from prometheus_client import Counter, Gauge
@@ -24,46 +25,93 @@ _COUNTERS = {
     "recomputed_tokens": ("fluidgate_recomputed_tokens", "Tokens computed again after a preemption."),
 }
 
-FALLBACK_PLACES = ("probe", "start", "add_request", "decide", "book")
+PLACES = ("add_request", "finish_requests", "decide", "book")
+"""Where the gate's own code runs inside vLLM."""
 
 _ADMISSION_REASONS = {"admitted": "new", "resumed": "resumed", "forced": "idle"}
 
+_GAUGES = {
+    "held": ("fluidgate_held_requests", "Waiting requests that the policy keeps out now."),
+    "paused": ("fluidgate_paused_residents", "Residents that the policy pauses now."),
+    "tax": ("fluidgate_recompute_tax", "Recomputed tokens ÷ computed tokens since the start."),
+    "silence": ("fluidgate_longest_silence_seconds", "Longest gap between two tokens of a stream so far."),
+    "peak": ("fluidgate_predicted_peak_kv_share", "Predicted peak of the KV cache's use by the residents."),
+}
+
+
+@dataclass(frozen=True)
+class _Families:
+    """The metrics of this process, each by the engine's rank."""
+
+    counters: dict[str, Counter]
+    gauges: dict[str, Gauge]
+    admissions: Counter
+    fallbacks: Counter
+    rebuilds: Counter
+    bad_hints: Counter
+    unknown_classes: Counter
+
 
 @cache
-def gate_metrics() -> GateMetrics:
-    """The metrics of this process: Prometheus knows each name once."""
-    return GateMetrics()
+def _families() -> _Families:
+    """Made once: Prometheus knows each name once."""
+    of = ["engine"]
+    return _Families(
+        counters={field: Counter(name, text, of) for field, (name, text) in _COUNTERS.items()},
+        gauges={
+            field: Gauge(name, text, of, multiprocess_mode="livemostrecent") for field, (name, text) in _GAUGES.items()
+        },
+        admissions=Counter(
+            "fluidgate_admissions", "Requests admitted: new, resumed, or forced on an idle engine.", ["reason", *of]
+        ),
+        fallbacks=Counter("fluidgate_fallbacks", "Times the gate gave way to stock scheduling.", ["where", *of]),
+        rebuilds=Counter("fluidgate_rebuilds", "Times the books were made anew from vLLM's queues.", ["where", *of]),
+        bad_hints=Counter("fluidgate_bad_hints", "Announced output lengths that were no good and ignored.", of),
+        unknown_classes=Counter("fluidgate_unknown_classes", "Requests of no class that the plan knows.", of),
+    )
+
+
+@cache
+def gate_metrics(rank: int = 0) -> GateMetrics:
+    """The metrics of an engine of this process, by its data-parallel rank."""
+    return GateMetrics(rank)
 
 
 class GateMetrics:
     """Counters and gauges, written a few times a second so that a step does not pay for them."""
 
-    def __init__(self) -> None:
-        admissions = Counter(
-            "fluidgate_admissions", "Requests admitted: new, resumed, or forced on an idle engine.", ["reason"]
-        )
-        self.counters = {field: Counter(name, text) for field, (name, text) in _COUNTERS.items()}
-        self.counters |= {field: admissions.labels(reason=reason) for field, reason in _ADMISSION_REASONS.items()}
-        self.fallbacks = Counter("fluidgate_fallbacks", "Times the gate gave way to stock scheduling.", ["where"])
-        for where in FALLBACK_PLACES:  # at 0 from the start, so that an alert sees the first one
-            self.fallbacks.labels(where=where)
-        gauges = {
-            "held": ("fluidgate_held_requests", "Waiting requests that the policy keeps out now."),
-            "paused": ("fluidgate_paused_residents", "Residents that the policy pauses now."),
-            "tax": ("fluidgate_recompute_tax", "Recomputed tokens ÷ computed tokens since the start."),
-            "silence": ("fluidgate_longest_silence_seconds", "Longest gap between two tokens of a stream so far."),
-            "peak": ("fluidgate_predicted_peak_kv_share", "Predicted peak of the KV cache's use by the residents."),
+    def __init__(self, rank: int) -> None:
+        known, engine = _families(), str(rank)
+        self.counters = {field: counter.labels(engine=engine) for field, counter in known.counters.items()}
+        self.counters |= {
+            field: known.admissions.labels(reason=reason, engine=engine) for field, reason in _ADMISSION_REASONS.items()
         }
-        self.gauges = {
-            field: Gauge(name, text, multiprocess_mode="livemostrecent") for field, (name, text) in gauges.items()
+        self.gauges = {field: gauge.labels(engine=engine) for field, gauge in known.gauges.items()}
+        self.bad_hints = known.bad_hints.labels(engine=engine)
+        self.unknown_classes = known.unknown_classes.labels(engine=engine)
+        # at 0 from the start, so that an alert sees the first one
+        self.fallbacks = {
+            where: known.fallbacks.labels(where=where, engine=engine) for where in ("probe", "start", *PLACES)
         }
+        self.rebuilds = {where: known.rebuilds.labels(where=where, engine=engine) for where in PLACES}
         self._next_s = 0.0
 
     def fell_back(self, where: str) -> None:
         """Count a return to stock scheduling."""
-        self.fallbacks.labels(where=where).inc()
+        self.fallbacks[where].inc()
         for now in ("held", "paused", "peak"):  # nobody is held from here on
             self.gauges[now].set(0)
+
+    def rebuilt(self, where: str) -> None:
+        """Count books that were made anew."""
+        self.rebuilds[where].inc()
+
+    def count_labels(self, *, bad_hint: bool, unknown_class: bool) -> None:
+        """Count what a request says of itself that is no good."""
+        if bad_hint:
+            self.bad_hints.inc()
+        if unknown_class:
+            self.unknown_classes.inc()
 
     def update(self, gate: Gate) -> None:
         """Write what has changed, at most every quarter of a second, and at once when the engine falls idle."""

@@ -4,6 +4,8 @@ planned for."""
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
@@ -16,6 +18,7 @@ from fluidgate.errors import InputError
 from fluidgate.fluid.verdict import number
 from fluidgate.hardware._json import read_object
 from fluidgate.policies import Policy, policy_class
+from fluidgate.serving.labels import Classes
 
 if TYPE_CHECKING:
     from fluidgate.engine import EngineConfig
@@ -122,6 +125,35 @@ class Planned(_Section):
     kv_peak: Annotated[float, Field(ge=0)]
 
 
+class ClassNames(_Section):
+    """The labels of the traffic that was planned for, and which one a request has that does not name its own.
+
+    Attributes:
+        names: in the policy's order; empty where requests are not told apart.
+        by_adapter: label by the name of the LoRA adapter.
+        by_priority: label by the request's priority, a whole number.
+    """
+
+    names: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    by_adapter: dict[str, str] = {}
+    by_priority: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for key, name in (self.by_adapter | self.by_priority).items():
+            if name not in self.names:
+                known = ", ".join(self.names) or "none"
+                raise ValueError(f"{key!r} is given to class {name!r}, which the plan does not know (known: {known})")
+        for key in self.by_priority:
+            if not re.fullmatch(r"-?\d{1,9}", key):
+                raise ValueError(f"by_priority: {key!r} must be a whole number")
+        return self
+
+    def as_told_apart(self) -> Classes:
+        """For the plugin."""
+        return Classes(self.names, self.by_adapter, {int(key): name for key, name in self.by_priority.items()})
+
+
 class PlanFile(_Section):
     """A policy with its parameters, and the plan they come from; `parameters` are the policy's fields by name."""
 
@@ -136,13 +168,25 @@ class PlanFile(_Section):
     traffic: Traffic
     planned: Planned
     verdict: tuple[str, ...]
+    classes: ClassNames = ClassNames()
 
     @classmethod
-    def of(cls, plan: FluidPlan, policy: Policy, config: EngineConfig, model: ServedModel | None = None) -> Self:
+    def of(
+        cls,
+        plan: FluidPlan,
+        policy: Policy,
+        config: EngineConfig,
+        model: ServedModel | None = None,
+        class_map: Sequence[str] = (),
+    ) -> Self:
         """The file for `policy` under `plan`, which was made for the limits of `config`.
 
+        Args:
+            class_map: `adapter:NAME=CLASS` or `priority:NUMBER=CLASS`, for requests that do not name their class.
+
         Raises:
-            InputError: an engine that vLLM has not, a plan for other limits, a policy that cannot be kept in a file.
+            InputError: an engine that vLLM has not, a plan for other limits, a policy that cannot be kept in a file or
+                may leave requests waiting for ever, a class that the plan does not know.
         """
         if config.mode != "vllm" or config.preemption != "recompute":
             raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}: plan with mode vllm")
@@ -154,6 +198,7 @@ class PlanFile(_Section):
             )
         if type(policy).rank is not None:
             raise InputError(f"policy {policy.name} orders the queue, and vLLM's queue has its own order; use simulate")
+        _refuse_idling(policy)
         if policy_class(policy.name) is not type(policy):
             raise InputError(f"{type(policy).__name__} is not the policy registered as {policy.name!r}; register it")
         try:
@@ -167,6 +212,7 @@ class PlanFile(_Section):
                 traffic=_traffic(plan),
                 planned=_planned(plan),
                 verdict=plan.verdict,
+                classes=_class_names(plan, class_map),
             )
         except ValidationError as error:
             raise InputError(f"the plan cannot be saved: {_sentence(error)}") from None
@@ -197,7 +243,7 @@ class PlanFile(_Section):
         _refuse_other_formats(values, path)
         try:
             file = cls.model_validate_json(json.dumps(values))
-            file.make_policy()
+            _refuse_idling(file.make_policy())
         except ValidationError as error:
             raise InputError(f"{path}: {_sentence(error)}") from None
         except InputError as error:
@@ -232,6 +278,14 @@ class PlanFile(_Section):
         return f"{self.policy} ({', '.join(values)})" if values else self.policy
 
 
+def _refuse_idling(policy: Policy) -> None:
+    if policy.may_idle:
+        raise InputError(
+            f"policy {policy.name} with strict=true may leave requests waiting for ever, so no server runs it; plan "
+            "without strict=true, or use simulate"
+        )
+
+
 def _machine(plan: FluidPlan) -> Machine:
     hardware = plan.hardware
     return Machine(
@@ -252,6 +306,18 @@ def _engine(config: EngineConfig, token_budget: int) -> EngineLimits:
         scheduler_reserve_full_isl=config.scheduler_reserve_full_isl,
         long_prefill_token_threshold=config.long_prefill_token_threshold,
     )
+
+
+def _class_names(plan: FluidPlan, class_map: Sequence[str]) -> ClassNames:
+    classes = plan.mix.classes
+    told_apart: dict[str, dict[str, str]] = {"adapter": {}, "priority": {}}
+    for entry in class_map:
+        found = re.fullmatch(r"(adapter|priority):(.+)=([^=]+)", entry)
+        if found is None:
+            raise InputError(f"{entry!r} does not tell a class: give adapter:NAME=CLASS or priority:NUMBER=CLASS")
+        told_apart[found[1]][found[2]] = found[3]
+    names = tuple(known.name for known in classes) if len(classes) > 1 else ()
+    return ClassNames(names=names, by_adapter=told_apart["adapter"], by_priority=told_apart["priority"])
 
 
 def _traffic(plan: FluidPlan) -> Traffic:

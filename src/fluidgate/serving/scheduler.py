@@ -2,9 +2,9 @@
 
     vllm serve MODEL --scheduler-cls fluidgate.serving.scheduler.GateScheduler
 
-It subclasses vLLM's asynchronous scheduler, copies none of it, and acts through the seams of `serving.seams` alone. At
-the start it probes them; where one is missing, and after any error of a policy or of our books, it is stock vLLM for
-good, says so once, and counts it.
+It subclasses vLLM's asynchronous scheduler, copies none of it, and acts through the seams of `serving.seams` alone.
+Where the gate cannot run it is stock vLLM, and says so once. Where its books go wrong they are made anew from vLLM's
+own queues; if that does not help it is stock vLLM for good.
 """
 
 from __future__ import annotations
@@ -14,124 +14,110 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import vllm
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import Request
 
-from fluidgate.serving import seams
+from fluidgate.serving.capabilities import capabilities_of, describe, unsupported
 from fluidgate.serving.gate import Gate, Limits
 from fluidgate.serving.metrics import gate_metrics
 from fluidgate.serving.startup import configured_policy
 
-logger = logging.getLogger("vllm.fluidgate")
+if TYPE_CHECKING:
+    from fluidgate.serving.gatekeeper import Gatekeeper
 
-OUTPUT_TOKENS_HINT = "output_tokens"
-"""Key of `SamplingParams.extra_args` with the output length, for policies that need to know it."""
+logger = logging.getLogger("vllm.fluidgate")
 
 
 class GateScheduler(AsyncScheduler):
-    """vLLM's scheduler with a gate: who may enter in this iteration, and who pauses."""
+    """vLLM's scheduler with a gate: who may enter in this iteration, and who pauses.
+
+    Attributes:
+        gatekeeper: the gate and its books; None: this is stock vLLM, in every method.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.gate: Gate | None = None
-        self.gate_metrics = gate_metrics()
-        self.aborted: set[str] = set()
-        self.guarded("start", self._open_gate)
+        self.gatekeeper: Gatekeeper | None = None
+        self.gate_metrics = gate_metrics(self.vllm_config.parallel_config.data_parallel_rank)
+        try:
+            self._open_gate()
+        except Exception:
+            self._close_gate("start")
 
     def add_request(self, request: Request) -> None:
         """Queue a request, in vLLM and in the books."""
         super().add_request(request)
-        self.guarded("add_request", lambda: self._book_arrival(request))
+        if self.gatekeeper is not None:
+            keeper = self.gatekeeper
+            self._guarded("add_request", lambda: keeper.arrived(request, time.monotonic()))
 
-    def finish_requests(self, *args: Any, **kwargs: Any) -> list[Request]:
-        """Note who was stopped from outside: a policy must not take their lengths for whole ones."""
-        stopped: list[Request] = super().finish_requests(*args, **kwargs)
-        self.aborted.update(request.request_id for request in stopped)
+    def finish_requests(self, *args: Any, **kwargs: Any) -> Any:
+        """Stop requests; the books must know that they were stopped from outside."""
+        stopped = super().finish_requests(*args, **kwargs)
+        if self.gatekeeper is not None:
+            keeper = self.gatekeeper
+            self._guarded("finish_requests", lambda: keeper.stopped(map(_name_of, stopped)))
         return stopped
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """vLLM's own schedule, within what the policy allows."""
+        keeper = self.gatekeeper
+        if keeper is None:
+            return super().schedule(*args, **kwargs)
         with ExitStack() as seam:
-            if self.gate is not None:
-                self.guarded("decide", lambda: self._decide(seam))
+            self._guarded("decide", lambda: keeper.decide(seam, time.monotonic()))
             output = super().schedule(*args, **kwargs)
-        if self.gate is not None:
-            self.guarded("book", lambda: self._book_step(output))
+        if self.gatekeeper is not None:
+            self._guarded("book", lambda: keeper.book(output, time.monotonic()))
         return output
 
-    def guarded(self, where: str, what: Callable[[], Any]) -> Any:
-        """Run a part of ours; if it fails, be stock vLLM from now on."""
+    def _guarded(self, where: str, what: Callable[[], None]) -> None:
+        """Run a part of ours. If it fails, make the books anew; if that fails too, be stock vLLM from now on."""
         try:
-            return what()
+            what()
         except Exception:
-            self.gate = None
-            self.gate_metrics.fell_back(where)
-            logger.exception("fluidgate failed in %s: scheduling is stock vLLM's from now on", where)
-            return None
+            self._mend(where)
+
+    def _mend(self, where: str) -> None:
+        assert self.gatekeeper is not None
+        logger.warning("fluidgate failed in %s: its books are made anew from vLLM's queues", where, exc_info=True)
+        try:
+            self.gatekeeper.rebuild(time.monotonic())
+        except Exception:
+            self._close_gate(where)
+        else:
+            self.gate_metrics.rebuilt(where)
+
+    def _close_gate(self, where: str) -> None:
+        self.gatekeeper = None
+        self.gate_metrics.fell_back(where)
+        logger.exception("fluidgate failed in %s: scheduling is stock vLLM's from now on", where)
 
     def _open_gate(self) -> None:
-        missing = seams.missing(self)
-        if missing:
-            logger.warning("fluidgate is off, scheduling is stock vLLM's: %s", missing)
+        problem = unsupported(vllm.__version__, self)
+        if problem is not None:
+            logger.warning("fluidgate is off, scheduling is stock vLLM's: %s", problem)
             self.gate_metrics.fell_back("probe")
             return
+        from fluidgate.serving.gatekeeper import Gatekeeper  # what it imports is only in versions that it runs on
+
         limits = Limits(
             total_blocks=self.kv_cache_manager.block_pool.num_gpu_blocks - 1,
             block_size=self.block_size,
             token_budget=self.max_num_scheduled_tokens,
-            max_num_seqs=self.max_num_active_reqs,
+            max_num_seqs=getattr(self, capabilities_of(vllm.__version__).seats),
         )
-        policy = configured_policy(os.environ.get("FLUIDGATE_PLAN"), self.vllm_config, limits)
-        self.gate = Gate(policy, limits)
-        logger.info("fluidgate: policy %s over %d blocks", policy, limits.total_blocks)
-
-    def _book_arrival(self, request: Request) -> None:
-        if request.resumable:
-            raise RuntimeError("requests whose input is streamed are not supported")
-        if self.gate is not None:
-            self.gate.joined(
-                request.request_id,
-                time.monotonic(),
-                request.num_prompt_tokens,
-                output_tokens=_expected_output(request),
-            )
-
-    def _decide(self, seam: ExitStack) -> None:
-        assert self.gate is not None
-        now_s = time.monotonic()
-        if self.finished_req_ids:
-            self.gate.left(self.finished_req_ids, now_s, self.aborted)
-        self.aborted.clear()
-        decision = self.gate.decide(now_s, self.kv_cache_manager.block_pool.get_num_free_blocks())
-        if decision.paused:
-            seams.pause(self, (self.requests[name] for name in decision.paused))
-        if decision.only is not None:
-            seam.enter_context(seams.admit_only(self, [self.requests[name] for name in decision.only]))
-        elif decision.admit == 0:
-            seam.enter_context(seams.hold_all(self))
-        elif decision.admit is not None:
-            seam.enter_context(seams.admit_at_most(self, decision.admit))
-
-    def _book_step(self, output: SchedulerOutput) -> None:
-        assert self.gate is not None
-        cached = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
-        again = output.scheduled_cached_reqs
-        if again.resumed_req_ids:
-            resumed = zip(again.req_ids, again.num_computed_tokens, strict=True)
-            cached |= {name: tokens for name, tokens in resumed if name in again.resumed_req_ids}
-        if len(cached) > 1:  # in the order in which they became resident
-            cached = {name: cached[name] for name in output.num_scheduled_tokens if name in cached}
-        self.gate.book(time.monotonic(), output.num_scheduled_tokens, cached, output.preempted_req_ids or ())
-        if self.gate.books.num_residents != len(self.running):
-            raise RuntimeError(f"{self.gate.books.num_residents} residents in the books, {len(self.running)} in vLLM")
-        self.gate_metrics.update(self.gate)
+        policy, classes = configured_policy(os.environ.get("FLUIDGATE_PLAN"), self.vllm_config, limits)
+        self.gatekeeper = Gatekeeper(self, Gate(policy, limits), classes, self.gate_metrics)
+        logger.info(
+            "fluidgate: policy %s over %d blocks, in %s", policy, limits.total_blocks, describe(vllm.__version__)
+        )
 
 
-def _expected_output(request: Request) -> int:
-    """The output length a request announces: the hint if it gives one, else its `max_tokens`."""
-    parameters = request.sampling_params
-    hint = (parameters.extra_args or {}).get(OUTPUT_TOKENS_HINT) if parameters is not None else None
-    return int(hint) if hint is not None else int(request.max_tokens)
+def _name_of(stopped: Any) -> str:
+    """Of a request, or of (name, client) as up to 0.25."""
+    return str(stopped[0]) if isinstance(stopped, tuple) else str(stopped.request_id)

@@ -1,21 +1,43 @@
 """How a policy's decisions reach vLLM's scheduler: three seams, none of which needs a copy of `schedule()`.
 
 1. Nobody may enter: `_pause_state = PAUSED_NEW` around the call.
-2. So many may enter: `max_num_active_reqs` for the call.
+2. So many may enter: the limit on residents, for the call.
 3. A resident pauses: `next_decode_eligible_step` beyond the call; its KV stays.
 
-Requests of a class that may not enter are out of `waiting` for the call, and at their place again after it.
-Source: vLLM 0.32, `v1/core/sched/scheduler.py`.
+Where it matters who enters, the others are out of sight for the call, and at their place again after it.
+Source: vLLM 0.24 to 0.33, `v1/core/sched/scheduler.py`; what differs between them is in `serving.capabilities`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import vllm
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.request_queue import FCFSRequestQueue
+
+from fluidgate.serving.capabilities import capabilities_of
+
+HERE = capabilities_of(vllm.__version__)
+"""What the scheduler of the vLLM that is installed offers."""
+
+
+class QueueView(FCFSRequestQueue):
+    """The requests of a queue that vLLM may see, in order; its length counts the `hidden` ones too.
+
+    vLLM looks at the length to tell a lone request from several, and to tell whether it could admit all.
+    """
+
+    hidden = 0
+
+    def __bool__(self) -> bool:
+        return deque.__len__(self) > 0
+
+    def __len__(self) -> int:
+        return deque.__len__(self) + self.hidden
 
 
 @contextmanager
@@ -33,57 +55,49 @@ def hold_all(scheduler: Any) -> Iterator[None]:
 @contextmanager
 def admit_at_most(scheduler: Any, count: int) -> Iterator[None]:
     """Admit at most `count` requests within the block, in vLLM's order."""
-    before = scheduler.max_num_active_reqs
-    scheduler.max_num_active_reqs = min(before, len(scheduler.running) + count)
+    before = getattr(scheduler, HERE.seats)
+    setattr(scheduler, HERE.seats, min(before, len(scheduler.running) + count))
     try:
         yield
     finally:
-        scheduler.max_num_active_reqs = before
+        setattr(scheduler, HERE.seats, before)
 
 
 @contextmanager
-def admit_only(scheduler: Any, allowed: list[Any]) -> Iterator[None]:
-    """Admit nobody but `allowed`, given in vLLM's order, within the block.
+def admit_only(scheduler: Any, allowed: Sequence[Any]) -> Iterator[None]:
+    """Admit nobody but `allowed`, in that order, within the block; the others are out of vLLM's sight meanwhile."""
+    main, *others = HERE.waiting
+    elsewhere: set[Any] = set()
+    with ExitStack() as views:
+        for name in others:
+            elsewhere.update(getattr(scheduler, name))
+            seen = [request for request in allowed if request in elsewhere]
+            views.enter_context(_only(scheduler, name, seen))
+        seen = [request for request in allowed if request not in elsewhere] if elsewhere else list(allowed)
+        views.enter_context(_only(scheduler, main, seen))
+        yield
 
-    The others are out of vLLM's sight meanwhile, whatever their number. It looks at their number only to tell a lone
-    request from several, for `long_prefill_token_threshold`: one of them stays in sight, behind those allowed.
-    """
-    everyone = scheduler.waiting
-    chosen = set(allowed)
-    witness = next((request for request in everyone if request not in chosen), None)
-    scheduler.waiting = FCFSRequestQueue([*allowed, witness] if witness is not None else allowed)
+
+@contextmanager
+def _only(scheduler: Any, name: str, seen: list[Any]) -> Iterator[None]:
+    """Show vLLM only `seen` of one queue within the block."""
+    everyone = getattr(scheduler, name)
+    view = QueueView(seen)
+    view.hidden = len(everyone) - len(seen)
+    setattr(scheduler, name, view)
     try:
-        with admit_at_most(scheduler, len(allowed)):
-            yield
+        yield
     finally:
-        left = list(scheduler.waiting)
-        waiting = set(left)
-        for request in allowed:
-            if request not in waiting:
+        left = list(view)
+        still_there, were_there = set(left), set(seen)
+        for request in seen:
+            if request not in still_there:
                 everyone.remove(request)
-        everyone.extendleft(request for request in reversed(left) if request not in chosen and request is not witness)
-        scheduler.waiting = everyone
+        everyone.extendleft(request for request in reversed(left) if request not in were_there)
+        setattr(scheduler, name, everyone)
 
 
 def pause(scheduler: Any, requests: Iterable[Any]) -> None:
-    """Let residents skip the next call of `schedule`."""
+    """Let residents skip the next call of `schedule`; a pause that vLLM itself set is never shortened."""
     for request in requests:
-        request.next_decode_eligible_step = scheduler.current_step + 2
-
-
-def missing(scheduler: Any) -> str | None:
-    """Why the seams cannot be used on this scheduler, in words; None if they can."""
-    config = scheduler.vllm_config
-    needed = ("_pause_state", "max_num_active_reqs", "current_step", "running", "waiting", "finished_req_ids")
-    absent = [name for name in needed if not hasattr(scheduler, name)]
-    if absent:
-        return f"this vLLM's scheduler has no {', '.join(absent)}; use a version that fluidgate was tested with"
-    if not isinstance(scheduler.waiting, FCFSRequestQueue):
-        return "priority scheduling is not supported; use --scheduling-policy fcfs"
-    if config.speculative_config is not None:
-        return "speculative decoding is not supported; leave --speculative-config out"
-    if len(scheduler.kv_cache_config.kv_cache_groups) != 1:
-        return "models with several kinds of KV cache are not supported"
-    if config.kv_transfer_config is not None:
-        return "KV connectors are not supported; leave --kv-transfer-config out"
-    return None
+        request.next_decode_eligible_step = max(request.next_decode_eligible_step, scheduler.current_step + 2)

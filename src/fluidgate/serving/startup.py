@@ -9,6 +9,7 @@ from typing import Any
 
 from fluidgate.policies import Fluid, Policy, load_policy_file
 from fluidgate.serving.gate import Limits
+from fluidgate.serving.labels import Classes
 
 logger = logging.getLogger("vllm.fluidgate")
 
@@ -21,8 +22,8 @@ POLICY_FILE_VARIABLE = "FLUIDGATE_POLICY_FILE"
 TOLERATED_BLOCK_DIFFERENCE = 0.05
 
 
-def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -> Policy:
-    """The policy of the plan file that the environment or vLLM's configuration names; `fluid` without one.
+def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -> tuple[Policy, Classes]:
+    """Policy and classes of the plan file that the environment or vLLM's configuration names; `fluid` without one.
 
     Raises:
         InputError: the plan file cannot be used.
@@ -31,7 +32,7 @@ def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -
     path = plan_path or (additional.get(PLAN_KEY) if isinstance(additional, dict) else None)
     if path is None:
         logger.info("fluidgate: no plan file; learning output lengths from the requests served")
-        return Fluid()
+        return Fluid(), Classes()
     from fluidgate.serving.planfile import PlanFile  # pydantic, needed only with a plan
 
     own = os.environ.get(POLICY_FILE_VARIABLE)
@@ -46,4 +47,4 @@ def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -
             actual,
             actual + 1,
         )
-    return plan.make_policy()
+    return plan.make_policy(), plan.classes.as_told_apart()

@@ -1,0 +1,244 @@
+"""`Gatekeeper`: a gate beside one of vLLM's schedulers. It reads what vLLM did, and limits it to what the policy says.
+
+What one request says or is costs that request its special treatment, never the gate: a hint or a label that is no good
+is ignored and counted, and a request that the books cannot follow (streamed input, a grammar that does not compile)
+stays outside them, where vLLM alone decides about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import Any
+
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.request import RequestStatus
+
+from fluidgate.serving import seams
+from fluidgate.serving.gate import Decision, Entry, Gate, Room, Standing
+from fluidgate.serving.labels import Classes, output_tokens
+from fluidgate.serving.metrics import GateMetrics
+from fluidgate.serving.readiness import Readiness, grammar_failed
+
+STEPS_BETWEEN_REBUILDS = 64
+"""Books that are wrong again sooner than this were not mended by the rebuild before."""
+
+
+class Gatekeeper:
+    """Keeps a gate's books in step with a scheduler.
+
+    Attributes:
+        outside: names of the requests that are in vLLM and not in the books.
+    """
+
+    def __init__(self, scheduler: Any, gate: Gate, classes: Classes, metrics: GateMetrics) -> None:
+        self.scheduler, self.gate, self.classes, self.metrics = scheduler, gate, classes, metrics
+        self.readiness = Readiness(scheduler)
+        self.outside: set[str] = set()
+        self._aborted: set[str] = set()
+        self._renewed: set[str] = set()  # names in use again before vLLM has told that the request before has ended
+        self._steps_since_rebuild = STEPS_BETWEEN_REBUILDS
+        self._loading: set[str] = set()  # residents whose KV is still being fetched
+
+    def arrived(self, request: Any, now_s: float) -> None:
+        """A request is in vLLM's queue, or has got more input."""
+        name = request.request_id
+        if name in self.outside:
+            return
+        if name in self.gate.books.row_of:
+            self._end([name], now_s)
+            self._renewed.add(name)
+        if request.resumable:
+            self.outside.add(name)
+            return
+        self.gate.joined(self._standing(request, counted=True), now_s)
+        self.readiness.watch(request)
+
+    def stopped(self, names: Iterable[str]) -> None:
+        """Requests were stopped from outside: a policy must not take their lengths for whole ones."""
+        for name in names:
+            self._aborted.add(name)
+            self._renewed.discard(name)
+
+    def decide(self, seam: ExitStack, now_s: float) -> None:
+        """Ask the policy, and let vLLM's next `schedule()`, within `seam`, do no more than it allows."""
+        scheduler = self.scheduler
+        if scheduler.finished_req_ids:
+            self._end([name for name in scheduler.finished_req_ids if name not in self._renewed], now_s)
+        self._renewed.clear()
+        self._aborted.clear()
+        self._set_blocked_aside()
+        always = [*self._waiting_outside(), *self._holding()]
+        connected = scheduler.connector is not None or scheduler.ec_connector is not None  # either may need more time
+        by_name = bool(always or self.readiness.watched or connected)
+        decision = self.gate.decide(now_s, self._room(), by_name=by_name)
+        seams.pause(scheduler, (scheduler.requests[name] for name in decision.paused))
+        self._apply(decision, always, seam)
+
+    def _apply(self, decision: Decision, always: list[Any], seam: ExitStack) -> None:
+        scheduler = self.scheduler
+        if decision.only is not None:
+            allowed = [scheduler.requests[name] for name in decision.only]
+            seam.enter_context(seams.admit_only(scheduler, self._in_order(allowed, always)))
+        elif decision.admit == 0:
+            seam.enter_context(seams.hold_all(scheduler))
+        elif decision.admit is not None:
+            seam.enter_context(seams.admit_at_most(scheduler, decision.admit))
+
+    def _in_order(self, allowed: list[Any], always: list[Any]) -> list[Any]:
+        if not always:
+            return allowed
+        chosen = {*allowed, *always}
+        queues = (getattr(self.scheduler, name) for name in seams.HERE.waiting)
+        return [request for queue in queues for request in queue if request in chosen]
+
+    def book(self, output: SchedulerOutput, now_s: float) -> None:
+        """Book what vLLM scheduled.
+
+        Raises:
+            RuntimeError: the books disagree with vLLM.
+        """
+        scheduled = output.num_scheduled_tokens
+        evicted = [*self._inside_names(output.preempted_req_ids or ()), *self._failed_loads()]
+        if self.outside:
+            scheduled = {name: scheduled[name] for name in self._inside_names(scheduled)}
+        entered = self._entered(output)
+        for name in entered:
+            self.readiness.forget(name)
+        self._loading.difference_update(entered)
+        self.gate.book(now_s, scheduled, entered, evicted)
+        for name in evicted:
+            if name in self.scheduler.requests:
+                self.readiness.watch(self.scheduler.requests[name])
+        self._book_loads(now_s)
+        self._compare()
+        self._steps_since_rebuild += 1
+        self.metrics.update(self.gate)
+
+    def _book_loads(self, now_s: float) -> None:
+        began = [request for request in self._holding() if request.request_id not in self._loading]
+        self._loading.update(request.request_id for request in began)
+        self.gate.loading({request.request_id: self._entry(request) for request in began}, now_s)
+
+    def _failed_loads(self) -> list[str]:
+        """Requests that wait again without KV, since it could not be fetched."""
+        waiting = ((name, self.scheduler.requests.get(name)) for name in self._loading)
+        lost = [name for name, request in waiting if request is not None and not self._holds_kv(name)]
+        self._loading.difference_update(lost)
+        return lost
+
+    def _entered(self, output: SchedulerOutput) -> dict[str, Entry]:
+        """The requests that have just joined the running ones, in their order."""
+        names = [new.req_id for new in output.scheduled_new_reqs]
+        again = output.scheduled_cached_reqs
+        if again.resumed_req_ids:
+            names += [name for name in again.req_ids if name in again.resumed_req_ids]
+        names = self._inside_names(names)
+        if len(names) > 1:
+            joined = set(names)
+            names = [name for name in output.num_scheduled_tokens if name in joined]
+        # vLLM has counted the scheduled tokens as computed already; the rest came from its caches
+        tokens = output.num_scheduled_tokens
+        return {name: self._entry(self.scheduler.requests[name], tokens[name]) for name in names}
+
+    def _entry(self, request: Any, scheduled_tokens: int = 0) -> Entry:
+        return Entry(request.num_computed_tokens - scheduled_tokens, request.num_output_tokens)
+
+    def _compare(self) -> None:
+        """Hold the numbers of residents and of waiting requests against vLLM's."""
+        books, holding = self.gate.books, len(self._holding())
+        running = len(self.scheduler.running)
+        if self.outside:
+            running = sum(request.request_id not in self.outside for request in self.scheduler.running)
+        waiting = sum(map(len, self._queues())) - holding - len(self._waiting_outside())
+        mine, theirs = (books.num_residents, books.num_waiting + len(books.aside)), (running + holding, waiting)
+        if mine != theirs:
+            raise RuntimeError(f"the books have {mine} requests that hold KV and that wait, vLLM has {theirs}")
+
+    def rebuild(self, now_s: float) -> None:
+        """Make the books anew from vLLM's own queues.
+
+        Raises:
+            RuntimeError: they were made anew a moment ago.
+        """
+        if self._steps_since_rebuild < STEPS_BETWEEN_REBUILDS:
+            raise RuntimeError(f"the books are wrong again {self._steps_since_rebuild} iterations after a rebuild")
+        self._steps_since_rebuild = 0
+        requests = self.scheduler.requests
+        self.outside = {name for name in self.outside if name in requests}
+        self.outside |= {name for name, request in requests.items() if request.resumable}
+        holding = self._holding()
+        self._loading = {request.request_id for request in holding}
+        residents = [*self._inside(self.scheduler.running), *holding]
+        queued = (request for queue in self._queues() for request in self._inside(queue))
+        waiting = [request for request in queued if request.request_id not in self._loading]
+        self.gate.rebuild([*map(self._standing, residents)], [*map(self._standing, waiting)], now_s)
+        self._aborted.clear()
+        self._renewed.clear()
+        self.readiness = Readiness(self.scheduler)
+        for request in waiting:
+            self.readiness.watch(request)
+
+    def _standing(self, request: Any, *, counted: bool = False) -> Standing:
+        class_id, known = self.classes.of(request)
+        tokens, sound = 0, True
+        if self.gate.policy.needs_output_length:
+            tokens, sound = output_tokens(request, self.scheduler.max_model_len)
+        if counted:
+            self.metrics.count_labels(bad_hint=not sound, unknown_class=not known)
+        generated = request.num_output_tokens + request.num_output_placeholders
+        return Standing(
+            request.request_id, request.num_prompt_tokens, tokens, class_id, generated, request.num_computed_tokens
+        )
+
+    def _end(self, names: list[str], now_s: float) -> None:
+        self.gate.left(names, now_s, self._aborted)
+        self.outside.difference_update(names)
+        self._loading.difference_update(names)
+        for name in names:
+            self.readiness.forget(name)
+
+    def _set_blocked_aside(self) -> None:
+        blocked, ready = self.readiness.look()
+        self.gate.set_aside(blocked, ready)
+        failed = [name for name, request in self.readiness.watched.items() if grammar_failed(request)]
+        for name in failed:  # vLLM ends it once it sees it
+            self.gate.left([name], 0.0, [name])
+            self.readiness.forget(name)
+            self.outside.add(name)
+
+    def _room(self) -> Room:
+        pool = self.scheduler.kv_cache_manager.block_pool
+        if not self.outside:
+            return Room(pool.get_num_free_blocks())
+        seated = [name for name in self.outside if self._holds_kv(name)]
+        blocks = sum(len(self.scheduler.kv_cache_manager.get_block_ids(name)[0]) for name in seated)
+        return Room(pool.get_num_free_blocks(), blocks, len(seated))
+
+    def _holds_kv(self, name: str) -> bool:
+        request = self.scheduler.requests.get(name)
+        return request is not None and (request.status == RequestStatus.RUNNING or _holds_kv(request))
+
+    def _queues(self) -> list[Any]:
+        """vLLM's waiting queues, in the order in which it looks at them."""
+        names = dict.fromkeys((seams.HERE.holding, *seams.HERE.waiting))
+        return [getattr(self.scheduler, name) for name in names]
+
+    def _inside(self, requests: Iterable[Any]) -> list[Any]:
+        return [request for request in requests if request.request_id not in self.outside]
+
+    def _inside_names(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if name not in self.outside] if self.outside else list(names)
+
+    def _waiting_outside(self) -> list[Any]:
+        """Waiting requests that are not in the books."""
+        found = (self.scheduler.requests.get(name) for name in self.outside)
+        return [request for request in found if request is not None and request.status != RequestStatus.RUNNING]
+
+    def _holding(self) -> list[Any]:
+        """Requests in the books that hold KV while they wait for more of it."""
+        return self._inside(filter(_holds_kv, getattr(self.scheduler, seams.HERE.holding)))
+
+
+def _holds_kv(request: Any) -> bool:
+    return bool(request.num_computed_tokens > 0 or request.status == RequestStatus.WAITING_FOR_REMOTE_KVS)

@@ -1,0 +1,57 @@
+"""What a request says of itself: its class and its output length, read so that nothing it says can do harm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+OUTPUT_TOKENS_KEY = "output_tokens"
+CLASS_KEY = "fluidgate_class"
+"""Keys of `SamplingParams.extra_args`, over HTTP `vllm_xargs`: the output length, the name of the class."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes that a plan tells apart, and how requests that do not name theirs are told apart.
+
+    Attributes:
+        names: in the plan's order; empty where the plan knows one class only.
+        by_adapter: class by the name of the LoRA adapter.
+        by_priority: class by the request's priority.
+    """
+
+    names: tuple[str, ...] = ()
+    by_adapter: Mapping[str, str] = field(default_factory=dict)
+    by_priority: Mapping[int, str] = field(default_factory=dict)
+
+    def of(self, request: Any) -> tuple[int, bool]:
+        """The number of a request's class, and whether it is known; the last class stands for those that are not."""
+        if not self.names:
+            return 0, True
+        name = _extra(request).get(CLASS_KEY)
+        adapter = request.lora_request
+        if name is None and adapter is not None:
+            name = self.by_adapter.get(adapter.lora_name)
+        if name is None:
+            name = self.by_priority.get(request.priority)
+        known = isinstance(name, str) and name in self.names
+        return (self.names.index(name) if known else len(self.names) - 1), known
+
+
+def output_tokens(request: Any, longest: int) -> tuple[int, bool]:
+    """The output length that a request announces, and whether its hint was sound.
+
+    Without a sound hint it is `max_tokens`, which no hint exceeds either; `longest` bounds both.
+    """
+    most = min(int(request.max_tokens), longest)
+    hint = _extra(request).get(OUTPUT_TOKENS_KEY)
+    if hint is None:
+        return most, True
+    sound = isinstance(hint, int | float) and not isinstance(hint, bool) and 1 <= hint <= most
+    return (int(hint) if sound else most), sound
+
+
+def _extra(request: Any) -> Mapping[str, Any]:
+    parameters = request.sampling_params
+    return (parameters.extra_args if parameters is not None else None) or {}
