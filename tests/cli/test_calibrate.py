@@ -115,7 +115,7 @@ def test_a_config_and_a_gpu_become_an_estimate(tmp_path: Path) -> None:
         (("--model", "llama-3.1-8b"), "the model alone has no data sheet: add --gpu"),
         (("--model", "a", "--model-config", "b", "--gpu", "l4"), "--model and --model-config both name the model"),
         (("--num-gpu-blocks", "1"), "num_gpu_blocks = 1 leaves no room for KV"),
-        (("--num-gpu-blocks", "99", "--plot", "/no/such/folder/x.svg"), "the picture cannot be written"),
+        (("--num-gpu-blocks", "99", "--plot", "/no/such/folder/x.svg"), "x.svg: cannot be written (there is no folder"),
     ],
 )
 def test_bad_options_are_one_sentence(steps: Path, tmp_path: Path, more: tuple[str, ...], message: str) -> None:

@@ -183,7 +183,7 @@ def test_figures_show_every_scheduler(small_result: PaperResult, tmp_path: Path)
         assert {"vLLM", "Sarathi", "WAIT, B searched", "vLLM V1", "fluid"} <= set(texts)
     with pytest.raises(InputError, match="add --part latency"):
         write_paper_figures(replace(small_result, rows=()), tmp_path)
-    with pytest.raises(InputError, match="cannot write figures"):
+    with pytest.raises(InputError, match="cannot be written"):
         write_paper_figures(small_result, written[0])
 
 

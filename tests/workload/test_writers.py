@@ -82,5 +82,5 @@ def test_same_workload_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("write", [write_vidur, write_mooncake])
 def test_a_place_that_cannot_be_written_is_named(tmp_path, write):
-    with pytest.raises(InputError, match=r"cannot be written .*choose another place"):
+    with pytest.raises(InputError, match=r"cannot be written .*choose another path"):
         write(generate("lmsys", n=2), tmp_path / "absent" / "w")

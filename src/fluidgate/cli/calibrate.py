@@ -10,6 +10,7 @@ import typer
 
 from fluidgate.cli import options as o
 from fluidgate.errors import InputError
+from fluidgate.output import write_text
 
 if TYPE_CHECKING:
     from fluidgate.hardware import CalibrationReport, Hardware
@@ -86,6 +87,7 @@ def steps(
     """
     from fluidgate.hardware import calibrate_steps, read_steps, write_hardware
 
+    o.try_outputs(out, plot)
     estimate = sheet.load(memory)
     blocks = memory.num_gpu_blocks if estimate is None else estimate.num_gpu_blocks
     if blocks is None:
@@ -135,10 +137,7 @@ def write_picture(figure: Html, path: Path) -> None:
     """Write an SVG file that stands alone."""
     from fluidgate.report import standalone
 
-    try:
-        path.write_text(standalone(figure), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: the picture cannot be written ({error.strerror}); choose another --plot") from None
+    write_text(path, standalone(figure))
     o.say(f"wrote {path}")
 
 

@@ -57,6 +57,7 @@ def command(
     from fluidgate.hardware import query_aiconfigurator, write_hardware
     from fluidgate.report import grid_figure, grid_table
 
+    o.try_outputs(out, plot)
     queried = query_aiconfigurator(
         model,
         gpu,

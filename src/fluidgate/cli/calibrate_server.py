@@ -89,7 +89,7 @@ def command(
     from fluidgate.serving.running_server import look_at
     from fluidgate.serving.server_calibration import fit, measure
 
-    _refuse_lost(out, steps_out, plot)
+    o.try_outputs(out, steps_out, plot)
     target = look_at(url)
     estimate = _estimate(sheet, target)
     lines = None if log is None else IterationLog(log, target.kv_tokens, target.block_size)
@@ -113,13 +113,6 @@ def command(
     if plot is not None:
         calibrate.draw(report, plot)
     calibrate.show(report, machine, output_format)
-
-
-def _refuse_lost(*paths: Path | None) -> None:
-    """Minutes of load must not end in a file that cannot be written."""
-    for path in paths:
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}; make it, or choose another")
 
 
 def _estimate(sheet: calibrate.SheetOptions, target: RunningServer) -> StepTime | None:

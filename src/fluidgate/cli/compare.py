@@ -59,9 +59,11 @@ def command(
     from fluidgate.metrics import parse_goodput
     from fluidgate.report import comparison_table, plan_table
 
-    draws = workload.draws(repeats)
     if output_dir is not None:
-        html = html or o.made(output_dir) / "report.html"
+        html = html or output_dir / "report.html"
+    written = o.within(output_dir, "comparison.json")
+    o.try_outputs(*written, html, csv, parquet, results, folders=[output_dir, figures])
+    draws = workload.draws(repeats)
     if stable_rates and (html is None or fleet.replicas > 1):
         raise InputError("--frontier adds stable rates of one engine to the report: give --html, leave --replicas out")
     with o.progress_bar("simulating") as progress:
@@ -91,8 +93,8 @@ def command(
         for scenario in result.scenarios:
             out.print(f"[bold]At load {scenario.load:.2f}[/bold]", *scenario.plan.verdict, sep="\n  ")
         out.print(comparison_table(result))
-    if output_dir is not None:
-        o.write_json(result.to_dict(o.command_line()), o.made(output_dir) / "comparison.json")
+    for path in written:
+        o.write_json(result.to_dict(o.command_line()), path)
     found = None
     if stable_rates:
         with o.progress_bar("searching") as progress:

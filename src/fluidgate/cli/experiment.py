@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fluidgate.cli import options as o
+from fluidgate.output import write_text
 
 app = typer.Typer(no_args_is_help=True, help="Run the studies behind the documentation.")
 
@@ -44,6 +45,7 @@ def gate(
     """What the gate is worth: `fluid` against every baseline, over workloads, loads, knobs and eviction costs."""
     from fluidgate.experiments.gate import PARTS, Scale, gate_page, run_gate
 
+    o.try_outputs(page, results)
     with o.progress_bar("simulating") as progress:
         result = run_gate(
             parts or list(PARTS),
@@ -54,7 +56,7 @@ def gate(
             ray_address=ray,
             progress=progress,
         )
-    page.write_text(gate_page(result), encoding="utf-8")
+    write_text(page, gate_page(result))
     o.say(f"wrote {page}")
 
 
@@ -72,6 +74,7 @@ def plan_quality_command(
     from fluidgate.experiments.stable_rate.quality import plan_quality
     from fluidgate.experiments.stable_rate.sequential import Rule
 
+    o.try_outputs(page, results)
     with o.progress_bar("searching") as progress:
         found = plan_quality(
             requests=requests,
@@ -82,7 +85,7 @@ def plan_quality_command(
             progress=progress,
         )
     command = f"fluidgate experiment plan-quality --requests {requests} --tolerance {tolerance:g}"
-    page.write_text(quality_page(found, command), encoding="utf-8")
+    write_text(page, quality_page(found, command))
     o.say(f"wrote {page}")
 
 
@@ -109,6 +112,7 @@ def paper(
     from fluidgate.experiments.paper import PARTS, Scale, paper_page, run_paper
     from fluidgate.report.paper_figures import write_paper_figures
 
+    o.try_outputs(page, results, folders=[figures])
     with o.progress_bar("simulating") as progress:
         result = run_paper(
             parts or list(PARTS),
@@ -118,6 +122,6 @@ def paper(
             ray_address=ray,
             progress=progress,
         )
-    page.write_text(paper_page(result), encoding="utf-8")
+    write_text(page, paper_page(result))
     written = [page, *(write_paper_figures(result, figures) if figures is not None else [])]
     o.say(f"wrote {', '.join(str(path) for path in written)}")

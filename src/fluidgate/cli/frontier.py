@@ -50,6 +50,8 @@ def command(
     from fluidgate.experiments import FRONTIER_POLICIES, frontier
     from fluidgate.report import frontier_table
 
+    written = o.within(output_dir, "frontier.json")
+    o.try_outputs(*written, results, folders=[output_dir])
     source = _source(workload)
     with o.progress_bar("searching") as progress:
         result = frontier(
@@ -75,8 +77,8 @@ def command(
         o.write_json(found)
     else:
         o.console().print(frontier_table(result))
-    if output_dir is not None:
-        o.write_json(found, o.made(output_dir) / "frontier.json")
+    for path in written:
+        o.write_json(found, path)
 
 
 def _source(options: o.WorkloadOptions) -> Workload | str:

@@ -6,7 +6,7 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from enum import StrEnum
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from fluidgate.errors import InputError
+from fluidgate.output import check_writable, make_folder, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -272,7 +272,7 @@ def write_json(value: Any, path: Path | None = None) -> None:
     if path is None:
         print(text)
     else:
-        path.write_text(text + "\n", encoding="utf-8")
+        write_text(path, text + "\n")
         say(f"wrote {path}")
 
 
@@ -281,13 +281,17 @@ def command_line() -> str:
     return shlex.join(["fluidgate", *sys.argv[1:]])
 
 
-def made(folder: Path) -> Path:
-    """The output folder, created if need be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write there ({error.strerror}); choose another --output-dir") from None
-    return folder
+def within(folder: Path | None, *names: str) -> list[Path]:
+    """The files of these names in an output folder; none where no folder was asked for."""
+    return [] if folder is None else [folder / name for name in names]
+
+
+def try_outputs(*paths: Path | None, folders: Iterable[Path | None] = ()) -> None:
+    """Before any run: make the output folders, and refuse every path that could not be written after it."""
+    for folder in folders:
+        if folder is not None:
+            make_folder(folder)
+    check_writable(*paths)
 
 
 @contextmanager

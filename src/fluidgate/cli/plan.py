@@ -61,6 +61,8 @@ def command(
         raise InputError("--policy names the policy to save: add --save plan.json")
     if class_map and save is None:
         raise InputError("--class-map goes into a plan file: add --save plan.json")
+    written = o.within(output_dir, "plan.json")
+    o.try_outputs(*written, save, folders=[output_dir])
     load_policy_file(policy_file)
     config = engine.load()
     traffic, machine = workload.load(), hardware.load()
@@ -79,9 +81,9 @@ def command(
             table.add_row("policy saved", saved.policy_line())
         o.console().print(table)
         o.console().print(*fluid_plan.verdict, sep="\n")
-    if output_dir is not None:
+    for path in written:
         about = provenance(traffic, machine, seed=workload.seed, command=o.command_line(), config=asdict(config))
-        o.write_json(about | fluid_plan.to_dict(), o.made(output_dir) / "plan.json")
+        o.write_json(about | fluid_plan.to_dict(), path)
 
 
 def _plan_file(

@@ -78,6 +78,8 @@ def _run(
     from fluidgate.policies import load_policy_file, make_policy
     from fluidgate.report import summary_table, write_perfetto
 
+    written = o.within(options.output_dir, "summary.json", "requests.csv")
+    o.try_outputs(*written, options.perfetto, folders=[options.output_dir])
     load_policy_file(options.policy_file)
     draws, hardware, config = workload.draws(options.repeats), hardware_options.load(), engine.load()
     slo = parse_goodput(options.goodput) if options.goodput else None
@@ -98,10 +100,10 @@ def _run(
     about = provenance(
         draws[0], hardware, seed=workload.seed, command=o.command_line(), config=asdict(config), policy=options.policy
     )
-    if options.output_dir is not None:
-        folder = o.made(options.output_dir)
-        o.write_json(about | {"repeats": numbers}, folder / "summary.json")
-        _write_requests(runs[0], folder / "requests.csv", about)
+    if written:
+        summary, requests = written
+        o.write_json(about | {"repeats": numbers}, summary)
+        _write_requests(runs[0], requests, about)
     if options.perfetto is not None:
         o.say(f"wrote {write_perfetto(runs[0], options.perfetto, about)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,10 +55,11 @@ def convert(
     end: End = None,
 ) -> None:
     """Convert a trace to another format, sliced and scaled if asked."""
+    write = _writer(target)
     workload = _read(source, trace_format, failed, jitter_seed)
     if start > 0 or end is not None:
         workload = workload.between(start, float("inf") if end is None else end)
-    _write(workload if rate_scale == 1.0 else workload.scaled(rate_scale), target)
+    write(workload if rate_scale == 1.0 else workload.scaled(rate_scale))
 
 
 @app.command(epilog="Example: `fluidgate trace generate day.jsonl --preset lmsys --rate 50 --duration 600 --seed 7`")
@@ -75,20 +77,27 @@ def generate(
     if requests is not None and duration is not None:
         raise InputError("give --requests or --duration, not both")
     n = None if duration is not None else requests or 4000
-    _write(draw(preset, n=n, duration_s=duration, rate=rate, seed=seed), target)
+    write = _writer(target)
+    write(draw(preset, n=n, duration_s=duration, rate=rate, seed=seed))
 
 
 def _read(path: Path, trace_format: str | None, failed: str, jitter_seed: int | None) -> Workload:
     return o.WorkloadOptions(trace=path, trace_format=trace_format, failed=failed, jitter_seed=jitter_seed).load()
 
 
-def _write(workload: Workload, path: Path) -> None:
+def _writer(path: Path) -> Callable[[Workload], None]:
+    """What writes a workload to the path, which is tried first."""
     from fluidgate.workload import write_mooncake, write_vidur
 
     suffix = Path(path.name.removesuffix(".gz")).suffix
     if suffix not in (".jsonl", ".csv"):
         raise InputError(f"{path}: name it .jsonl (Mooncake) or .csv (Vidur), with .gz behind it to compress")
-    if suffix == ".csv" and len(workload.prefix_ids):
-        o.say("the Vidur format has no place for prefix ids: they are left out; use .jsonl to keep them")
-    (write_mooncake if suffix == ".jsonl" else write_vidur)(workload, path)
-    o.say(f"wrote {len(workload):,} requests to {path}")
+    o.try_outputs(path)
+
+    def write(workload: Workload) -> None:
+        if suffix == ".csv" and len(workload.prefix_ids):
+            o.say("the Vidur format has no place for prefix ids: they are left out; use .jsonl to keep them")
+        (write_mooncake if suffix == ".jsonl" else write_vidur)(workload, path)
+        o.say(f"wrote {len(workload):,} requests to {path}")
+
+    return write

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from fluidgate.errors import InputError
 from fluidgate.experiments.results_file import plain
 from fluidgate.hardware import Hardware
+from fluidgate.output import replacing, replacing_bytes
 from fluidgate.workload import Workload
 
 if TYPE_CHECKING:
@@ -99,19 +99,12 @@ def write_table(
     Raises:
         InputError: the file cannot be written.
     """
-    try:
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
-            _write_table(file, about, names, table)
-    except OSError as error:
-        raise _not_writable(path, error) from None
-
-
-def _write_table(file: TextIO, about: Mapping[str, Any], names: Sequence[str], table: Iterable[Iterable[Any]]) -> None:
-    for key, value in about.items():
-        file.write(f"# {key}: {json.dumps(value, ensure_ascii=False)}\n")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(table)
+    with replacing(path) as file:
+        for key, value in about.items():
+            file.write(f"# {key}: {json.dumps(value, ensure_ascii=False)}\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(table)
 
 
 def write_parquet(comparison: Comparison, path: str | os.PathLike[str], command: str | None = None) -> Path:
@@ -125,12 +118,6 @@ def write_parquet(comparison: Comparison, path: str | os.PathLike[str], command:
 
     about = json.dumps(comparison_provenance(comparison, command), ensure_ascii=False)
     table = pa.Table.from_pylist(rows(comparison)).replace_schema_metadata({METADATA_KEY: about})
-    try:
-        parquet.write_table(table, os.fspath(path))
-    except OSError as error:
-        raise _not_writable(path, error) from None
+    with replacing_bytes(path) as file:
+        parquet.write_table(table, file)
     return Path(path)
-
-
-def _not_writable(path: str | os.PathLike[str], error: OSError) -> InputError:
-    return InputError(f"{os.fspath(path)}: cannot write results there ({error.strerror or error}); choose another path")

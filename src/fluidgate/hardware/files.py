@@ -17,6 +17,7 @@ from fluidgate.hardware.calibration import Calibration
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.fit import COEFFICIENTS
 from fluidgate.hardware.step_grid import TABLES, StepGrid
+from fluidgate.output import write_text
 
 VERSION = 1
 GRID_DIGITS = 6
@@ -76,10 +77,7 @@ def write_hardware(hardware: Hardware, path: Path | str) -> None:
         **({} if hardware.calibration is None else {"calibration": _written(hardware.calibration)}),
         **({} if hardware.grid is None else {"grid": _written_grid(hardware.grid)}),
     }
-    try:
-        Path(path).write_text(_with_rows_on_lines(json.dumps(values, indent=2, ensure_ascii=False)), encoding="utf-8")
-    except OSError as problem:
-        raise InputError(f"{path}: the hardware file cannot be written: {problem.strerror}") from None
+    write_text(path, _with_rows_on_lines(json.dumps(values, indent=2, ensure_ascii=False)))
 
 
 def _with_rows_on_lines(text: str) -> str:

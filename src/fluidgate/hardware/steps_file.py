@@ -13,6 +13,7 @@ import numpy as np
 
 from fluidgate.errors import InputError
 from fluidgate.hardware.grids import FloatArray, StepPoints
+from fluidgate.output import write_text
 
 TOKENS, KV, PAIRS, KIND, DURATION = "tokens", "kv_tokens", "attention_pairs", "kind", "ms"
 NAMES = {
@@ -84,10 +85,7 @@ def write_steps(points: StepPoints, path: Path | str) -> None:
     lines = [",".join((KIND, TOKENS, KV, PAIRS, DURATION))]
     for kind, tokens, kv_tokens, pairs, duration_s in zip(*points, strict=True):
         lines.append(f"{kind},{tokens:.6g},{kv_tokens:.6g},{pairs:.6g},{duration_s * MS_PER_S:.6g}")
-    try:
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as problem:
-        raise InputError(f"{path}: cannot be written ({problem.strerror}); choose another file") from None
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from fluidgate.errors import InputError
 from fluidgate.experiments import Comparison
+from fluidgate.output import make_folder, write_text
 from fluidgate.report.html import Html
 from fluidgate.report.pictures import all_figures
 from fluidgate.report.template import CHART_STYLE, LIGHT
@@ -21,16 +21,12 @@ def write_figures(comparison: Comparison, folder: str | os.PathLike[str]) -> lis
     Raises:
         InputError: the folder cannot be written to.
     """
-    target = Path(folder)
+    target = make_folder(folder)
     written: list[Path] = []
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for figure in all_figures(comparison):
-            path = _free(target / f"{figure.name}.svg", written)
-            path.write_text(standalone(figure.drawing), encoding="utf-8")
-            written.append(path)
-    except OSError as error:
-        raise InputError(f"cannot write figures to {target}: {error.strerror}; choose another folder") from error
+    for figure in all_figures(comparison):
+        path = _free(target / f"{figure.name}.svg", written)
+        write_text(path, standalone(figure.drawing))
+        written.append(path)
     return written
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fluidgate.errors import InputError
 from fluidgate.experiments import Comparison, Frontier
+from fluidgate.output import write_text
 from fluidgate.report.body import contents, sections
 from fluidgate.report.deployment import Deployment
 from fluidgate.report.html import join
@@ -39,10 +40,7 @@ def write_report(
     if not comparison.cells:
         raise InputError("the comparison is empty, so there is nothing to report; compare at least one policy")
     target = Path(path)
-    try:
-        target.write_text(render(comparison, command, deployments, frontier), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write the report to {target}: {error.strerror}; choose another path") from error
+    write_text(target, render(comparison, command, deployments, frontier))
     return target
 
 

@@ -12,6 +12,7 @@ from fluidgate.experiments.paper.settings import SARATHI, SEARCHED, STUDIES, V1,
 from fluidgate.experiments.paper.study import Cell
 from fluidgate.fluid.verdict import number
 from fluidgate.metrics import Interval
+from fluidgate.output import make_folder, write_text
 from fluidgate.report.figure_files import standalone
 from fluidgate.report.html import Html, join, tag
 from fluidgate.report.svg import Curve, curves, marker
@@ -28,16 +29,12 @@ def write_paper_figures(result: PaperResult, folder: str | os.PathLike[str]) -> 
     """
     if not result.has("latency"):
         raise InputError("figures show latencies against rates, which were not run; add --part latency")
-    target = Path(folder)
+    target = make_folder(folder)
     written = []
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for name in STUDIES:
-            path = target / f"paper-{name.replace(', ', '-').replace(' ', '-')}.svg"
-            path.write_text(standalone(_latency(result, name)), encoding="utf-8")
-            written.append(path)
-    except OSError as error:
-        raise InputError(f"cannot write figures to {target}: {error.strerror}; choose another folder") from error
+    for name in STUDIES:
+        path = target / f"paper-{name.replace(', ', '-').replace(' ', '-')}.svg"
+        write_text(path, standalone(_latency(result, name)))
+        written.append(path)
     return written
 
 

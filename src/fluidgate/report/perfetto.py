@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fluidgate.engine import RunRecords, StepRecords
 from fluidgate.errors import InputError
 from fluidgate.metrics import batch_entries, evictions
+from fluidgate.output import replacing
 
 Event = dict[str, Any]
 Ints = NDArray[np.int64]
@@ -42,14 +43,11 @@ def write_perfetto(
         InputError: a run without decisions, or the file cannot be written.
     """
     events = chain(_names(), _iterations(records), _counters(records), _requests(records, requests))
-    try:
-        with Path(path).open("w", encoding="utf-8") as file:
-            file.write('{"displayTimeUnit": "ms", "otherData": ' + json.dumps(about or {}) + ', "traceEvents": [\n')
-            for index, event in enumerate(events):
-                file.write((",\n" if index else "") + json.dumps(event, separators=(",", ":")))
-            file.write("\n]}\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot write the trace there ({error.strerror}); choose another path") from None
+    with replacing(path) as file:
+        file.write('{"displayTimeUnit": "ms", "otherData": ' + json.dumps(about or {}) + ', "traceEvents": [\n')
+        for index, event in enumerate(events):
+            file.write((",\n" if index else "") + json.dumps(event, separators=(",", ":")))
+        file.write("\n]}\n")
     return Path(path)
 
 

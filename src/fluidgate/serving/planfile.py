@@ -17,6 +17,7 @@ from fluidgate import __version__
 from fluidgate.errors import InputError
 from fluidgate.fluid.verdict import number
 from fluidgate.hardware._json import read_object
+from fluidgate.output import write_text
 from fluidgate.policies import Policy, policy_class
 from fluidgate.serving.labels import Classes
 
@@ -227,10 +228,7 @@ class PlanFile(_Section):
             InputError: the file cannot be written.
         """
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-        try:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        except OSError as problem:
-            raise InputError(f"{path}: the plan cannot be written there ({problem.strerror})") from None
+        write_text(path, text + "\n")
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fluidgate.errors import InputError
+from fluidgate.output import write_bytes
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -53,10 +54,7 @@ def read_json(path: Path) -> Any:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, gzipped when the name ends in `.gz`, with no time stamp: same text, same bytes."""
     data = text.encode()
-    try:
-        path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 
 
 def _read_bytes(path: Path, size: int) -> bytes:
