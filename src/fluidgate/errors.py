@@ -19,5 +19,13 @@ class JobFailed(FluidgateError):
     """The process that runs a job died, again and again."""
 
 
-class CalibrationWarning(UserWarning):
+class FluidgateWarning(UserWarning):
+    """Base of all fluidgate warnings; the command line prints its message and goes on."""
+
+
+class CalibrationWarning(FluidgateWarning):
     """A step time is used for steps beyond those it was measured on."""
+
+
+class ResultsWarning(FluidgateWarning):
+    """Lines of a results file cannot be used; their jobs run again."""

@@ -121,14 +121,14 @@ def check_writable(*paths: Path | None) -> None:
         targets.add(target)
 
 
-def cannot_write(path: AnyPath, error: OSError) -> InputError:
+def cannot_write(path: AnyPath, error: OSError, advice: str | None = None) -> InputError:
     """The one sentence for a file that cannot be written: where, why, and what to do."""
-    place, cause, advice = Path(path), error.strerror or str(error), "choose another path"
+    place, cause, fitting = Path(path), error.strerror or str(error), "choose another path"
     if isinstance(error, FileNotFoundError) and not place.parent.exists():
-        cause, advice = f"there is no folder {place.parent}", "make the folder, or choose another path"
+        cause, fitting = f"there is no folder {place.parent}", "make the folder, or choose another path"
     elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        advice = "free some space, or choose another path"
-    return InputError(f"{place}: cannot be written ({cause}); {advice}")
+        fitting = "free some space, or choose another path"
+    return InputError(f"{place}: cannot be written ({cause}); {advice or fitting}")
 
 
 def _target(path: AnyPath) -> Path | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import fluidgate
-from fluidgate.errors import InputError, JobFailed
+from fluidgate.errors import InputError, JobFailed, ResultsWarning
 from fluidgate.experiments import compare, run_jobs
 from fluidgate.experiments.jobs import job_key
 from fluidgate.hardware import Hardware, StepTime
@@ -26,7 +26,7 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 @pytest.fixture(autouse=True)
 def _importable_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(HERE)
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]))
 
 
 def jobs_in(folder: Path, n: int = 6) -> list:
@@ -105,9 +105,11 @@ def test_a_torn_header_is_written_again(tmp_path: Path) -> None:
     from work_for_jobs import counted
 
     file = tmp_path / "r.jsonl"
-    file.write_text('{"fluidg')
+    run_jobs(counted, [], results=file, header={"seed": 1})
+    file.write_text(file.read_text()[:9])
     run_jobs(counted, jobs_in(tmp_path, 1), results=file, header={"seed": 1})
-    assert json.loads(file.read_text().splitlines()[0]) == {"fluidgate": fluidgate.__version__, "seed": 1}
+    header = json.loads(file.read_text().splitlines()[0])
+    assert header.items() >= {"fluidgate": fluidgate.__version__, "seed": 1}.items()
 
 
 def test_another_header_is_refused_with_what_differs(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_another_header_is_refused_with_what_differs(tmp_path: Path) -> None:
         )
     assert "error" not in str(refusal.value)
     with pytest.raises(InputError, match=r"extra unset there, 2 here; source differs"):
-        run_jobs(draw, jobs, results=file, header=json.loads(before.splitlines()[0]) | {"extra": 2, "source": "s" * 90})
+        run_jobs(draw, jobs, results=file, header={"seed": 1, "extra": 2, "source": "s" * 90})
     assert file.read_text() == before
 
 
@@ -139,21 +141,21 @@ def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, content: str 
     assert file.read_bytes() == raw
 
 
-def test_a_broken_line_inside_is_named(tmp_path: Path) -> None:
+def test_a_broken_line_inside_is_named_and_runs_again(tmp_path: Path) -> None:
     from work_for_jobs import draw
 
     file, jobs = tmp_path / "r.jsonl", jobs_in(tmp_path, 2)
     run_jobs(draw, jobs, results=file)
     head, first, second = file.read_text().splitlines(keepends=True)
     file.write_text(head + first[:20] + "\n" + second)
-    with pytest.raises(InputError, match=r"r\.jsonl:2: is no finished job"):
-        run_jobs(draw, jobs, results=file)
+    with pytest.warns(ResultsWarning, match=r"r\.jsonl:2: torn or altered"):
+        assert as_text(run_jobs(draw, jobs, results=file)) == as_text([draw(job) for job in jobs])
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     from work_for_jobs import draw
 
-    with pytest.raises(InputError, match=r"nowhere/r\.jsonl: cannot write"):
+    with pytest.raises(InputError, match=r"nowhere/r\.jsonl: cannot be written \(there is no folder"):
         run_jobs(draw, jobs_in(tmp_path, 1), results=tmp_path / "nowhere" / "r.jsonl")
     with pytest.raises(InputError, match="at least 1"):
         run_jobs(draw, jobs_in(tmp_path, 1), workers=0)

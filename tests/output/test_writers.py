@@ -172,7 +172,7 @@ def test_an_error_at_any_operation_leaves_the_old_file(write: Write, name: str, 
             assert len(old) == 1 or len(made) > 1
             if error is None:
                 full = "cannot be written (No space left on device); free some space, or choose another path"
-                assert str(refusal.value) in [f"{path}: {full}" for path in old]
+                assert str(refusal.value) in [f"{path}: {full}" for path in (folder, *old)]
 
 
 @pytest.mark.parametrize(("write", "name"), [(name, name) for name in WRITERS], indirect=["write"], ids=list(WRITERS))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import TextIO
+from typing import Any, TextIO
 
 import typer
+from typer.core import TyperGroup
 
 from fluidgate import __version__
 from fluidgate.cli import (
@@ -22,10 +23,24 @@ from fluidgate.cli import (
     simulate,
     trace,
 )
-from fluidgate.errors import CalibrationWarning, FluidgateError
+from fluidgate.errors import FluidgateError, FluidgateWarning
+
+
+class _Stopped(Exception):
+    """Ctrl-C, in a form that typer lets through: it turns a `KeyboardInterrupt` into an exit without a word."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise _Stopped("; ".join(["stopped", *getattr(interrupt, "__notes__", ())])) from None
+
 
 app = typer.Typer(
     name="fluidgate",
+    cls=_Commands,
     help="Decide which LLM requests may enter the GPU, and when, so that the KV cache never overflows.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -81,7 +96,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Our own warnings are one sentence on stderr, like errors; others keep the place in the code."""
-    if issubclass(category, CalibrationWarning):
+    if issubclass(category, FluidgateWarning):
         print(f"warning: {message}", file=file or sys.stderr, flush=True)
     else:
         print(warnings.formatwarning(message, category, filename, lineno, line), file=file or sys.stderr, end="")
@@ -95,6 +110,6 @@ def main() -> None:
     except FluidgateError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except (_Stopped, KeyboardInterrupt) as stopped:
+        print(str(stopped) or "stopped", file=sys.stderr)
         sys.exit(130)

@@ -14,6 +14,7 @@ from fluidgate.errors import InputError
 from fluidgate.experiments.export import comparison_provenance
 from fluidgate.experiments.jobs import run_jobs
 from fluidgate.experiments.policy_runs import PolicyRun, PolicyRuns, TimelineRun, TimelineRuns, load_policies_once
+from fluidgate.experiments.result_shape import shape_of
 from fluidgate.experiments.simulation import plan_for
 from fluidgate.fluid import FluidPlan, stage_edges
 from fluidgate.hardware import Hardware
@@ -181,7 +182,9 @@ def compare(
     jobs = [PolicyRun(d.digest, rate, policy.name, asdict(policy)) for _, _, rate, policy in settings for d in draws]
     spread = partial(run_jobs, workers=workers, ray_address=ray_address, progress=progress)
     header = {"command": "compare", "seed": seed, **work.header()}
-    summaries = iter([Summary(**row) for row in spread(work, jobs, results=results, header=header)])
+    summaries = iter(
+        [Summary(**row) for row in spread(work, jobs, results=results, header=header, shape=shape_of(Summary))]
+    )
     watched: list[Timeline | None] = [None] * len(settings)
     if timelines:
         edges = [stage_edges(scenario.plan) for scenario, *_ in settings]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fluidgate.errors import InputError
 from fluidgate.experiments import workers as ways
+from fluidgate.experiments.result_shape import Shape
 from fluidgate.experiments.results_file import ResultsFile, plain
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def run_jobs(
     workers: int = 1,
     ray_address: str | None = None,
     header: Mapping[str, Any] | None = None,
+    shape: Shape | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Results in the order of `jobs`: the same bits whatever the workers, the order of completion or a resume.
@@ -40,10 +42,12 @@ def run_jobs(
         workers: processes; 1 runs in this one. With Ray at "local", the CPUs to use (1: all of them).
         ray_address: "local" or a cluster's address, instead of processes.
         header: what the results depend on beyond version and jobs, JSON-able; a file with another is refused.
+        shape: of a result, see `Shape`; a job whose kept result has another runs again.
         progress: called with (jobs done, jobs in all), first with what an earlier run left.
 
     Raises:
-        InputError: no workers, a results file of something else, Ray missing or out of reach, or what `work` raised.
+        InputError: no workers, a results file of something else or in use, Ray missing or out of reach, or what `work`
+            raised.
         JobFailed: workers die again and again at the same job.
     """
     if workers < 1:
@@ -51,8 +55,8 @@ def run_jobs(
     keys = [job_key(job) for job in jobs]
     with ExitStack() as stack:
         file = stack.enter_context(ResultsFile(results, header or {})) if results is not None else None
-        done = dict(file.done) if file is not None else {}
         wanted = dict(zip(keys, jobs, strict=True))
+        done = file.results(wanted, shape) if file is not None else {}
         todo = [key for key in wanted if key not in done]
         left = len(todo)
         if progress is not None and left < len(wanted):

@@ -51,6 +51,9 @@ KEPT = (
     "kv_mean",
 )
 
+GATE_SHAPE = dict.fromkeys((*KEPT, "bound_share", "offered"), float)
+"""Of what a run gives."""
+
 
 @dataclass(frozen=True)
 class GateRun:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fluidgate.errors import InputError
 from fluidgate.experiments.gate.cases import CELLS, FURTHER_CELLS, LOADED, LONG_OUTPUTS, MOONCAKE, case
-from fluidgate.experiments.gate.runs import PRIORS, SEATS, GateRun, GateRuns, planned
+from fluidgate.experiments.gate.runs import GATE_SHAPE, PRIORS, SEATS, GateRun, GateRuns, planned
 from fluidgate.experiments.jobs import run_jobs
 
 LOADS = (0.3, 0.6, 0.8, 0.9, 0.95, 1.0, 1.05, 1.2, 1.5)
@@ -156,6 +156,7 @@ def run_gate(
             workers=workers,
             ray_address=ray_address,
             header={"command": "experiment gate"},
+            shape=GATE_SHAPE,
             progress=progress,
         )
 

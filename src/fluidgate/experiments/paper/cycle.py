@@ -56,6 +56,10 @@ class CycleRun:
     backlog: bool = False
 
 
+CYCLE_SHAPE = dict.fromkeys(("per_iteration", "restarts", "growth"), float)
+"""Of what a run gives."""
+
+
 def cycle_run(job: CycleRun) -> dict[str, Any]:
     """Completions per iteration, restarts per request, and the share of the arriving requests that stay behind."""
     best = largest_pace(job.prompt, job.output)

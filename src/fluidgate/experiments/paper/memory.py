@@ -48,6 +48,10 @@ class MemoryRun:
     requests: int = LAW_REQUESTS
 
 
+MEMORY_SHAPE = dict.fromkeys(("kv_tokens", "predicted_tokens"), float)
+"""Of what a run gives."""
+
+
 def memory_run(job: MemoryRun) -> dict[str, Any]:
     """Mean KV tokens of the residents in the middle of a run, and M* of the requests that arrive there."""
     hardware = _token_machine().with_(num_gpu_blocks=20 * CAPACITY_TOKENS)

@@ -48,6 +48,10 @@ class PaperRun:
     chunk: int | None = None
 
 
+PAPER_SHAPE = dict.fromkeys(("mean_e2e_s", "completion_rate", "service_rate", "restarts", "completed"), float)
+"""Of what a run gives."""
+
+
 def paper_run(job: PaperRun) -> dict[str, Any]:
     """The numbers of a job: seconds, requests per second, shares."""
     of = study(job.study)

@@ -12,9 +12,9 @@ import numpy as np
 
 from fluidgate.errors import InputError
 from fluidgate.experiments.jobs import run_jobs
-from fluidgate.experiments.paper.cycle import LENGTHS, POISSON_LENGTHS, POISSON_LOADS, CycleRun, cycle_run
-from fluidgate.experiments.paper.memory import PUBLISHED, MemoryRun, crossing_rate, memory_run
-from fluidgate.experiments.paper.runs import PaperRun, paper_run
+from fluidgate.experiments.paper.cycle import CYCLE_SHAPE, LENGTHS, POISSON_LENGTHS, POISSON_LOADS, CycleRun, cycle_run
+from fluidgate.experiments.paper.memory import MEMORY_SHAPE, PUBLISHED, MemoryRun, crossing_rate, memory_run
+from fluidgate.experiments.paper.runs import PAPER_SHAPE, PaperRun, paper_run
 from fluidgate.experiments.paper.settings import CAP_ALONE, CHUNKS, EQUAL, SCHEDULERS, STRICT, STUDIES, Study
 
 SEARCH_SEED = 500
@@ -128,12 +128,16 @@ def run_paper(
         progress=progress,
     )
     cycles, memory = (_cycle_runs(scale), _memory_runs(scale)) if "theory" in parts else ([], [])
-    cycle_rows, memory_rows = run(cycle_run, cycles), run(memory_run, memory)
+    cycle_rows, memory_rows = (
+        run(cycle_run, cycles, shape=CYCLE_SHAPE),
+        run(memory_run, memory, shape=MEMORY_SHAPE),
+    )
     cells = [(part, cell) for part in PARTS if part in parts and part != "theory" for cell in CELLS[part]()]
-    searched = _searched([cell for _, cell in cells if _is_searched(cell)], scale, partial(run, paper_run))
+    run_cells = partial(run, paper_run, shape=PAPER_SHAPE)
+    searched = _searched([cell for _, cell in cells if _is_searched(cell)], scale, run_cells)
     return PaperResult(
         scale,
-        _rows(cells, {cell: _best(cell, found) for cell, found in searched.items()}, scale, partial(run, paper_run)),
+        _rows(cells, {cell: _best(cell, found) for cell, found in searched.items()}, scale, run_cells),
         searched,
         dict(zip(cycles, cycle_rows, strict=True)),
         dict(zip(memory, memory_rows, strict=True)),

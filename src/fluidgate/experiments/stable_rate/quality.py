@@ -12,7 +12,7 @@ from fluidgate.experiments.jobs import run_jobs
 from fluidgate.experiments.stable_rate.axes import Setting
 from fluidgate.experiments.stable_rate.search import Search, Searches
 from fluidgate.experiments.stable_rate.sequential import Rule
-from fluidgate.experiments.stable_rate.study import StableRate, stable_rate
+from fluidgate.experiments.stable_rate.study import SEARCH_SHAPE, StableRate, stable_rate
 from fluidgate.hardware import Hardware, get_hardware
 from fluidgate.workload import PRESETS
 
@@ -130,6 +130,7 @@ def plan_quality(
             workers=workers,
             ray_address=ray_address,
             header={"command": "experiment plan-quality", **header},
+            shape=SEARCH_SHAPE,
             progress=progress,
         )
     )

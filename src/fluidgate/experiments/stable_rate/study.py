@@ -12,6 +12,7 @@ from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
 from fluidgate.experiments.jobs import run_jobs
 from fluidgate.experiments.policy_runs import load_policies_once
+from fluidgate.experiments.result_shape import shape_of
 from fluidgate.experiments.stable_rate.axes import Setting, settings_on
 from fluidgate.experiments.stable_rate.search import Search, Searches, Source, Trial
 from fluidgate.experiments.stable_rate.sequential import Rule
@@ -163,10 +164,15 @@ def frontier(
         workers=workers,
         ray_address=ray_address,
         header={"command": "frontier", **work.header()},
+        shape=SEARCH_SHAPE,
         progress=progress,
     )
     rates = tuple(stable_rate(policy, setting, row) for (setting, policy), row in zip(wanted, rows, strict=True))
     return Frontier(known.name, axis, config, rule, seed, rates)
+
+
+SEARCH_SHAPE = shape_of(StableRate, policy=None, setting=None, trials=[shape_of(Trial)])
+"""Of what a search gives."""
 
 
 def stable_rate(policy: str, setting: Setting, row: dict[str, Any]) -> StableRate:

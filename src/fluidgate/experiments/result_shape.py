@@ -1,0 +1,29 @@
+"""What a job's result must look like, to tell one that was kept by another state of the code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+Shape = Mapping[str, Any]
+"""Types by name, for `isinstance` (a whole number is a `float` too); `[shape]` is a list of such objects."""
+
+
+def shape_of(kind: type, **others: Any) -> Shape:
+    """The shape of a dataclass's fields.
+
+    Args:
+        others: fields that JSON holds in another shape; None: not at all.
+    """
+    shape = get_type_hints(kind) | others
+    return {name: own for name, own in shape.items() if own is not None}
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a value from JSON has the shape, no less and no more."""
+    if isinstance(shape, Mapping):
+        same = isinstance(value, Mapping) and value.keys() == shape.keys()
+        return same and all(fits(value[name], own) for name, own in shape.items())
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(item, shape[0]) for item in value)
+    return isinstance(value, int | float if shape is float else shape)
