@@ -117,7 +117,7 @@ def check_writable(*paths: Path | None) -> None:
         except OSError as error:
             raise cannot_write(path, error) from None
         if target in targets:
-            raise InputError(f"{path}: is named for two outputs, of which one would be lost; choose another path")
+            raise InputError(f"{path}: is given for two outputs, of which one would be lost; choose another path")
         targets.add(target)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_a_page_may_go_into_the_new_output_folder(run: Any, tmp_path: Path) -> N
 def test_one_file_for_two_outputs_is_refused(run: Any, tmp_path: Path, no_runs: None) -> None:
     code, said = run("compare", "--csv", tmp_path / "a", "--results", tmp_path / "a")
     assert code == 1
-    assert "a: is named for two outputs, of which one would be lost; choose another path" in said
+    assert "a: is given for two outputs, of which one would be lost; choose another path" in said
 
 
 COMPARE = ("compare", *SMALL, "--policy", "greedy", "--policy", "watermark", "--repeats", "2", "--load", "0.5")
@@ -205,7 +206,7 @@ def test_a_damaged_line_is_named_and_the_run_gives_the_same(run: Any, tmp_path: 
     file.write_bytes(whole.replace(b'"result": ', b'"result":  ', 1))
     code, said = run(*compare)
     assert code == 0
-    assert f"warning: {file}:2: torn or altered, so left out; what is missing runs again\n" in said
+    assert f"warning: {file}:2: torn or altered, so ignored; what is missing runs again\n" in said
     assert (tmp_path / "r.csv").read_bytes() == table
 
 
@@ -219,8 +220,8 @@ def test_a_full_disk_under_a_results_file_is_one_sentence(run: Any, tmp_path: Pa
     code, said = run(*compare)
     assert code == 1
     assert said.splitlines()[-1] == (
-        f"error: {tmp_path / 'r.jsonl'}: cannot be written (No space left on device); mend that, and the same command "
-        "goes on from this file"
+        f"error: {tmp_path / 'r.jsonl'}: cannot be written (No space left on device); once that is solved, the same "
+        "command continues from this file"
     )
     faults.start()
     assert run(*compare)[0] == 0
@@ -246,11 +247,27 @@ def test_ctrl_c_says_that_the_results_file_goes_on(run: Any, tmp_path: Path, mon
     finally:
         signal.signal(signal.SIGINT, before)
     assert code == 130
-    assert said.splitlines()[-1] == f"stopped; {file} keeps the finished runs: the same command goes on from there"
+    assert said.splitlines()[-1] == f"stopped; {file} keeps the finished runs, and the same command continues from it"
     kept = file.read_bytes()
     assert kept.count(b"\n") == 2
     assert run(*COMPARE, "--results", file)[0] == 0
     assert file.read_bytes().startswith(kept)
+
+
+def test_ctrl_c_while_the_command_line_loads_is_no_traceback() -> None:
+    """In a process of its own, interrupted by the import of what the command line needs first."""
+    script = (
+        "import os, runpy, signal, sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer': os.kill(os.getpid(), signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.argv = ['fluidgate', '--version']\n"
+        "runpy.run_module('fluidgate', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
 
 
 def test_a_second_command_on_a_results_file_is_refused(run: Any, tmp_path: Path) -> None:

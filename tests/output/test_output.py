@@ -126,7 +126,7 @@ def test_trying_a_path_changes_nothing(tmp_path: Path) -> None:
 
 def test_two_outputs_cannot_be_one_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("a")
-    with pytest.raises(InputError, match="link: is named for two outputs"):
+    with pytest.raises(InputError, match="link: is given for two outputs"):
         check_writable(tmp_path / "a", tmp_path / "b", tmp_path / "link")
 
 

@@ -123,8 +123,17 @@ def test_altered_lines_are_named_once_in_one_sentence(path: Path) -> None:
     with pytest.warns(ResultsWarning) as caught:
         assert run(path) == []
     assert [str(one.message) for one in caught] == [
-        f"{path}:2, 4, 5, 7, 8, 9, 10, 11, 12, 13 and 5 more: torn or altered, so left out; what is missing runs again"
+        f"{path}:2, 4, 5, 7, 8, 9, 10, 11, 12, 13 and 5 more: torn or altered, so ignored; what is missing runs again"
     ]
+
+
+def test_a_study_that_opens_the_file_again_says_it_once(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        run(path)
+        run_jobs(Work(), [], results=path, header=HEADER)
+    assert len(caught) == 1
 
 
 def test_lines_of_another_header_do_not_count(path: Path, tmp_path: Path) -> None:
@@ -188,7 +197,7 @@ def test_a_file_without_checksums_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/full", "/dev/null"])
 def test_a_device_is_refused(device: str) -> None:
-    with pytest.raises(InputError, match=f"{device}: is no file from which a run could go on"):
+    with pytest.raises(InputError, match=f"{device}: is no file that a run could continue from"):
         run(Path(device))
 
 
@@ -276,7 +285,7 @@ def test_an_error_at_any_operation_costs_only_what_was_not_written(
         with pytest.raises(InputError, match=r"r\.jsonl: cannot be written \(No space left on device\); ") as refusal:
             run(path)
         if operation == "write" and path.read_bytes().count(b"\n"):
-            assert str(refusal.value).endswith("and the same command goes on from this file")
+            assert str(refusal.value).endswith("the same command continues from this file")
         left = path.read_bytes() if path.exists() else b""
         assert whole.startswith(left)
         faults.start()
@@ -299,4 +308,4 @@ def test_an_interrupted_run_says_that_it_can_go_on(path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt) as interrupt:
         run_jobs(interrupted, [Job(7)], results=path, header=HEADER)
-    assert interrupt.value.__notes__ == [f"{path} keeps the finished runs: the same command goes on from there"]
+    assert interrupt.value.__notes__ == [f"{path} keeps the finished runs, and the same command continues from it"]

@@ -110,6 +110,6 @@ def main() -> None:
     except FluidgateError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except (_Stopped, KeyboardInterrupt) as stopped:
-        print(str(stopped) or "stopped", file=sys.stderr)
+    except _Stopped as stopped:
+        print(stopped, file=sys.stderr)
         sys.exit(130)

@@ -20,7 +20,7 @@ from fluidgate.output import cannot_write
 FORMAT = 2
 """Of these files; in 1, which had no number, lines had no checksums."""
 
-_MEND = "name another results file, or delete this one to start anew"
+_ADVICE = "name another results file, or delete this one to start anew"
 _CHECKED = re.compile(rb'\{"crc32": "([0-9a-f]{8})", (.+)', re.DOTALL)
 _MOST_NAMED = 10
 
@@ -40,7 +40,7 @@ class ResultsFile:
     """Open for appending, and locked: one run at a time writes to it.
 
     Every line begins with the CRC-32 of what follows, in an entry continued from the header's, so that a line of
-    another file does not pass either. A torn or altered line is named in a `ResultsWarning` and left out, and its job
+    another file does not pass either. A torn or altered line is named in a `ResultsWarning` and ignored, and its job
     runs again; a last line that a kill tore is dropped. Of two lines of a job the later one counts.
 
     Args:
@@ -62,7 +62,7 @@ class ResultsFile:
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - this object is the context
             try:
                 if not path.is_file():  # a device might be read for ever
-                    raise InputError(f"{path}: is no file from which a run could go on; name another results file")
+                    raise InputError(f"{path}: is no file that a run could continue from; name another results file")
                 self._lock()
                 self._resume()
             except BaseException:
@@ -76,7 +76,7 @@ class ResultsFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if isinstance(error, KeyboardInterrupt):
-            error.add_note(f"{self.path} keeps the finished runs: the same command goes on from there")
+            error.add_note(f"{self.path} keeps the finished runs, and the same command continues from it")
         try:
             self._file.close()
         except OSError as problem:
@@ -87,7 +87,7 @@ class ResultsFile:
         """What the file held of these jobs when it was opened, by key.
 
         Args:
-            shape: of their results; one that does not fit is named and left out.
+            shape: of their results; one that does not fit is named and ignored.
         """
         found = {key: self._found[key] for key in keys if key in self._found}
         others = [line for line, result in found.values() if shape is not None and not fits(result, shape)]
@@ -157,26 +157,27 @@ class ResultsFile:
         differing = [key for key in here | there if there.get(key) != here.get(key)]
         if differing:
             words = [_difference(key, there.get(key, "unset"), here.get(key, "unset")) for key in differing]
-            raise InputError(f"{self.path}: holds results of another run ({'; '.join(words)}); {_MEND}")
+            raise InputError(f"{self.path}: holds results of another run ({'; '.join(words)}); {_ADVICE}")
 
     def _name(self, lines: Sequence[int], what: str) -> None:
-        """Say which lines are left out."""
+        """Warn of lines that are ignored."""
         if lines:
             named = ", ".join(str(line) for line in lines[:_MOST_NAMED])
             more = f" and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
-            message = f"{self.path}:{named}{more}: {what}, so left out; what is missing runs again"
-            warnings.warn(message, ResultsWarning, stacklevel=4)
+            message = f"{self.path}:{named}{more}: {what}, so ignored; what is missing runs again"
+            # From one place in the code, so that Python shows it once however often a study opens the file.
+            warnings.warn(message, ResultsWarning, stacklevel=1)
 
     def _not_ours(self, first_line: bytes) -> InputError:
         if first_line.startswith(b'{"fluidgate": '):
-            return InputError(f"{self.path}: has no checksums, as an earlier fluidgate wrote it; {_MEND}")
+            return InputError(f"{self.path}: has no checksums, as an earlier fluidgate wrote it; {_ADVICE}")
         return InputError(
             f"{self.path}: is not a results file of fluidgate, or its first line is altered, and is left as it is; "
             "name another file"
         )
 
     def _not_written(self, error: OSError) -> InputError:
-        return cannot_write(self.path, error, "mend that, and the same command goes on from this file")
+        return cannot_write(self.path, error, "once that is solved, the same command continues from this file")
 
 
 def _with_checksum(values: Mapping[str, Any], seed: int = 0) -> bytes:
