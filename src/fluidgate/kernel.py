@@ -1,41 +1,21 @@
-"""Compiled functions: one decorator, one disk cache keyed by the sources, one way to run them uncompiled."""
+"""Compiled functions: one decorator for each use, and one way to run them uncompiled."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import types
 from collections.abc import Callable, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 from numba.core.registry import CPUDispatcher
 
+from fluidgate.code_cache import CodeCache
+
 F = TypeVar("F", bound=Callable[..., Any])
-
-_KERNEL_SOURCES = ("kernel.py", "hardware/*.py", "engine/*.py", "policies/*.py", "serving/books.py")
-
-
-@cache
-def cache_dir() -> Path:
-    """Where machine code is kept: one folder per state of the sources.
-
-    Numba's own cache looks only at the file of the function itself, so a change in a callee from another file
-    would leave stale machine code running. A folder named by the hash of all kernel sources cannot be stale.
-    """
-    package = Path(__file__).parent
-    digest = hashlib.sha256(f"numba {numba.__version__}".encode())
-    for pattern in _KERNEL_SOURCES:
-        for path in sorted(package.glob(pattern)):
-            digest.update(path.read_bytes())
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("FLUIDGATE_CACHE_DIR") or Path(root, "fluidgate")) / digest.hexdigest()[:16]
 
 
 def entry_kernel(function: F) -> F:
-    """A kernel that Python calls. Compiled on first use; the machine code is kept in `cache_dir()`."""
+    """A kernel that Python calls. Compiled on first use; the machine code is kept in `cache_folder()`."""
     return _compiled_on_use(function)
 
 
@@ -51,15 +31,10 @@ def inlined_kernel(function: F) -> F:
 
 def _compiled_on_use(function: F, **options: bool) -> F:
     # Kernels allocate nothing, so they need no reference counts, which would cost several times their work.
-    options |= {"_nrt": False}
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_dir())  # read once, when the dispatcher is made
-    try:
-        return numba.njit(cache=True, error_model="numpy", **options)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # no writable place for the cache: compile in memory
-        return numba.njit(error_model="numpy", **options)(function)  # type: ignore[no-any-return]
-    finally:
-        numba.config.CACHE_DIR = before
+    dispatcher = numba.njit(error_model="numpy", _nrt=False, **options)(function)
+    if isinstance(dispatcher, CPUDispatcher):  # it is the function itself where numba is switched off
+        dispatcher._cache = CodeCache(function)
+    return dispatcher  # type: ignore[no-any-return]
 
 
 def interpreted(

@@ -15,13 +15,14 @@ from numba import types
 from numba.core.registry import CPUDispatcher
 from numpy.typing import NDArray
 
+from fluidgate.code_cache import cache_folder, is_kept
 from fluidgate.engine import loop, routing
 from fluidgate.engine.config import EngineConfig
 from fluidgate.engine.replicas import stacked
 from fluidgate.engine.state import LOG_NOTHING, new_log, new_state
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
-from fluidgate.kernel import cache_dir, entry_kernel, interpreted
+from fluidgate.kernel import entry_kernel, interpreted
 from fluidgate.policies import Policy
 from fluidgate.policies.protocol import Event, Request
 from fluidgate.workload import Workload
@@ -132,19 +133,23 @@ def _native(numba_type: Any) -> Any:
 
 @cache
 def _compiled_loop() -> Callable[..., int]:
-    if not any(cache_dir().rglob("loop.run_loop*.nbc")):
-        print("fluidgate: compiling the engine, once for this version (10 to 20 s) …", file=sys.stderr, flush=True)
+    _announce("the engine", loop.run_loop)
     run_loop: Callable[..., int] = _compiled_for(loop.run_loop, _signatures().run_loop)
     return run_loop
 
 
 @cache
 def _compiled_router() -> Callable[..., bool]:
-    if not any(cache_dir().rglob("routing.route*.nbc")):
-        print("fluidgate: compiling the router, once for this version …", file=sys.stderr, flush=True)
+    _announce("the router", routing.route)
     _compiled_loop()
     route: Callable[..., bool] = _compiled_for(routing.route, _signatures().route)
     return route
+
+
+def _announce(what: str, kernel: Any) -> None:
+    if not is_kept(kernel):
+        once = "" if cache_folder() is None else ", once for this version"
+        print(f"fluidgate: compiling {what}{once} (10 to 20 s) …", file=sys.stderr, flush=True)
 
 
 def _compiled_for(function: Any, signature: Any) -> Any:

@@ -1,0 +1,248 @@
+"""`CodeCache`: compiled kernels kept on disk, in a folder that only its owner can write.
+
+Machine code is loaded by unpickling it, which runs whatever is in the file. So nothing is loaded from a folder that
+others could have written to, and each file carries a digest of its content: a damaged one is compiled again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+
+_SOURCES = ("kernel.py", "code_cache.py", "hardware/*.py", "engine/*.py", "policies/*.py", "serving/books.py")
+_STATES = re.compile(r"code-[0-9a-f]{16}")
+_MAGIC = b"fluidgate compiled code 1\n"
+KEPT_STATES = 2
+UNUSED_S = 24 * 3600.0
+"""States of other sources stay if they are among so many most recent ones, or were used within this time."""
+
+
+def _state_of_sources() -> str:
+    package = Path(__file__).parent
+    digest = hashlib.sha256(f"numba {numba.__version__}".encode())
+    for pattern in _SOURCES:
+        for path in sorted(package.glob(pattern)):
+            digest.update(path.read_bytes())
+    return f"code-{digest.hexdigest()[:16]}"
+
+
+_STATE = _state_of_sources()  # now, as they are imported: they may be edited before the first kernel is compiled
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Where compiled code is kept: a folder for this state of the sources; None, and said, where there can be none.
+
+    Numba's own cache looks only at the file of the function itself, so a change in a callee from another file
+    would leave stale machine code running. A folder named by the hash of all kernel sources cannot be stale.
+    """
+    reason = "there is no folder for it"
+    try:
+        for root in _roots():
+            try:
+                return _made_private(root, _STATE)
+            except OSError as error:
+                reason = f"{root}: {_reason(error)}"
+    except _NotPrivate as error:
+        reason = str(error)
+    _say(f"compiled code is not kept ({reason}); set FLUIDGATE_CACHE_DIR to a folder of your own")
+    return None
+
+
+class CodeCache:
+    """The compiled code of one kernel, as numba's dispatcher asks for it. No failure here ends a command.
+
+    There is one file for each signature. All that the code depends on is in its key, and the key in the file's name,
+    so processes that start at once write equal files, each in one step.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._source = _digest_of_source(function)
+        self._name = re.sub(r"[^\w.]", "", f"{function.__module__}.{function.__qualname__}")[:150]
+
+    @property
+    def cache_path(self) -> str | None:
+        """The folder, for `dispatcher.stats`."""
+        folder = cache_folder()
+        return None if folder is None else str(folder)
+
+    def files(self) -> list[Path]:
+        """One for each signature that was compiled."""
+        folder = cache_folder()
+        return [] if folder is None else list(folder.glob(f"{self._name}-*.nbc"))
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """The compiled function; None where it must be compiled."""
+        target_context.refresh()
+        folder = cache_folder()
+        key = self._key(signature, target_context.codegen())
+        if folder is None or key is None:
+            return None
+        path = folder / self._file_name(key)
+        try:
+            kept_key, compiled = pickle.loads(_read(path))
+            return numba.core.compiler.CompileResult._rebuild(target_context, *compiled) if kept_key == key else None
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # unpickling and linking fail in many ways; compiling mends them all
+            _say(f"compiled code cannot be loaded ({path}: {_reason(error)}); compiling again", once="load")
+            with suppress(OSError):
+                path.unlink()
+            return None
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        """Keep a compiled function."""
+        folder = cache_folder()
+        if folder is None or compiled.lifted or compiled.library.has_dynamic_globals:
+            return
+        try:
+            key = self._key(signature, compiled.codegen)
+            if key is not None:
+                _write(folder / self._file_name(key), numba.core.serialize.dumps((key, compiled._reduce())))
+        except Exception as error:  # a full disk, or a numba whose private names differ
+            _say(f"compiled code cannot be kept ({folder}: {_reason(error)}); the next start compiles", once="save")
+
+    def flush(self) -> None:
+        """Forget the code of all signatures."""
+        for path in self.files():
+            path.unlink(missing_ok=True)
+
+    def _key(self, signature: Any, codegen: Any) -> tuple[Any, ...] | None:
+        """What the code depends on beyond the sources of the package; None for a function that cannot be told apart."""
+        function = self._function
+        if self._source is None or function.__closure__:
+            return None
+        place = (function.__module__, function.__qualname__, function.__code__.co_firstlineno, self._source)
+        return (*place, sys.implementation.cache_tag, codegen.magic_tuple(), signature)
+
+    def _file_name(self, key: tuple[Any, ...]) -> str:
+        return f"{self._name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.nbc"
+
+
+def is_kept(kernel: Any) -> bool:
+    """Whether compiled code of a kernel is on disk."""
+    kept = getattr(kernel, "_cache", None)
+    return isinstance(kept, CodeCache) and bool(kept.files())
+
+
+def _digest_of_source(function: Callable[..., Any]) -> str | None:
+    try:
+        path = function.__code__.co_filename
+        found = os.stat(path)
+        return _digest_of_file(path, found.st_mtime_ns, found.st_size)
+    except OSError:  # typed in, or made by a program
+        return None
+
+
+@cache
+def _digest_of_file(path: str, mtime_ns: int, size: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _roots() -> Iterator[Path]:
+    """The folder that the user names; without one, the usual place, and then one among temporary files."""
+    if named := os.environ.get("FLUIDGATE_CACHE_DIR"):
+        yield Path(os.path.realpath(named))
+        return
+    usual = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    if os.path.isabs(usual):  # without HOME and an entry in the password file, `~` stays as it is
+        yield Path(os.path.realpath(usual), "fluidgate")
+    with suppress(OSError):  # there may be no place for temporary files either
+        yield Path(tempfile.gettempdir(), f"fluidgate-{_user()}")
+
+
+def _user() -> int:
+    return os.geteuid() if hasattr(os, "geteuid") else 0  # on Windows all files are of user 0
+
+
+class _NotPrivate(Exception):
+    """Others may have written what is in the folder."""
+
+
+def _made_private(root: Path, state: str) -> Path:
+    folder = root / state
+    root.parent.mkdir(parents=True, exist_ok=True)
+    for made in (root, folder):
+        is_new = not made.exists()
+        made.mkdir(mode=0o700, exist_ok=True)
+        _refuse_others(made)
+    if is_new:
+        _remove_old_states(root, state)
+    with suppress(OSError):  # a read-only cache serves as well
+        os.utime(folder)
+    return folder
+
+
+def _refuse_others(folder: Path) -> None:
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise _NotPrivate(f"{folder} is no folder")
+    if found.st_uid != _user():
+        raise _NotPrivate(f"{folder} belongs to another user")
+    if os.name == "posix" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise _NotPrivate(f"others can write to {folder}: delete it")
+
+
+def _remove_old_states(root: Path, present: str) -> None:
+    """A process that still uses one compiles what it does not find, and makes the folder again."""
+    with suppress(OSError):
+        others = [path for path in root.iterdir() if _STATES.fullmatch(path.name) and path.name != present]
+        used_s = {path: path.stat().st_mtime for path in others}
+        for path in sorted(others, key=used_s.__getitem__, reverse=True)[KEPT_STATES:]:
+            if time.time() - used_s[path] > UNUSED_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _read(path: Path) -> bytes:
+    """What `_write` was given."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_uid != _user():
+            raise ValueError("belongs to another user")
+        head, content = file.read(len(_MAGIC) + hashlib.sha256().digest_size), file.read()
+    if head != _MAGIC + hashlib.sha256(content).digest():
+        raise ValueError("is damaged")
+    return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_MAGIC + hashlib.sha256(content).digest() + content)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text).splitlines()[0][:100]
+
+
+_SAID: set[str] = set()
+
+
+def _say(sentence: str, once: str | None = None) -> None:
+    """On stderr; of those with the same `once` only the first in a process."""
+    if once is None or once not in _SAID:
+        print(f"fluidgate: {sentence}", file=sys.stderr, flush=True)
+    if once is not None:
+        _SAID.add(once)
