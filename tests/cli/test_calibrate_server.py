@@ -148,3 +148,20 @@ def test_bad_addresses_are_one_sentence(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_the_benchmark_gets_the_key_and_nobody_sees_it(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "another")
+    seen = tmp_path / "seen"
+    bench = shlex.join(["sh", "-c", f'echo "$OPENAI_API_KEY" "$@" > {seen}; exit 1', "bench"])
+    url = fake.url.replace("//", "//alice:w0nder@")
+    given = ["--api-key", "s3cr3t", "--out", tmp_path / "h.json", "--bench-command", bench, "--yes"]
+    assert run(monkeypatch, url, *given) == 1
+    said = capsys.readouterr()
+    key, *arguments = seen.read_text().split()
+    assert key == "s3cr3t"
+    for shown in (" ".join(arguments), said.out, said.err):
+        for secret in ("s3cr3t", "alice", "w0nder"):
+            assert secret not in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -13,14 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from ..doctor.hostile import hostile, page, sends
+
 FLUIDGATE = str(Path(sys.executable).with_name("fluidgate"))
 DATA = Path(__file__).parents[1] / "doctor" / "data"
 EARLIER, LATER, LOG, GATE = (DATA / f"{name}.txt" for name in ("busy_earlier", "busy_later", "vllm_log", "gate"))
 
 
-def doctor(*arguments: object) -> subprocess.CompletedProcess[str]:
+def doctor(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     words = [FLUIDGATE, "doctor", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
 def good(*arguments: object) -> str:
@@ -162,3 +165,29 @@ def test_bad_input_is_one_sentence(arguments: list[object], sentence: str) -> No
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_what_lets_us_in_is_sent_and_never_shown() -> None:
+    text = page(LATER.read_bytes())
+    for begin, arguments, environment, sent in (
+        ("alice:s3cr3t@", [], {}, "Basic YWxpY2U6czNjcjN0"),
+        ("", ["--api-key", "s3cr3t"], {}, "Bearer s3cr3t"),
+        ("", [], {"OPENAI_API_KEY": "s3cr3t"}, "Bearer s3cr3t"),
+    ):
+        with hostile(sends(text)) as server:
+            url = f"http://{begin}{server.place}"
+            done = doctor(url, "--wait-s", "0.1", "--format", "json", *arguments, **environment)
+        assert done.returncode == 0, done.stderr
+        assert server.authorizations() == [sent, sent]
+        assert json.loads(done.stdout)["source"].startswith(f"http://{server.place}/metrics")
+        for secret in ("s3cr3t", "alice", "YWxpY2U6czNjcjN0"):
+            assert secret not in done.stdout + done.stderr
+
+
+def test_a_hostile_server_is_one_sentence() -> None:
+    with hostile(sends(b"-ERR unknown command\r\n")) as server:
+        done = doctor(f"http://alice:s3cr3t@{server.place}")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: http://{server.place}/metrics: what answers there does not speak HTTP; is it vLLM's port?\n"
+    )

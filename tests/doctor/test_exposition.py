@@ -78,3 +78,46 @@ def test_nan_is_a_value() -> None:
 def test_other_lines_are_refused_by_number(line: str) -> None:
     with pytest.raises(InputError, match="page, line 2: "):
         parse(f"good 1\n{line}\n", "page")
+
+
+SIZE = 2_000_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "foo" + " " * SIZE + "x y z",
+        "f" * SIZE + "-",
+        "foo " + "1" * SIZE + "x",
+        "foo ." + "1" * SIZE + "x",
+        "foo 1." + "1" * SIZE + "x",
+        "foo 1e" + "1" * SIZE + "x",
+        "foo 1 " + "1" * SIZE + "x",
+        "foo 1" + " " * SIZE + "x",
+        "foo " + "x " * (SIZE // 2),
+        "foo{" + " " * SIZE + "x",
+        "foo{" + "} " * (SIZE // 2) + "x y",
+        "foo{" + "}" * SIZE,
+        "foo{" + "{" * SIZE + "} 1",
+        "foo{" + "a" * SIZE + "} 1",
+        "foo{a" + " " * SIZE + "b} 1",
+        'foo{a="' + "x" * SIZE,
+        'foo{a="' + "\\" * SIZE,
+        'foo{a="' + '\\"' * (SIZE // 2) + "} 1",
+        'foo{a="x"' + " " * SIZE + "y} 1",
+        'foo{a="x"' + "," * SIZE + "} 1",
+        "foo{" + ",".join(f'a{k}="x"' for k in range(SIZE // 10)) + ',a0="y"} 1',
+    ],
+    ids=lambda line: f"{line[:8]!r} and so on",
+)
+def test_no_line_takes_longer_than_its_length_allows(line: str) -> None:
+    """A grammar that tries again from each place would be at one of these lines for hours."""
+    with pytest.raises(InputError, match="page, line 1: "):
+        parse(line, "page")
+
+
+def test_a_long_line_is_read() -> None:
+    count = SIZE // 10
+    labels = ",".join(f'a{k}="\\n"' for k in range(count))
+    (sample,) = parse(f"foo{{{labels}}}{' ' * SIZE}1", "page")
+    assert (len(sample.labels), sample.value) == (count, 1.0)

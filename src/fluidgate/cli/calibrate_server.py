@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -72,6 +73,7 @@ def command(
     load: LoadOptions,
     sheet: calibrate.SheetOptions,
     yes: Yes = False,
+    api_key: o.ApiKey = None,
     log: Log = None,
     steps_out: StepsOut = None,
     plot: calibrate.Plot = None,
@@ -90,7 +92,9 @@ def command(
     from fluidgate.serving.server_calibration import fit, measure
 
     o.try_outputs(out, steps_out, plot)
-    target = look_at(url)
+    target = look_at(url, api_key=api_key)
+    if api_key is not None:  # the benchmark finds it there; its command line shows it to nobody
+        os.environ[o.API_KEY_VARIABLE] = api_key
     estimate = _estimate(sheet, target)
     lines = None if log is None else IterationLog(log, target.kv_tokens, target.block_size)
     if lines is not None:

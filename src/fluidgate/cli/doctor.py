@@ -54,6 +54,7 @@ def command(
     source: Source,
     second: Second = None,
     wait_s: Wait = None,
+    api_key: o.ApiKey = None,
     model: Model = None,
     gpu: GpuName = None,
     tp: Tp = 1,
@@ -67,13 +68,14 @@ def command(
 ) -> None:
     """Say whether KV memory binds on a running vLLM, what it costs, how far the boundary is, and what to change."""
     from fluidgate.doctor import diagnose, read_facts
+    from fluidgate.doctor.address import without_credentials
 
     hardware = _hardware(model, gpu, tp, model_config, hardware_file)
     if (num_gpu_blocks is None) != (block_size is None):
         raise InputError("--num-gpu-blocks and --block-size go together: give both")
     if wait_s is not None and "://" in source:
-        o.say(f"scraping {source} twice, {wait_s:g} s apart")
-    facts = read_facts(source, second, wait_s)
+        o.say(f"scraping {without_credentials(source)} twice, {wait_s:g} s apart")
+    facts = read_facts(source, second, wait_s, api_key=api_key)
     if num_gpu_blocks is not None and block_size is not None:
         facts = facts.with_kv(num_gpu_blocks, block_size)
     diagnosis = diagnose(_with_limits(facts, max_num_seqs, max_num_batched_tokens), hardware)

@@ -63,6 +63,13 @@ Ray = Annotated[str | None, _option(_R, "--ray", help="Run on Ray: a cluster's a
 Results = Annotated[
     Path | None, _option(_R, "--results", help="Keep finished runs in this file; a stopped run goes on from it.")
 ]
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+"""Where `vllm bench serve` looks for the key."""
+
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--api-key", envvar=API_KEY_VARIABLE, help="Key that the server asks for; it is shown nowhere."),
+]
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

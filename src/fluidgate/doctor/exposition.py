@@ -9,11 +9,14 @@ from math import nan
 
 from fluidgate.errors import InputError
 
-_SAMPLE = re.compile(
-    r"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+-?\d+)?\s*", re.ASCII
+# Possessive quantifiers (`++`, `*+`) give back nothing, so no line takes longer than its length allows.
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*+", re.ASCII)
+_OPEN = re.compile(r"\s*+\{\s*+", re.ASCII)
+_LABEL = re.compile(
+    r'(?P<name>[a-zA-Z_][a-zA-Z0-9_]*+)\s*+=\s*+"(?P<value>(?:[^"\\]|\\.)*+)"\s*+(?:,\s*+|(?=\}))', re.ASCII
 )
-_LABEL = re.compile(r'\s*(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"(?P<value>(?:[^"\\]|\\.)*)"\s*(?:,|$)', re.ASCII)
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|[Ii]nf)", re.ASCII)
+_VALUE = re.compile(r"\s++(?P<value>\S++)(?:\s++-?\d++)?+\s*+", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d++(?:\.\d*+)?+(?:[eE][+-]?\d++)?+|\.\d++(?:[eE][+-]?\d++)?+|[Ii]nf)", re.ASCII)
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED = {"n": "\n", "\\": "\\", '"': '"'}
 
@@ -39,31 +42,42 @@ def parse(text: str, where: str) -> list[Sample]:
 
 def _samples(text: str, where: str) -> Iterator[Sample]:
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
             continue
-        found = _SAMPLE.fullmatch(line.strip())
-        labels = None if found is None else _labels(found["labels"] or "")
-        value = None if found is None else _value(found["value"])
-        if found is None or labels is None or value is None:
-            shown = line.strip()
-            shown = shown if len(shown) <= 60 else shown[:57] + "…"
+        sample = _sample(stripped, number)
+        if sample is None:
+            shown = stripped if len(stripped) <= 60 else stripped[:57] + "…"
             raise InputError(
                 f"{where}, line {number}: {shown!r} is not a line of Prometheus metrics; "
                 "save the server's page as it is: `curl http://HOST:8000/metrics > scrape.txt`"
             )
-        yield Sample(found["name"], labels, value, number)
+        yield sample
 
 
-def _labels(text: str) -> dict[str, str] | None:
+def _sample(line: str, number: int) -> Sample | None:
+    name = _NAME.match(line)
+    if name is None:
+        return None
+    labels, at = _labels(line, name.end())
+    rest = _VALUE.fullmatch(line, at)
+    value = None if rest is None else _value(rest["value"])
+    return None if labels is None or value is None else Sample(name[0], labels, value, number)
+
+
+def _labels(line: str, at: int) -> tuple[dict[str, str] | None, int]:
+    """The labels in braces, if there are any, and where they end; None in their place if they are malformed."""
     labels: dict[str, str] = {}
-    at = 0
-    while at < len(text) and text[at:].strip():
-        found = _LABEL.match(text, at)
-        if found is None or found["name"] in labels:
-            return None
+    opened = _OPEN.match(line, at)
+    if opened is None:
+        return labels, at
+    at = opened.end()
+    while found := _LABEL.match(line, at):
+        if found["name"] in labels:
+            return None, at
         labels[found["name"]] = _ESCAPE.sub(lambda mark: _ESCAPED.get(mark[1], mark[0]), found["value"])
         at = found.end()
-    return labels
+    return (labels, at + 1) if line.startswith("}", at) else (None, at)
 
 
 def _value(text: str) -> float | None:

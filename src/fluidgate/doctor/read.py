@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from fluidgate.doctor.address import DEADLINE_S, Address, without_credentials
 from fluidgate.doctor.facts import Facts
 from fluidgate.doctor.log import MARK, facts_of_log
 from fluidgate.doctor.scrape import Scrape, facts_of
 from fluidgate.errors import InputError
 
-TIMEOUT_S = 10.0
-MOST_BYTES = 64 * 2**20
 MOST_LOOKS = 10
 """What runs and waits is looked at this often while doctor waits: one moment says little."""
 
 
-def read_facts(source: str, second: Path | str | None = None, wait_s: float | None = None) -> Facts:
+def read_facts(
+    source: str, second: Path | str | None = None, wait_s: float | None = None, *, api_key: str | None = None
+) -> Facts:
     """Facts of a server's address, of a saved scrape, or of a log.
 
     Args:
-        source: `http://HOST:PORT`, or a file: a scrape, or a log with vLLM's lines of statistics.
+        source: `http://HOST:PORT`, or a file: a scrape, or a log with vLLM's lines of statistics. User and password
+            may stand before the host; what is shown is without them.
         second: a later scrape of the same run, in a file.
         wait_s: with an address: scrape for so many seconds, at most `MOST_LOOKS` + 1 times; with `second`: the seconds
             between the two.
+        api_key: that an address asks for, sent as a bearer token.
 
     Raises:
         InputError: nothing that can be read there; a sentence that says why.
@@ -36,7 +37,7 @@ def read_facts(source: str, second: Path | str | None = None, wait_s: float | No
     if "://" in source:
         if second is not None:
             raise InputError("a second scrape in a file goes with a first one in a file; for an address use --wait-s")
-        return _of_server(source, wait_s)
+        return _of_server(Address.of(source, api_key), wait_s)
     text = _file(source)
     if second is not None:
         return facts_of(Scrape.of(_file(second), str(second)), Scrape.of(text, source), wait_s)
@@ -50,7 +51,7 @@ def _is_log(text: str) -> bool:
     return MARK in text or ("vllm:" not in text and " INFO " in text)
 
 
-def _of_server(address: str, wait_s: float | None) -> Facts:
+def _of_server(address: Address, wait_s: float | None) -> Facts:
     if wait_s is None:
         return facts_of(fetch(address))
     looks = max(1, min(MOST_LOOKS, int(wait_s)))
@@ -64,31 +65,23 @@ def _of_server(address: str, wait_s: float | None) -> Facts:
     return facts_of(last, first, round(last.taken_s - first.taken_s, 3), between)
 
 
-def fetch(address: str) -> Scrape:
-    """The page of a server that runs.
+def fetch(server: str | Address, *, deadline_s: float = DEADLINE_S) -> Scrape:
+    """The page of metrics of a server that runs.
+
+    Args:
+        server: its address; the path is /metrics where it has none.
+        deadline_s: for the whole page.
 
     Raises:
         InputError: not an address, no answer, an answer that is an error or no page of metrics.
     """
+    address = server if isinstance(server, Address) else Address.of(server)
+    page = address.at(urlsplit(address.url).path.rstrip("/") or "/metrics")
+    text = page.get("text/plain; version=0.0.4", deadline_s=deadline_s).decode("utf-8", errors="replace")
     try:
-        parts = urlsplit(address)
-    except ValueError as error:
-        raise InputError(f"{address}: is not an address ({error}); give http://HOST:PORT") from None
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise InputError(f"{address}: is not an address of a server; give http://HOST:PORT")
-    url = urlunsplit(parts._replace(path=parts.path.rstrip("/") or "/metrics"))
-    request = urllib.request.Request(url, headers={"Accept": "text/plain; version=0.0.4"})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            page = answer.read(MOST_BYTES + 1)
-    except urllib.error.HTTPError as error:
-        raise InputError(f"{url}: the server answers HTTP {error.code} ({error.reason}); is it vLLM's port?") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise InputError(f"{url}: no answer ({reason}); is the server up, and the port right?") from None
-    if len(page) > MOST_BYTES:
-        raise InputError(f"{url}: the page is larger than {MOST_BYTES // 2**20} MiB, so it is not vLLM's metrics")
-    return Scrape.of(page.decode("utf-8", errors="replace"), url, taken_s=time.time())
+        return Scrape.of(text, page.url, taken_s=time.time())
+    except InputError as error:
+        raise InputError(address.hide(str(error))) from None
 
 
 def _file(path: Path | str) -> str:
@@ -96,7 +89,7 @@ def _file(path: Path | str) -> str:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         hint = "; an address begins with http://" if ":" in str(path) else ""
-        raise InputError(f"{path}: cannot be read ({error.strerror}){hint}") from None
+        raise InputError(f"{without_credentials(str(path))}: cannot be read ({error.strerror}){hint}") from None
     if not text.strip():
         raise InputError(f"{path}: is empty; save a scrape: `curl http://HOST:8000/metrics > scrape.txt`")
     return text

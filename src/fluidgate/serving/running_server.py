@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from fluidgate.doctor import Scrape, fetch
+from fluidgate.doctor.address import DEADLINE_S, Address
 from fluidgate.errors import InputError
 
-TIMEOUT_S = 10.0
+MOST_BYTES = 2**20
+"""Of a list of models; adapters are in it."""
+
+MOST_TOKENS = 10**12
+"""A longest request, or a KV cache in blocks or tokens, above this is no measurement's."""
+
 NEEDED = (
     "iteration_tokens_total",
     "time_to_first_token_seconds",
@@ -32,6 +35,7 @@ class RunningServer:
         tokenizer: where the model, and its tokenizer with it, was loaded from.
         max_model_len: most tokens of a request, prompt and output.
         num_gpu_blocks, block_size: its KV memory; one block is the null block.
+        authorization: what lets us in; never shown.
     """
 
     url: str
@@ -40,6 +44,7 @@ class RunningServer:
     max_model_len: int
     num_gpu_blocks: int
     block_size: int
+    authorization: str | None = field(default=None, repr=False)
 
     @property
     def kv_tokens(self) -> int:
@@ -48,35 +53,46 @@ class RunningServer:
 
     def scrape(self) -> Scrape:
         """Its metrics now."""
-        return fetch(self.url)
+        return fetch(Address(self.url, self.authorization))
 
 
-def look_at(url: str) -> RunningServer:
+def look_at(url: str, *, api_key: str | None = None, deadline_s: float = DEADLINE_S) -> RunningServer:
     """The server at an address.
+
+    Args:
+        url: `http://HOST:PORT`; user and password may stand before the host.
+        api_key: that the server asks for.
+        deadline_s: for each of the two pages that are read.
 
     Raises:
         InputError: it is not vLLM, has several engines, is at work, decodes speculatively, or does not say what is
             needed.
     """
-    scrape = fetch(url)
-    parts = urlsplit(url)
-    base = f"{parts.scheme}://{parts.netloc}"
+    address = Address.of(url, api_key)
+    scrape = fetch(address, deadline_s=deadline_s)
+    base = address.at("").url
     _refuse(scrape, base)
-    blocks, size = scrape.setting("num_gpu_blocks"), scrape.setting("block_size")
-    if not (blocks and size and blocks.isdecimal() and size.isdecimal() and int(blocks) > 1 and int(size) > 0):
+    blocks, size = _count(scrape.setting("num_gpu_blocks")), _count(scrape.setting("block_size"))
+    if blocks < 2 or size < 1:
         raise InputError(
             f"{base}: does not state num_gpu_blocks and block_size in vllm:cache_config_info, so the size of the KV "
             "cache is unknown; calibrate from measured steps instead: `fluidgate calibrate steps`"
         )
-    model = _first_model(base)
+    model = _first_model(address.at("/v1/models"), deadline_s)
     return RunningServer(
         url=base,
-        model=str(model["id"]),
-        tokenizer=str(model.get("root") or model["id"]),
-        max_model_len=int(model["max_model_len"]),
-        num_gpu_blocks=int(blocks),
-        block_size=int(size),
+        model=model["id"],
+        tokenizer=model.get("root") or model["id"],
+        max_model_len=model["max_model_len"],
+        num_gpu_blocks=blocks,
+        block_size=size,
+        authorization=address.authorization,
     )
+
+
+def _count(text: str | None) -> int:
+    """The number in a label; 0 where there is none that could be meant."""
+    return int(text) if text and text.isdecimal() and len(text) < len(str(MOST_TOKENS)) else 0
 
 
 def _refuse(scrape: Scrape, base: str) -> None:
@@ -100,22 +116,25 @@ def _refuse(scrape: Scrape, base: str) -> None:
         )
 
 
-def _first_model(base: str) -> dict[str, Any]:
+def _first_model(address: Address, deadline_s: float) -> dict[str, Any]:
     """The base model; adapters come after it."""
-    url = f"{base}/v1/models"
+    page = address.get("application/json", deadline_s=deadline_s, most_bytes=MOST_BYTES)
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-            page = json.loads(answer.read())
-        model = page["data"][0]
-        if isinstance(model["id"], str) and int(model["max_model_len"]) > 0:
+        model = json.loads(page)["data"][0]
+        if _is_model(model):
             return dict(model)
-    except urllib.error.HTTPError as error:
-        raise InputError(
-            f"{url}: the server answers HTTP {error.code} ({error.reason}); a key that it asks for cannot be given, so "
-            "start it without --api-key for the calibration"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{url}: no answer ({getattr(error, 'reason', error)}); is the server up?") from None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         pass
-    raise InputError(f"{url}: is not a list of models with their max_model_len; fluidgate reads the answers of vLLM")
+    raise InputError(
+        f"{address.url}: is not a list of models with their max_model_len; fluidgate reads the answers of vLLM"
+    )
+
+
+def _is_model(model: dict[str, Any]) -> bool:
+    """Its names go into a command line and a file, its length into a load."""
+    names, longest = [model["id"], model.get("root") or model["id"]], model["max_model_len"]
+    return (
+        all(isinstance(name, str) and name.strip() and name.isprintable() and name[0] != "-" for name in names)
+        and type(longest) is int
+        and 0 < longest <= MOST_TOKENS
+    )
