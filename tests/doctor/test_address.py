@@ -90,7 +90,7 @@ def test_a_number_of_blocks_that_cannot_be(blocks: str) -> None:
     metrics = IDLE.replace(f'num_gpu_blocks="{NUM_BLOCKS}"'.encode(), f'num_gpu_blocks="{blocks}"'.encode())
     with (
         hostile(sends(page(metrics))) as server,
-        pytest.raises(InputError, match="the size of the KV cache is unknown"),
+        pytest.raises(InputError, match="holds a num_gpu_blocks that is no number"),
     ):
         look_at(f"http://{server.place}")
 

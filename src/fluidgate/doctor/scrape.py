@@ -178,6 +178,21 @@ class Scrape:
                 return value
         return None
 
+    def count(self, name: str) -> int | None:
+        """A number of blocks or tokens among those values; None where it is not stated.
+
+        Raises:
+            InputError: it is no number, or none that a machine can have.
+        """
+        text = self.setting(name)
+        if text is None:
+            return None
+        if not (text.isascii() and text.isdecimal() and len(text) < 12):
+            raise InputError(
+                f"{self.where}: {CONFIG} holds a {name} that is no number of blocks or tokens; scrape the page again"
+            )
+        return int(text)
+
     def age_s(self) -> float | None:
         """Seconds since the server's process started; None if the page or the time of the scrape does not tell."""
         start = self.total("process_start_time_seconds")
@@ -286,10 +301,9 @@ def _gate(scrape: Scrape, window: _Window) -> GateFacts | None:
 
 def _with_settings(facts: Facts, scrape: Scrape) -> Facts:
     """What `cache_config_info` states; its labels are texts, and a version may leave any of them out."""
-    blocks, size = scrape.setting("num_gpu_blocks"), scrape.setting("block_size")
+    num_gpu_blocks, block_size = scrape.count("num_gpu_blocks"), scrape.count("block_size")
     share, caching = scrape.setting("gpu_memory_utilization"), scrape.setting("enable_prefix_caching")
     try:
-        num_gpu_blocks, block_size = blocks and int(blocks), size and int(size)
         gpu_memory_utilization = share and float(share)
     except ValueError:
         raise InputError(f"{scrape.where}: {CONFIG} holds a label that is no number; scrape the page again") from None

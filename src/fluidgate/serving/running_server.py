@@ -14,7 +14,7 @@ MOST_BYTES = 2**20
 """Of a list of models; adapters are in it."""
 
 MOST_TOKENS = 10**12
-"""A longest request, or a KV cache in blocks or tokens, above this is no measurement's."""
+"""A longest request above this is none that anybody measures."""
 
 NEEDED = (
     "iteration_tokens_total",
@@ -72,7 +72,7 @@ def look_at(url: str, *, api_key: str | None = None, deadline_s: float = DEADLIN
     scrape = fetch(address, deadline_s=deadline_s)
     base = address.at("").url
     _refuse(scrape, base)
-    blocks, size = _count(scrape.setting("num_gpu_blocks")), _count(scrape.setting("block_size"))
+    blocks, size = scrape.count("num_gpu_blocks") or 0, scrape.count("block_size") or 0
     if blocks < 2 or size < 1:
         raise InputError(
             f"{base}: does not state num_gpu_blocks and block_size in vllm:cache_config_info, so the size of the KV "
@@ -88,11 +88,6 @@ def look_at(url: str, *, api_key: str | None = None, deadline_s: float = DEADLIN
         block_size=size,
         authorization=address.authorization,
     )
-
-
-def _count(text: str | None) -> int:
-    """The number in a label; 0 where there is none that could be meant."""
-    return int(text) if text and text.isdecimal() and len(text) < len(str(MOST_TOKENS)) else 0
 
 
 def _refuse(scrape: Scrape, base: str) -> None:
