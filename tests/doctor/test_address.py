@@ -22,6 +22,7 @@ from .hostile import FAST, LATE, METRICS, MODELS, SLOW, Answer, HostileServer, h
 PASSWORD, KEY = "wonder:land@42", "sk-very-secret"
 BASIC = "Basic " + base64.b64encode(f"alice:{PASSWORD}".encode()).decode()
 IDLE = Engine(StepTime(c0=0.003)).page().encode()
+LONG = IDLE + b"# a comment\n" * 5000
 PATIENT_S, HASTY_S = 60.0, 0.4
 Refusal = Callable[[Answer, float], str]
 
@@ -198,7 +199,7 @@ def test_only_the_same_server_gets_the_key_after_a_redirect(status: str) -> None
 @pytest.mark.parametrize(
     "pieces",
     [
-        [page(IDLE) + b"more than was announced"],
+        [page(LONG) + b"more than was announced"],
         [page(IDLE)[:50], page(IDLE)[50:]],
         [b"HTTP/1.1 100 Continue\r\n\r\n", page(IDLE)],
         [b"HTTP/1.0 200 OK\r\n\r\n" + IDLE],
@@ -207,7 +208,7 @@ def test_only_the_same_server_gets_the_key_after_a_redirect(status: str) -> None
 )
 def test_pages_however_they_are_sent(pieces: list[bytes]) -> None:
     with hostile(sends(*pieces)) as server:
-        assert len(fetch(f"http://{server.place}").samples) == len(IDLE.splitlines())
+        assert len(fetch(f"http://{server.place}").samples) == len(IDLE.splitlines()), "no line more"
 
 
 def test_a_connection_that_stays_open_after_the_page() -> None:

@@ -247,4 +247,4 @@ class _Visit:
             raise http.client.IncompleteRead(bytes(body), expected - len(body))
         if not body.strip():
             raise InputError(f"{url}: the page is empty; is it vLLM's port?")
-        return bytes(body[:expected])
+        return bytes(body[:expected])  # early versions of Python 3.11 may read on
