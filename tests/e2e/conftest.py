@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fluidgate.hardware import StepTime
+from fluidgate.policies import policy_class
 
 from .plans import MEAN_OUTPUT, MEAN_PROMPT, SPREAD, write_plan
 from .server import GATE, Server, served
@@ -25,11 +26,15 @@ RATE = 20.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """One server's answers, the benchmark's results, and the preemptions during the benchmark."""
+    """One server's answers, the benchmark's results, and the preemptions during the benchmark.
+
+    `reads_hints`: its policy needs output lengths.
+    """
 
     outputs: list[list[int]]
     bench: dict[str, Any]
     preemptions: float
+    reads_hints: bool = False
 
 
 def measure(server: Server) -> Outcome:
@@ -77,4 +82,4 @@ def gated(request: pytest.FixtureRequest, model: Path, tmp_path_factory: Any) ->
     path = tmp_path_factory.mktemp("plans") / f"{request.param}.json"
     plan = write_plan(path, request.param, rate=RATE, step=ROUGH_STEP)
     with served(model, GATE, plan=plan) as server:
-        yield server, measure(server)
+        yield server, replace(measure(server), reads_hints=policy_class(request.param).needs_output_length)

@@ -8,11 +8,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from .conftest import BENCH_REQUESTS, DIRECT_REQUESTS, Outcome
+from .plans import CLASSES
 from .server import MODEL_LEN, Server
 
 Gated = tuple[Server, Outcome]
@@ -145,6 +149,65 @@ def test_two_hundred_aborts_at_once(gated: Gated) -> None:
         client.close()
     still_serves(server)
     assert server.metrics()["fluidgate_fallbacks_total"] == 0
+
+
+def gate_is_on(server: Server) -> None:
+    """It serves, holds whom it should, and never gave way to stock scheduling nor lost its books."""
+    still_serves(server)
+    page = server.metrics()
+    assert page["fluidgate_fallbacks_total"] == 0
+    assert page["fluidgate_rebuilds_total"] == 0
+    held_before = page["fluidgate_held_steps_total"]
+    server.outputs([[7] * 100] * 40, [60] * 40)
+    assert server.metrics()["fluidgate_held_steps_total"] > held_before
+
+
+def test_a_crowd_whose_grammars_compile(gated: Gated) -> None:
+    """A hundred clients at once, a third of them with structured outputs: vLLM passes over those for a while."""
+    server = gated[0]
+    answered = server.metrics()["vllm:request_success_total"]
+
+    def ask_for(k: int) -> int:
+        request: dict[str, Any] = {"prompt": [5 + k] * 40, "max_tokens": 30}
+        request["vllm_xargs"] = {"output_tokens": 30, "fluidgate_class": CLASSES[k % 2]}
+        if k % 3 == 0:
+            request["structured_outputs"] = {"choice": [f"w{k + 100} w{k + 101}", f"w{k + 200}"]}
+            request["ignore_eos"] = False
+        status, answer = server.complete(**request)
+        assert status == 200, answer
+        return len(answer["choices"][0]["token_ids"])
+
+    with ThreadPoolExecutor(100) as clients:
+        lengths = list(clients.map(ask_for, range(100)))
+    assert [n for k, n in enumerate(lengths) if k % 3] == [30] * 66
+    assert all(1 <= n <= 30 for n in lengths)
+    at_rest(server)
+    assert server.metrics()["vllm:request_success_total"] == answered + 100
+    gate_is_on(server)
+
+
+HOSTILE: list[Any] = ["abc", "", "250 tokens", [1], {}, True, None, -5, 0, 10**30, 2**63, 1e308, 0.5]
+
+
+def test_what_a_request_says_never_ends_the_gate(gated: Gated) -> None:
+    server = gated[0]
+    answers = Counter[int]()
+    for key in ("output_tokens", "fluidgate_class", "kv_transfer_params", "unknown"):
+        for value in HOSTILE:
+            answers[server.complete(prompt=[5, 6], max_tokens=3, vllm_xargs={key: value})[0]] += 1
+    for raw in ("NaN", "Infinity", "-Infinity", "1e999", '"\\u0000"'):
+        body = json.dumps({"model": server.model, "prompt": [5], "max_tokens": 3, "vllm_xargs": {"output_tokens": 0}})
+        body = body.replace('"output_tokens": 0', f'"output_tokens": {raw}')
+        answers[server.request("/v1/completions", body.encode())[0]] += 1
+    for odd in ({"priority": 10**12}, {"priority": -7}, {"n": 3}, {"max_tokens": 10**12}, {"request_id": "same"}):
+        for _ in range(2):
+            answers[server.complete(**{"prompt": [5, 6], "max_tokens": 3, **odd})[0]] += 1
+    assert set(answers) <= {200, 400, 422}, answers
+    assert answers[200] >= 30, answers
+    gate_is_on(server)
+    page = server.metrics()
+    assert (page["fluidgate_bad_hints_total"] > 0) == gated[1].reads_hints
+    assert page["fluidgate_unknown_classes_total"] >= 5
 
 
 def test_a_burst_of_a_thousand(gated: Gated) -> None:
