@@ -305,7 +305,7 @@ def _limits(records: RunRecords, steps: StepRecords) -> str:
     if over.any():
         return f"iteration {np.argmax(over)} computes {steps.tokens[np.argmax(over)]} tokens with a budget of {budget}"
     limit = config.long_prefill_token_threshold
-    alone = (steps.running + steps.waiting <= 1)[step]
+    alone = (steps.running + steps.waiting <= 1)[step] & (not config.cut_lone_prefill)
     return f"{tokens.max()} prompt tokens with a limit of {limit}" if limit and (tokens[~alone] > limit).any() else ""
 
 

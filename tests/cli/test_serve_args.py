@@ -94,6 +94,25 @@ def test_json_holds_what_the_table_shows(folder: Path) -> None:
         assert "'my models/x'" in made[form]["command"]
 
 
+def test_an_older_vllm_is_said_to_lose_flags(folder: Path) -> None:
+    asked = ("serve-args", "paced.json", "--max-wait-s", "20", "--vllm-version")
+    older = good(*asked, "0.28.1", cwd=folder)
+    assert "--max-num-active-seqs" not in older.stdout
+    assert "vLLM 0.28 has no --max-num-active-seqs; --max-num-seqs is lowered to that cap" in older.stderr
+    assert "vLLM 0.28 has no --max-num-queued-reqs; nothing bounds the queue" in older.stderr
+    newer = good(*asked, "0.33", "--format", "json", cwd=folder)
+    assert newer.stderr == ""
+    made = json.loads(newer.stdout)
+    assert (made["vllm_version"], made["stock"]["lost"]) == ("0.33", [])
+    assert json.loads(good(*asked, "0.30", "--format", "json", cwd=folder).stdout)["stock"]["lost"]
+
+
+def test_the_support_table_is_printed_without_a_plan(folder: Path) -> None:
+    from fluidgate.serving.versions import support_table
+
+    assert good("serve-args", "--support", cwd=folder).stdout == support_table() + "\n"
+
+
 def test_the_parallelism_of_a_variant_is_served(folder: Path) -> None:
     gpus = ["--model", "llama-3.1-70b", "--gpu", "a100-80gb", "--variant", "tp4"]
     good("plan", *SMALL, *gpus, "--save", "wide.json", cwd=folder)
@@ -141,6 +160,8 @@ BAD = [
     (("serve-args", "late.json"), "install the fluidgate that wrote it"),
     (("serve-args", "own.py"), "own.py:2: is not JSON"),
     (("serve-args", "paced.json", "--max-wait-s", "nan"), "max_wait_s = nan"),
+    (("serve-args", "paced.json", "--vllm-version", "0.23"), "vLLM '0.23' is not a version that fluidgate knows"),
+    (("serve-args", "paced.json", "--vllm-version", "new"), "give one from 0.24 to 0.33, such as 0.33.0"),
     (("serve-args", "paced.json", "--model-name=--help"), "model name '--help' cannot be served"),
     (("plan", *SMALL, "--policy", "greedy"), "add --save plan.json"),
     (("plan", *SMALL, "--policy", "greeedy", "--save", "x.json"), "did you mean 'greedy'"),

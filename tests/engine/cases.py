@@ -73,5 +73,6 @@ def _config(random: Random) -> EngineConfig:
         enable_prefix_caching=random.random() < 0.6,
         scheduler_reserve_full_isl=random.random() < 0.6,
         long_prefill_token_threshold=random.choice([0, 0, 1, 5]) if mode == "vllm" else 0,
+        cut_lone_prefill=mode == "vllm" and random.random() < 0.3,
         preemption=random.choice([*["recompute"] * 6, "restart", "offload"]),
     )

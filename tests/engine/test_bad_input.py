@@ -54,6 +54,7 @@ def test_prefill_first_needs_a_budget_for_a_whole_resumed_request() -> None:
         ({"watermark": float("nan")}, "watermark = nan must be a share"),
         ({"long_prefill_token_threshold": -1}, "long_prefill_token_threshold = -1 must be a whole number"),
         ({"mode": "sarathi", "long_prefill_token_threshold": 5}, "mode sarathi has no long_prefill_token_threshold"),
+        ({"mode": "sarathi", "cut_lone_prefill": True}, "mode sarathi has no cut_lone_prefill"),
         ({"max_num_seqs": float("nan")}, "max_num_seqs = nan must be"),
         ({"max_num_seqs": 2.5}, "max_num_seqs = 2.5 must be"),
         ({"max_num_batched_tokens": 0.5}, "max_num_batched_tokens = 0.5 must be"),

@@ -70,6 +70,12 @@ def test_long_prefill_threshold(simulate: Simulate, batches: Batches) -> None:
     assert batches(r) == [(0.0, {0: 2, 1: 2}, []), (1.0, {0: 2, 1: 1}, []), (2.0, {0: 4}, [])]
 
 
+def test_up_to_vllm_0_30_the_threshold_cuts_a_lone_request(simulate: Simulate, batches: Batches) -> None:
+    limits = {"max_num_batched_tokens": 4, "long_prefill_token_threshold": 2, "cut_lone_prefill": True}
+    r = simulate([(0.0, 8, 1), (0.0, 3, 1)], **limits)
+    assert batches(r) == [(0.0, {0: 2, 1: 2}, []), (1.0, {0: 2, 1: 1}, []), (2.0, {0: 2}, []), (3.0, {0: 2}, [])]
+
+
 EVICTION = [(0.0, 2, 4), (0.0, 2, 3)]
 """On 6 blocks: KV 2 + 2, 3 + 3, and then row 0 needs a seventh block, so row 1, the last in, loses its three."""
 

@@ -24,8 +24,9 @@ def simulate_as_vllm(
 ) -> RunRecords:
     """The simulator's run, equal to vLLM's in every decision and record."""
     policy = policy or Greedy()
-    simulated = simulate(workload, hardware, policy, config=config, record="decisions")
     emulated = emulate(workload, hardware, policy, config=config, record="decisions")
+    config = config.with_(cut_lone_prefill=emulated.config.cut_lone_prefill)
+    simulated = simulate(workload, hardware, policy, config=config, record="decisions")
     difference = first_difference(simulated, emulated)
     assert difference is None, difference
     return simulated

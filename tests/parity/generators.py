@@ -43,11 +43,14 @@ STEP_TIMES = (StepTime(4 * TICK_S), StepTime(0.01, 1e-4, 1e-6, 1e-8))
 MORE = int(os.environ.get("FLUIDGATE_PARITY_EXAMPLES", "0"))
 """Generated workloads per file, other ones in every run; 0: a fixed set."""
 
+SHARE = float(os.environ.get("FLUIDGATE_PARITY_SHARE", "1"))
+"""Part of the fixed set that is generated, above 0 and at most 1: for versions that are tested beside the main one."""
+
 
 def examples(default: int, *, of: int) -> settings:
     """Hypothesis settings for a test that makes `default` examples out of the `of` that its file makes in all."""
     return settings(
-        max_examples=max(default, MORE * default // of),
+        max_examples=max(1, round(SHARE * default), MORE * default // of),
         derandomize=not MORE,
         deadline=None,
         print_blob=True,

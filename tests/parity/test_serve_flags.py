@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import make_policy, policy_class, policy_names
 from fluidgate.serving.flags import VLLM_BLOCK_SIZE, Form, serve_command, serve_flags
 from fluidgate.serving.planfile import PlanFile, ServedModel
+from fluidgate.serving.versions import FLAG_SINCE, NEWEST, Release, find_release
 
 from .against_vllm import needs_vllm
 
@@ -39,24 +42,47 @@ def planned(policy: str, config: EngineConfig) -> PlanFile:
 
 @pytest.fixture(scope="module")
 def parser() -> Any:
-    """The parser of `vllm serve`."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    """The parser of `vllm serve`, wherever this version has it."""
+    import vllm.entrypoints
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    return make_arg_parser(FlexibleArgumentParser())
+    folder = Path(vllm.entrypoints.__path__[0])
+    place = next(part for part in ("common", "launchers", "openai") if (folder / part / "cli_args.py").exists())
+    module = importlib.import_module(f"vllm.entrypoints.{place}.cli_args")
+    return module.make_arg_parser(FlexibleArgumentParser())
+
+
+@pytest.fixture(scope="module")
+def release() -> Release:
+    """The installed one."""
+    from fluidgate.serving.vllm_core import VLLM_VERSION
+
+    return find_release(VLLM_VERSION) or NEWEST
+
+
+@pytest.fixture(scope="module")
+def known(parser: Any) -> set[str]:
+    """Every flag; argparse alone would also take the beginning of a longer name."""
+    return {name for action in parser._actions for name in action.option_strings}
+
+
+def test_the_table_tells_which_flags_this_version_has(known: set[str], release: Release) -> None:
+    had = {flag for flag, since in FLAG_SINCE.items() if release.number >= since}
+    assert had == known & set(FLAG_SINCE)
 
 
 @pytest.mark.parametrize("config", [EngineConfig(), EVERYTHING], ids=["defaults", "everything"])
 @pytest.mark.parametrize("form", ["plugin", "stock"])
 @pytest.mark.parametrize("policy", [name for name in policy_names() if policy_class(name).rank is None])
-def test_vllm_takes_the_line(policy: str, form: Form, config: EngineConfig, parser: Any) -> None:
+def test_vllm_takes_the_line(
+    policy: str, form: Form, config: EngineConfig, parser: Any, known: set[str], release: Release
+) -> None:
     from vllm.config import SchedulerConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    flags = serve_flags(planned(policy, config), form, max_wait_s=30.0)
+    flags = serve_flags(planned(policy, config), form, max_wait_s=30.0, release=release)
     words = shlex.split(serve_command(flags, "org/model"))
-    known = {name for action in parser._actions for name in action.option_strings}
-    assert {flag.name for flag in flags} <= known  # argparse would also take the beginning of a longer name
+    assert {flag.name for flag in flags} <= known
     parsed = parser.parse_args(words[2:])
     assert parsed.model_tag == "org/model"
     args = AsyncEngineArgs.from_cli_args(parsed)
@@ -65,7 +91,8 @@ def test_vllm_takes_the_line(policy: str, form: Form, config: EngineConfig, pars
         expected = flag.value or "False"
         assert str(getattr(args, name)) == expected, flag.name
     limits = ("max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens", "watermark", "max_num_queued_reqs")
-    SchedulerConfig(max_model_len=4096, is_encoder_decoder=False, **{name: getattr(args, name) for name in limits})
+    given = {name: getattr(args, name) for name in limits if hasattr(args, name)}
+    SchedulerConfig(max_model_len=4096, is_encoder_decoder=False, **given)
 
 
 def test_what_stays_off_the_line_is_vllms_default() -> None:
@@ -74,9 +101,10 @@ def test_what_stays_off_the_line_is_vllms_default() -> None:
 
     stock = EngineArgs(model="org/model")
     engine = planned("greedy", EngineConfig()).engine
-    assert (stock.watermark, stock.max_num_active_seqs) == (engine.watermark, engine.max_num_active_seqs)
+    assert (stock.watermark, getattr(stock, "max_num_active_seqs", None)) == (engine.watermark, None)
+    assert engine.max_num_active_seqs is None
     assert stock.scheduler_reserve_full_isl == engine.scheduler_reserve_full_isl
     assert stock.long_prefill_token_threshold == engine.long_prefill_token_threshold
     assert CacheConfig.enable_prefix_caching == engine.enable_prefix_caching
     assert (CacheConfig.DEFAULT_BLOCK_SIZE, stock.tensor_parallel_size) == (VLLM_BLOCK_SIZE, 1)
-    assert stock.max_num_queued_reqs is None
+    assert getattr(stock, "max_num_queued_reqs", None) is None

@@ -13,8 +13,9 @@ from fluidgate.errors import InputError
 from fluidgate.fluid import RequestMix, plan
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import ConcurrencyCap, Greedy, Policy, Watermark, make_policy, policy_class, policy_names
-from fluidgate.serving.flags import Flag, Form, is_stock, serve_command, serve_flags
+from fluidgate.serving.flags import Flag, Form, is_stock, lost, serve_command, serve_flags
 from fluidgate.serving.planfile import PlanFile, ServedModel
+from fluidgate.serving.versions import known_release
 
 A100 = Hardware("7B on A100", StepTime(0.012, 4e-5, 3.5e-7), num_gpu_blocks=6876)
 MIX = RequestMix([1.0, 2.0, 0.5], [200, 400, 800], [50, 300, 900])
@@ -101,6 +102,27 @@ def test_the_queue_clears_within_the_longest_wait() -> None:
     in_flight = int(values(file, "stock", max_wait_s=30.0)["--max-num-queued-reqs"])
     assert in_flight == ceil(PLAN.concurrency_cap + 30 * PLAN.stability.boundary_rate)
     assert "--max-num-queued-reqs" not in values(file, "stock")
+
+
+def test_an_older_vllm_gets_the_flags_that_it_has_and_is_told_what_it_loses() -> None:
+    file, asked = file_of("rate-limited"), {"max_wait_s": 30.0}
+    newest = values(file, "stock", **asked)
+    for version, lacking in [
+        ("0.33", set()),
+        ("0.31", set()),
+        ("0.30", {"--max-num-active-seqs"}),
+        ("0.29", {"--max-num-active-seqs"}),
+        ("0.28", {"--max-num-active-seqs", "--max-num-queued-reqs"}),
+        ("0.24", {"--max-num-active-seqs", "--max-num-queued-reqs"}),
+    ]:
+        release = known_release(version)
+        older = values(file, "stock", release=release, **asked)
+        assert newest.keys() - older.keys() == lacking
+        seats = newest["--max-num-active-seqs" if lacking else "--max-num-seqs"]
+        assert older == {name: newest[name] for name in older} | {"--max-num-seqs": seats}
+        told = lost(file, "stock", release=release, **asked)
+        assert {flag for flag in newest if any(f"vLLM {version} has no {flag};" in one for one in told)} == lacking
+        assert lost(file, "stock", release=release) == told[: len(lacking - {"--max-num-queued-reqs"})]
 
 
 @pytest.mark.parametrize("wait_s", [0.0, -1.0, float("nan"), float("inf")])

@@ -71,6 +71,14 @@ def test_a_broken_record_is_found(records: RunRecords, law: str, name: str, chan
         check_records(replace(records, **{name: change(records)}))
 
 
+def test_a_lone_prompt_that_should_have_been_cut_is_found() -> None:
+    config = OFF.with_(long_prefill_token_threshold=8)
+    records = run(Workload([0.0], [20], [3], name="alone"), small_hardware(), Greedy(), config, record="decisions")
+    check_records(records)
+    with pytest.raises(AssertionError, match="20 prompt tokens with a limit of 8"):
+        check_records(replace(records, config=config.with_(cut_lone_prefill=True)))
+
+
 @pytest.mark.parametrize(
     ("law", "name", "change"),
     [

@@ -231,6 +231,14 @@ class EngineOptions:
     long_prefill_token_threshold: Annotated[
         int, _option(_E, "--long-prefill-token-threshold", help="Most prompt tokens of one request per iteration.")
     ] = 0
+    cut_lone_prefill: Annotated[
+        bool,
+        _option(
+            _E,
+            "--cut-lone-prefill/--no-cut-lone-prefill",
+            help="That threshold also cuts a request that is alone, as in vLLM up to 0.30.",
+        ),
+    ] = False
     preemption: Annotated[str, _option(_E, "--preemption", help="A victim's fate: recompute, restart or offload.")] = (
         "recompute"
     )

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from fluidgate.serving.flags import Flag
+    from fluidgate.serving.flags import Flag, Form
     from fluidgate.serving.planfile import PlanFile
+
+FORMS: tuple[Form, Form] = ("plugin", "stock")
 
 EXAMPLE = "Example: `fluidgate serve-args plan.json --model-name meta-llama/Llama-2-7b-hf`"
 
@@ -26,37 +28,66 @@ MaxWait = Annotated[
     float | None,
     typer.Option("--max-wait-s", help="Refuse requests (HTTP 503) that would wait longer than this; else none."),
 ]
+VllmVersion = Annotated[
+    str | None,
+    typer.Option(
+        "--vllm-version", help="The server's vLLM, such as 0.30: an older one lacks some flags; else the newest."
+    ),
+]
+
+
+def _print_support(wanted: bool) -> None:
+    if wanted:
+        from fluidgate.serving.versions import support_table
+
+        print(support_table())
+        raise typer.Exit
+
+
+Support = Annotated[
+    bool,
+    typer.Option(
+        "--support", callback=_print_support, is_eager=True, help="Print which vLLM is tested for what, and exit."
+    ),
+]
 
 
 def command(
     plan_path: PlanPath,
     model_name: ModelName = None,
     max_wait_s: MaxWait = None,
+    vllm_version: VllmVersion = None,
     policy_file: o.PolicyFile = None,
     output_format: o.OutputFormat = o.Format.TABLE,
+    _support: Support = False,
 ) -> None:
     """Print the `vllm serve` line of a plan, in two forms: with fluidgate's scheduler, and with stock flags alone."""
     from fluidgate.policies import load_policy_file
-    from fluidgate.serving.flags import serve_command, serve_flags
+    from fluidgate.serving.flags import lost, serve_command, serve_flags
     from fluidgate.serving.planfile import PlanFile
+    from fluidgate.serving.versions import NEWEST, known_release
 
     load_policy_file(policy_file)
     plan = PlanFile.load(plan_path)
     model = _model(plan, model_name, plan_path)
-    plugin = serve_flags(plan, "plugin", max_wait_s=max_wait_s)
-    stock = serve_flags(plan, "stock", max_wait_s=max_wait_s)
+    release = NEWEST if vllm_version is None else known_release(vllm_version)
+    plugin = serve_flags(plan, "plugin", max_wait_s=max_wait_s, release=release)
+    stock = serve_flags(plan, "stock", max_wait_s=max_wait_s, release=release)
+    losses = {form: lost(plan, form, max_wait_s=max_wait_s, release=release) for form in FORMS}
     forms = [
         (f"With fluidgate's scheduler: {plan.policy_line()}", serve_command(plugin, model, plan_path), plugin),
         (f"Stock vLLM, {_likeness(plan)}", serve_command(stock, model), stock),
     ]
     if output_format is o.Format.JSON:
-        made = {name: _plain(*form) for name, form in zip(("plugin", "stock"), forms, strict=True)}
-        o.write_json({"model": model, "policy": plan.policy, **made})
+        made = {name: _plain(*form) | {"lost": losses[name]} for name, form in zip(FORMS, forms, strict=True)}
+        o.write_json({"model": model, "policy": plan.policy, "vllm_version": str(release), **made})
     else:
         for title, line, flags in forms:
             o.console().print(f"[bold]{title}[/bold]", highlight=False)
             print(line)  # as it is: a wrapped line could not be copied
             o.console().print(_table(flags))
+    for sentence in dict.fromkeys([*losses["plugin"], *losses["stock"]]):
+        o.say(sentence)
     if plan.planned.load > 1.0 and max_wait_s is None:
         o.say("the plan is for an overload, where the queue grows without end: --max-wait-s bounds the wait")
 

@@ -30,6 +30,8 @@ class EngineConfig:
         enable_prefix_caching: reuse blocks of equal content, a preempted request's own among them.
         scheduler_reserve_full_isl: admit only where the whole prompt fits, not just its first chunk.
         long_prefill_token_threshold: most prompt tokens of one request in an iteration; 0: no limit.
+        cut_lone_prefill: that threshold also cuts the prompt of a request that is alone, as in vLLM up to 0.30; from
+            0.31 on such a prompt is not cut, since nobody waits for it.
         preemption: a victim recomputes prompt and generated tokens (`recompute`, as vLLM does), starts from nothing
             (`restart`, the paper's model), or finds its KV again at no cost (`offload`, a perfect second memory).
     """
@@ -42,6 +44,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     scheduler_reserve_full_isl: bool = True
     long_prefill_token_threshold: int = 0
+    cut_lone_prefill: bool = False
     preemption: PreemptionMode = "recompute"
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class EngineConfig:
             )
         if self.long_prefill_token_threshold and self.mode != "vllm":
             raise InputError(f"mode {self.mode} has no long_prefill_token_threshold; leave it at 0")
+        if self.cut_lone_prefill and self.mode != "vllm":
+            raise InputError(f"mode {self.mode} has no cut_lone_prefill; leave it at False")
 
     @property
     def seats(self) -> int:

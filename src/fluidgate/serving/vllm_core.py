@@ -1,4 +1,4 @@
-"""vLLM's own scheduler and KV cache manager, built without a model."""
+"""vLLM's own scheduler and KV cache manager, built without a model, on every release of `serving.versions`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from fluidgate.engine import EngineConfig
+from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware
+from fluidgate.serving.versions import cuts_lone_prefill
 
-TESTED_VERSIONS = ("0.32.0",)
 LONGEST_MODEL_LEN = 1 << 20
 
 # The smallest config.json that vLLM takes for a text model: the scheduler asks only for lengths and limits.
@@ -80,14 +81,8 @@ def new_scheduler(
     vllm_config = copy.copy(_base_config())
     scheduling = vllm_config.scheduler_config = copy.copy(vllm_config.scheduler_config)
     caching = vllm_config.cache_config = copy.copy(vllm_config.cache_config)
-    scheduling.max_num_seqs = config.max_num_seqs
-    scheduling.max_num_active_seqs = config.max_num_active_seqs
-    scheduling.max_num_batched_tokens = token_budget
-    scheduling.max_num_scheduled_tokens = None
-    scheduling.long_prefill_token_threshold = config.long_prefill_token_threshold
-    scheduling.long_prefill_token_threshold_adaptive = False
-    scheduling.scheduler_reserve_full_isl = config.scheduler_reserve_full_isl
-    scheduling.watermark = config.watermark_share
+    for name, value in _scheduling(scheduling, config, token_budget).items():
+        setattr(scheduling, name, value)
     caching.enable_prefix_caching = config.enable_prefix_caching
     caching.num_gpu_blocks = hardware.num_gpu_blocks
     caching.block_size = hardware.block_size
@@ -103,6 +98,37 @@ def new_scheduler(
         block_size=hardware.block_size,
         log_stats=False,
     )
+
+
+def _scheduling(defaults: Any, config: EngineConfig, token_budget: int) -> dict[str, Any]:
+    """`config` as fields of vLLM's `SchedulerConfig`, of which `defaults` shows the ones that this version has."""
+    fields = {
+        "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": token_budget,
+        "max_num_scheduled_tokens": None,
+        "long_prefill_token_threshold": config.long_prefill_token_threshold,
+        "scheduler_reserve_full_isl": config.scheduler_reserve_full_isl,
+        "watermark": config.watermark_share,
+    }
+    if hasattr(defaults, "max_num_active_seqs"):
+        fields["max_num_active_seqs"] = config.max_num_active_seqs
+    else:  # before 0.31 the seats are what caps the residents
+        fields["max_num_seqs"] = config.seats
+    if hasattr(defaults, "long_prefill_token_threshold_adaptive"):
+        fields["long_prefill_token_threshold_adaptive"] = False
+    return fields
+
+
+def as_installed(config: EngineConfig) -> EngineConfig:
+    """`config` with the rules of the installed vLLM, which no setting of a server changes.
+
+    Raises:
+        InputError: `config` asks for a rule that this version does not have.
+    """
+    cuts = cuts_lone_prefill(VLLM_VERSION)
+    if config.cut_lone_prefill and not cuts:
+        raise InputError(f"vLLM {VLLM_VERSION} does not cut the prompt of a lone request; leave cut_lone_prefill out")
+    return config.with_(cut_lone_prefill=cuts)
 
 
 def new_request(
@@ -131,4 +157,4 @@ def runner_output(request_ids: list[str], sampled: list[list[int]]) -> ModelRunn
     )
 
 
-__all__ = ["TESTED_VERSIONS", "VLLM_VERSION", "new_request", "new_scheduler", "runner_output"]
+__all__ = ["VLLM_VERSION", "as_installed", "new_request", "new_scheduler", "runner_output"]
