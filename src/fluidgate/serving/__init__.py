@@ -1,4 +1,4 @@
-"""vLLM: the emulator, which runs its real scheduler on virtual time (extra `[vllm]`), how to compare runs, and plan
+"""vLLM: the emulator, which runs its real scheduler on virtual time, how to compare runs, and plan
 files, which carry a policy to a server."""
 
 from fluidgate.serving.emulator import emulate

@@ -51,7 +51,7 @@ LONE_PREFILL_SPARED_SINCE = (0, 31)
 FLAG_SINCE = {"--max-num-queued-reqs": (0, 29), "--max-num-active-seqs": (0, 31)}
 """Flags of `vllm serve` that the older of these releases do not have."""
 
-GATE_VERSIONS = tuple(release.tested for release in RELEASES if release.tested)
+TESTED_VERSIONS = tuple(release.tested for release in RELEASES if release.tested)
 """What the plugin's tests run on."""
 
 EQUAL_VERSIONS = tuple(release.tested for release in RELEASES if release.tested and release.equal)
