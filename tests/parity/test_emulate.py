@@ -12,6 +12,7 @@ from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError, Stalled
 from fluidgate.policies import Greedy, Policy
 from fluidgate.serving import emulate, emulator
+from fluidgate.serving.versions import RELEASES, find_release
 
 from .against_vllm import needs_vllm, simulate_as_vllm
 from .generators import Case
@@ -38,6 +39,21 @@ def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_vllm_does_not_have_is_refused(config: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         emulate(CASE.workload, CASE.hardware, config=EngineConfig(**config))
+
+
+@needs_vllm
+def test_a_lone_prompt_is_cut_where_the_installed_version_cuts_it() -> None:
+    from fluidgate.serving.vllm_core import VLLM_VERSION
+
+    lone, limit = Case([(0, 20, 1)], blocks=4), EngineConfig(long_prefill_token_threshold=8)
+    records = emulate(lone.workload, lone.hardware, config=limit, record="decisions")
+    assert records.steps is not None
+    cuts = records.config.cut_lone_prefill
+    assert cuts == (find_release(VLLM_VERSION) in RELEASES[:7])
+    assert records.steps.tokens.tolist() == ([8, 8, 4] if cuts else [20])
+    if not cuts:
+        with pytest.raises(InputError, match="does not cut the prompt of a lone request; leave cut_lone_prefill out"):
+            emulate(lone.workload, lone.hardware, config=limit.with_(cut_lone_prefill=True))
 
 
 @needs_vllm

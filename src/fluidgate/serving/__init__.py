@@ -1,5 +1,5 @@
-"""vLLM: the emulator, which runs its real scheduler on virtual time, how to compare runs, and plan
-files, which carry a policy to a server."""
+"""vLLM: the emulator, which runs its real scheduler on virtual time, how to compare runs, and plan files, which carry a
+policy to a server."""
 
 from fluidgate.serving.emulator import emulate
 from fluidgate.serving.flags import Flag, serve_command, serve_flags

