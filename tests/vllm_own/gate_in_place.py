@@ -50,7 +50,7 @@ def noting_the_gate(module: ModuleType) -> Any:
     class Noting(module.GateScheduler):  # type: ignore[misc,name-defined]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            if self.gate is not None:
+            if self.gatekeeper is not None:
                 report["gated"].append(current_test())
 
     return Noting
@@ -69,10 +69,12 @@ if os.environ.get("GATE_IN_PLACE") == "1":
 
 
 def fallbacks() -> dict[str, float]:
-    """Fall-backs so far by their place; at a start where the gate cannot be used there is nothing to fall from."""
-    families = [family for family in REGISTRY.collect() if family.name == "fluidgate_fallbacks"]
+    """Fall-backs and rebuilds so far by their place; where the gate cannot be used there is nothing to fall from."""
+    counted = ("fluidgate_fallbacks", "fluidgate_rebuilds")
+    families = [family for family in REGISTRY.collect() if family.name in counted]
     samples = [sample for family in families for sample in family.samples if sample.name.endswith("_total")]
-    return {sample.labels["where"]: sample.value for sample in samples if sample.labels["where"] != "probe"}
+    values = {f"{sample.name} in {sample.labels['where']}": sample.value for sample in samples}
+    return {place: value for place, value in values.items() if not place.endswith("probe")}
 
 
 @pytest.fixture(autouse=True)

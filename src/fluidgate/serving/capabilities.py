@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from fluidgate.serving.versions import GATE_VERSIONS, NEWEST, OLDEST, find_release, public
+from fluidgate.serving.versions import NEWEST, OLDEST, TESTED_VERSIONS, find_release, public
 
 ANY_VERSION_VARIABLE = "FLUIDGATE_ANY_VLLM"
 """Environment variable: run the gate on versions outside the table as well."""
@@ -73,5 +73,5 @@ def unsupported(version: str, scheduler: Any) -> str | None:
 
 def describe(version: str) -> str:
     """A version, and whether it was tested, in words."""
-    tested = public(version) in GATE_VERSIONS
-    return f"vLLM {version}, {'tested' if tested else 'not tested: the tests ran on ' + ', '.join(GATE_VERSIONS)}"
+    tested = public(version) in TESTED_VERSIONS
+    return f"vLLM {version}, {'tested' if tested else 'not tested: the tests ran on ' + ', '.join(TESTED_VERSIONS)}"
