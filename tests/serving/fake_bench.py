@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    for flag in ("--base-url", "--max-concurrency", "--random-input-len", "--random-output-len", "--pid-file"):
-        parser.add_argument(flag)
+    parser.add_argument("--base-url")
+    parser.add_argument("--pid-file")
+    for name in ("--max-concurrency", "--random-input-len", "--random-output-len", "--seed"):
+        parser.add_argument(name, type=int)
     for flag in ("--fail", "--quit", "--stubborn", "--idle"):
         parser.add_argument(flag, action="store_true")
     given, _ = parser.parse_known_args()
@@ -33,7 +35,12 @@ if __name__ == "__main__":
             print(os.getpid(), file=file)
     if given.idle:
         time.sleep(600)
-    size = {"concurrency": given.max_concurrency, "prompt": given.random_input_len, "output": given.random_output_len}
+    size = {
+        "concurrency": given.max_concurrency,
+        "prompt": given.random_input_len,
+        "output": given.random_output_len,
+        "seed": given.seed,
+    }
     client = http.client.HTTPConnection(urlsplit(given.base_url).netloc)
-    client.request("POST", "/load", json.dumps({name: int(value) for name, value in size.items()}))
+    client.request("POST", "/load", json.dumps(size))
     client.getresponse()

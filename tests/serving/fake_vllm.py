@@ -9,14 +9,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 
 import numpy as np
+import pytest
 
+from fluidgate.doctor import fetch
 from fluidgate.hardware import StepTime
+from fluidgate.serving import live_load
+from fluidgate.serving.running_server import RunningServer
 
 BENCH = [sys.executable, str(Path(__file__).with_name("fake_bench.py"))]
 BLOCK_SIZE, NUM_BLOCKS, BUDGET, MODEL_LEN = 16, 2001, 2048, 1024
@@ -166,44 +170,109 @@ class Engine:
         lines = [f"vllm:{name}{{{labels}}} {value}" for name, value in values.items()]
         lines.append(f'vllm:cache_config_info{{engine="0",block_size="{BLOCK_SIZE}",num_gpu_blocks="{NUM_BLOCKS}"}} 1')
         for name, seen in self._values.items():
+            values_seen = np.array(seen)
             for edge in (*STEP_EDGES, np.inf):
-                count = np.count_nonzero(np.array(seen) <= edge)
+                count = np.count_nonzero(values_seen <= edge)
                 lines.append(f'vllm:{name}_bucket{{{labels},le="{"+Inf" if edge == np.inf else edge}"}} {count}')
             lines += [f"vllm:{name}_sum{{{labels}}} {sum(seen)}", f"vllm:{name}_count{{{labels}}} {len(seen)}"]
         return "\n".join(lines) + "\n"
 
 
+class Clock:
+    """Takes the place of `time`: passes only while somebody sleeps, so a busy machine changes nothing."""
+
+    def __init__(self) -> None:
+        self.now_s = 1e9
+
+    def time(self) -> float:
+        """Seconds."""
+        return self.now_s
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        """Let it pass, and real processes get on."""
+        time.sleep(0.005)
+        self.now_s += seconds
+
+    def rule(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Measure on this clock. A benchmark is a real process, whose start this clock cannot tell."""
+        monkeypatch.setattr(live_load, "time", self)
+        monkeypatch.setattr(live_load, "START_WITHIN_S", 1e6)
+        monkeypatch.setattr(RunningServer, "scrape", lambda it: replace(fetch(it.url), taken_s=self.now_s))
+
+
 @dataclass
 class FakeServer:
-    """An engine behind an address, in real time. `page` and `models` replace an answer."""
+    """An engine behind an address. `page` and `models` replace an answer.
+
+    Attributes:
+        loads: the prompts' seeds of the loads that came, in order.
+        load_s: how long each was on the engine.
+        starts_after_s: how long a benchmark is there before its load begins.
+        ends: seconds after which the n-th load's benchmark ends, and whether it then fails.
+        slow: loads in which a step takes as many times longer.
+    """
 
     engine: Engine
+    clock: Clock = field(default_factory=Clock)
     url: str = ""
     page: str | None = None
     models: str | None = None
-    loads: int = 0
+    loads: list[int] = field(default_factory=list)
+    load_s: list[float] = field(default_factory=list)
+    starts_after_s: float = 0.0
+    ends: dict[int, tuple[float, bool]] = field(default_factory=dict)
+    slow: dict[int, float] = field(default_factory=dict)
     log: Path | None = None
 
     def __post_init__(self) -> None:
-        self._lock, self._start_s = threading.Lock(), time.monotonic()
+        self._lock, self._step_time = threading.Lock(), self.engine.step_time
+        self._began_s, self._ends_s = 0.0, np.inf
 
     def metrics(self) -> str:
         """The page now."""
         with self._lock:
-            self.engine.advance(time.monotonic() - self._start_s)
+            if self.clock.now_s >= self._ends_s:
+                self._unload(self._ends_s)
+            self.engine.advance(self.clock.now_s)
             if self.log is not None:
                 self.log.write_text("".join(self.engine.log))
             return self.engine.page() if self.page is None else self.page
 
-    def serve_load(self, connection: socket.socket, size: dict[str, int]) -> None:
-        """Until the client goes."""
+    def serve_load(self, connection: socket.socket, size: dict[str, int]) -> bool:
+        """Until the client goes, or its time is over; whether it should then think that all went well."""
+        arrived_s = self.clock.now_s
+        while self.clock.now_s < arrived_s + self.starts_after_s:
+            time.sleep(0.001)
+        number = self._load(size)
+        if number not in self.ends:
+            connection.makefile("rb").read()
+            with self._lock:
+                self._unload(self.clock.now_s)
+        while self._ends_s < np.inf:
+            time.sleep(0.001)
+        return number in self.ends and not self.ends[number][1]
+
+    def _load(self, size: dict[str, int]) -> int:
         with self._lock:
-            self.loads += 1
-            self.engine.advance(time.monotonic() - self._start_s)
+            now_s, number = self.clock.now_s, len(self.loads)
+            self.engine.advance(now_s)
+            if number in self.ends:
+                self._ends_s = now_s + self.ends[number][0]
+            self._began_s = now_s
+            self.loads.append(size["seed"])
+            self.engine.step_time = StepTime(
+                *(self.slow.get(number, 1.0) * value for value in astuple(self._step_time))
+            )
             self.engine.load(size["concurrency"], size["prompt"], size["output"])
-        connection.makefile("rb").read()
-        with self._lock:
-            self.engine.unload()
+        return number
+
+    def _unload(self, at_s: float) -> None:
+        self.engine.advance(at_s)
+        self.engine.unload()
+        self.load_s.append(at_s - self._began_s)
+        self._ends_s = np.inf
 
 
 @contextmanager
@@ -221,7 +290,9 @@ def fake_server(engine: Engine) -> Iterator[FakeServer]:
 
         def do_POST(self) -> None:
             size = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            fake.serve_load(self.connection, size)
+            if fake.serve_load(self.connection, size):
+                self.send_response(200)
+                self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""

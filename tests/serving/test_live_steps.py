@@ -59,7 +59,7 @@ def test_coefficients_come_back_from_counters_alone(hits: float) -> None:
 
 def test_a_window_is_the_mean_of_its_steps() -> None:
     engine = Engine(TRUTH)
-    looks = look_through(engine, Phase("p", 8, 200, 40, 999), 10.0)
+    looks = look_through(engine, Phase("p", "c0", 8, 200, 40, 999), 10.0)
     ends_s = np.cumsum([step[3] for step in engine.steps]) + engine.now_s - sum(step[3] for step in engine.steps)
     steps = np.array(engine.steps)
     for window in looks.windows():
@@ -73,7 +73,7 @@ def test_a_window_is_the_mean_of_its_steps() -> None:
 
 def test_a_prompt_beyond_the_budget_takes_steps_that_nobody_counts() -> None:
     engine = Engine(TRUTH, budget=BUDGET // 8)
-    looks = look_through(engine, Phase("p", 1, 1000, 2, 999), 10.0)
+    looks = look_through(engine, Phase("p", "c0", 1, 1000, 2, 999), 10.0)
     assert looks.looks[-1].counters.iterations < len(engine.steps) / 2
 
 
@@ -83,7 +83,7 @@ def test_prompts_are_laid_out_within_the_budget() -> None:
 
 def test_idle_looks_and_preemptions_are_left_out() -> None:
     engine = Engine(TRUTH)
-    phase = Phase("p", 4, 50, 50, 999)
+    phase = Phase("p", "c0", 4, 50, 50, 999)
     looks = look_through(engine, phase, 10.0)
     windows = list(looks.windows())
     assert len(windows) >= 8
@@ -99,7 +99,7 @@ def test_idle_looks_and_preemptions_are_left_out() -> None:
 
 def test_counters_that_fall_are_a_restart() -> None:
     engine = Engine(TRUTH)
-    looks = look_through(engine, Phase("p", 4, 50, 50, 999), 3.0)
+    looks = look_through(engine, Phase("p", "c0", 4, 50, 50, 999), 3.0)
     with pytest.raises(InputError, match="started again"):
         looks.looks[0].counters.since(looks.looks[-1].counters)
 

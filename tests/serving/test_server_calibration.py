@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -11,41 +12,41 @@ from pathlib import Path
 import pytest
 
 from fluidgate.errors import InputError
-from fluidgate.hardware import StepTime
-from fluidgate.serving import bench_process, live_steps, server_calibration
+from fluidgate.hardware import CalibrationReport, StepTime
+from fluidgate.serving import bench_process, live_load
 from fluidgate.serving.bench_process import BenchProcess
 from fluidgate.serving.iteration_log import IterationLog
+from fluidgate.serving.live_load import LEAST_WINDOWS, measure
 from fluidgate.serving.running_server import RunningServer, look_at
-from fluidgate.serving.server_calibration import Sweep, fit, lay_out_sweep, measure
-from fluidgate.serving.sweep import OUTPUT_SPREAD, lay_out
+from fluidgate.serving.server_calibration import fit
+from fluidgate.serving.sweep import OUTPUT_SPREAD, Sweep, lay_out, lay_out_sweep
 
 from .fake_vllm import BENCH, BLOCK_SIZE, BUDGET, MODEL_LEN, NUM_BLOCKS, Engine, FakeServer, fake_server
 
-TRUTH = StepTime(c0=0.003, c_tok=2e-5, c_kv=1.5e-7, c_attn=1e-8)
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks and windows for steps of 3 ms."""
-    monkeypatch.setattr(server_calibration, "LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr(server_calibration, "AWAIT_EVERY_S", 0.02)
-    monkeypatch.setattr(live_steps, "LEAST_WINDOW_S", 0.12)
-    monkeypatch.setattr(bench_process, "GRACE_S", 0.3)
+TRUTH = StepTime(c0=0.012, c_tok=8e-5, c_kv=6e-7, c_attn=4e-8)
+TIME_S = 70.0
+SHORT = r"(\S+) s of load gave (\d+) windows of .*, where 20 are the least \((\d+) in 'few .*\); give --time-s (\d+)"
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeServer]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     with fake_server(Engine(TRUTH)) as server:
+        server.clock.rule(monkeypatch)
         yield server
 
 
-def laid_out(fake: FakeServer, time_s: float = 18.0, options: str = "") -> Sweep:
+def laid_out(fake: FakeServer, time_s: float = TIME_S, options: str = "") -> Sweep:
     command = f"{shlex.join(BENCH)} {options}"
-    return lay_out_sweep(look_at(fake.url), time_s=time_s, bench_command=command, concurrency=32)
+    return lay_out_sweep(look_at(fake.url), time_s=time_s, bench_command=command, concurrency=32, seed=1)
 
 
 def pids(file: Path) -> list[int]:
     return [int(word) for word in file.read_text().split()]
+
+
+def has_pids(file: Path) -> bool:
+    """Whether a benchmark has begun."""
+    return file.exists() and file.read_text().endswith("\n")
 
 
 def all_ended(file: Path) -> bool:
@@ -61,7 +62,8 @@ def all_ended(file: Path) -> bool:
 
 
 def until(true: Callable[[], bool]) -> bool:
-    end_s = time.monotonic() + 30
+    """Wait; after five minutes it is a fault, not a slow machine."""
+    end_s = time.monotonic() + 300
     while not true() and time.monotonic() < end_s:
         time.sleep(0.02)
     return true()
@@ -74,18 +76,88 @@ def test_a_sweep_finds_the_step_time_and_leaves_nothing_behind(fake: FakeServer,
     sweep = laid_out(fake, options=f"--pid-file {tmp_path / 'pids'}")
     seen: list[tuple[int, int]] = []
     measured = measure(sweep, log=log, progress=lambda done, total: seen.append((done, total)))
-    assert fake.loads == len(sweep.phases) == len(pids(tmp_path / "pids"))
+    assert len(fake.loads) == len(sweep.phases) == len(pids(tmp_path / "pids"))
     assert all_ended(tmp_path / "pids")
     assert until(lambda: not fake.engine.running)
     assert seen == sorted(seen)
-    assert seen[-1][0] <= seen[-1][1] == 18
+    assert seen[-1][0] <= seen[-1][1] == TIME_S
+    assert measured.remarks(sweep) == []
     for lines in (None, log):
-        report = fit(sweep, measured, log=lines)
-        for step in [(2, 200, 0), (32, 4000, 0), (32, 20_000, 0), (800, 3000, 350_000)]:
-            assert report.step_time.duration_s(*step) == pytest.approx(TRUTH.duration_s(*step), rel=0.25), step
-        least, most = report.calibration.tokens
-        assert least <= 2
-        assert 512 <= most <= 2048
+        assert_true(fit(sweep, measured, log=lines))
+
+
+def assert_true(report: CalibrationReport) -> None:
+    """The step time is that of the engine."""
+    for step in [(2, 200, 0), (32, 4000, 0), (32, 20_000, 0), (800, 3000, 350_000)]:
+        assert report.step_time.duration_s(*step) == pytest.approx(TRUTH.duration_s(*step), rel=0.1), step
+    least, most = report.calibration.tokens
+    assert least <= 2
+    assert 512 <= most <= 2048
+
+
+def test_starts_of_the_benchmark_take_no_time_from_the_load(fake: FakeServer) -> None:
+    fake.starts_after_s = 15.0
+    sweep = laid_out(fake)
+    measured = measure(sweep)
+    assert measured.remarks(sweep) == []
+    assert sum(fake.load_s) == pytest.approx(6 / 7 * TIME_S, abs=6 * live_load.AWAIT_EVERY_S)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "why"),
+    [
+        ("slow steps", "it had 1 of the 4 windows of 1 s and 10 steps that it needs"),
+        ("ended early", "it had 2 of the 4 windows of 1 s and 10 steps that it needs"),
+        ("ended at once", "the benchmark ended by itself before the phase 'many decodes' could be measured"),
+        ("failed", "the benchmark failed with status 1: .*RemoteDisconnected"),
+    ],
+)
+def test_a_phase_that_was_too_short_is_repeated(fake: FakeServer, trouble: str, why: str) -> None:
+    if trouble == "slow steps":
+        fake.slow[2] = 30.0
+    else:
+        fake.ends[2] = (3.0 if trouble == "ended early" else 0.4, trouble == "failed")
+    sweep = laid_out(fake)
+    measured = measure(sweep)
+    many = sweep.phases[2]
+    assert fake.loads == [1, 2, 3, 4, 5, 6, 3 + 6]  # seeds: a repeat has prompts of its own
+    assert all(measured.windows(phase) >= LEAST_WINDOWS for phase in sweep.phases)
+    assert measured.windows(many) < LEAST_WINDOWS + 2  # it ended when it had enough
+    assert sum(fake.load_s) < TIME_S
+    report = fit(sweep, measured)
+    (remark,) = [remark for remark in report.remarks if "phase" in remark]
+    assert re.fullmatch(f"the phase 'many decodes' was repeated: {why}.*", remark)
+    if trouble != "slow steps":  # whose steps are true too, of another server
+        assert_true(report)
+
+
+def test_a_phase_that_cannot_be_measured_is_done_without(fake: FakeServer) -> None:
+    fake.ends = {3: (0.4, False), 6: (0.4, False)}
+    sweep = laid_out(fake)
+    measured = measure(sweep)
+    assert len(fake.loads) == 7
+    report = fit(sweep, measured)
+    assert_true(report)
+    said = [remark for remark in report.remarks if "'long contexts'" in remark]
+    assert len(said) == 2
+    assert "was repeated" in said[0]
+    assert "has 0 of the 4 windows that it needs, so c_kv rests on the other phases" in said[1]
+
+
+def test_the_load_keeps_within_its_time_whatever_is_repeated(fake: FakeServer) -> None:
+    fake.slow = dict.fromkeys(range(12), 30.0)
+    sweep = laid_out(fake)
+    measured = measure(sweep)
+    assert sum(fake.load_s) <= TIME_S + len(fake.load_s) * live_load.AWAIT_EVERY_S
+    assert len(fake.loads) > len(sweep.phases)
+    with pytest.raises(InputError, match=SHORT) as error:
+        fit(sweep, measured)
+    found = re.fullmatch(SHORT, str(error.value))
+    assert found is not None
+    assert float(found[1]) == TIME_S
+    assert int(found[2]) == sum(measured.windows(phase) for phase in sweep.phases) < 20
+    assert int(found[3]) == measured.windows(sweep.phases[0])
+    assert int(found[4]) >= 2 * TIME_S
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "another engine's page", "someone else", "no answer"])
@@ -116,17 +188,25 @@ def test_a_sweep_that_is_cut_short_ends_its_load(fake: FakeServer, tmp_path: Pat
     assert until(lambda: not fake.engine.running)
 
 
-def test_a_benchmark_that_never_sends_anything_is_too_little_time(fake: FakeServer, tmp_path: Path) -> None:
-    sweep = laid_out(fake, time_s=6.0, options=f"--idle --pid-file {tmp_path / 'pids'}")
-    with pytest.raises(InputError, match=r"'few decodes' was over before.*more than --time-s 6"):
-        measure(sweep)
-    assert all_ended(tmp_path / "pids")
+def test_a_benchmark_that_never_sends_anything_is_given_up(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_load, "START_WITHIN_S", 5.0)
+    file = tmp_path / "pids"
+
+    def began(done: int, total: int) -> None:
+        assert until(lambda: has_pids(file))
+
+    sweep = laid_out(fake, options=f"--idle --pid-file {file}")
+    with pytest.raises(InputError, match=r"sent no request within 5 s of its start; see what it says: .* --base-url"):
+        measure(sweep, progress=began)
+    assert all_ended(file)
 
 
 def test_a_benchmark_that_fails_says_why(fake: FakeServer) -> None:
     with pytest.raises(InputError, match="the benchmark failed with status 1: OSError: no tokenizer there"):
         measure(laid_out(fake, time_s=60.0, options="--fail"))
-    assert fake.loads == 0
+    assert fake.loads == []
 
 
 def test_a_benchmark_that_ends_by_itself_is_not_short_of_time(fake: FakeServer) -> None:
@@ -134,29 +214,22 @@ def test_a_benchmark_that_ends_by_itself_is_not_short_of_time(fake: FakeServer) 
         measure(laid_out(fake, time_s=60.0, options="--quit"))
 
 
-def test_a_benchmark_that_does_not_heed_its_end_is_killed(fake: FakeServer, tmp_path: Path) -> None:
+def test_a_benchmark_that_does_not_heed_its_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [*BENCH, "--stubborn", "--idle", "--pid-file", str(tmp_path / "pids")]
+    monkeypatch.setattr(bench_process, "GRACE_S", 0.3)
     with BenchProcess(command) as bench:
-        assert until((tmp_path / "pids").exists)
+        assert until(lambda: has_pids(tmp_path / "pids"))
         assert bench.running
     assert until(lambda: all_ended(tmp_path / "pids"))
 
 
 def test_a_load_that_does_not_go_away_is_reported(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_calibration, "IDLE_WITHIN_S", 0.1)
+    monkeypatch.setattr(live_load, "IDLE_WITHIN_S", 2.0)
     sweep = laid_out(fake)
     fake.engine.extra_running = 3
     with pytest.raises(InputError, match="3 requests are still there"):
         measure(sweep)
-    assert fake.loads == 0
-
-
-def test_too_few_windows_ask_for_more_time(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_steps, "LEAST_WINDOW_S", 0.6)
-    sweep = laid_out(fake, time_s=10.0)
-    measured = measure(sweep)
-    with pytest.raises(InputError, match="more than --time-s 10"):
-        fit(sweep, measured)
+    assert fake.loads == []
 
 
 def at(max_model_len: int = MODEL_LEN, num_gpu_blocks: int = NUM_BLOCKS) -> RunningServer:

@@ -19,7 +19,7 @@ from fluidgate.errors import InputError
 if TYPE_CHECKING:
     from fluidgate.hardware import StepTime
     from fluidgate.serving.running_server import RunningServer
-    from fluidgate.serving.server_calibration import Sweep
+    from fluidgate.serving.sweep import Sweep
 
 EXAMPLE = "Example: `fluidgate calibrate server http://localhost:8000 --out hardware.json`"
 
@@ -36,7 +36,7 @@ Log = Annotated[
 class LoadOptions:
     """The load that is laid on the server."""
 
-    time_s: Annotated[float, typer.Option("--time-s", help="Seconds that the whole load may take.")] = 300.0
+    time_s: Annotated[float, typer.Option("--time-s", help="Seconds under load, all phases together, at most.")] = 300.0
     max_concurrency: Annotated[
         int | None,
         typer.Option("--max-concurrency", help="Most requests at a time; 64, or fewer where the KV cache is small."),
@@ -54,7 +54,7 @@ class LoadOptions:
 
     def lay_out(self, server: RunningServer) -> Sweep:
         """The sweep for a server."""
-        from fluidgate.serving.server_calibration import lay_out_sweep
+        from fluidgate.serving.sweep import lay_out_sweep
 
         return lay_out_sweep(
             server,
@@ -88,8 +88,9 @@ def command(
     from fluidgate.hardware import write_hardware
     from fluidgate.hardware.steps_file import write_steps
     from fluidgate.serving.iteration_log import IterationLog
+    from fluidgate.serving.live_load import measure
     from fluidgate.serving.running_server import look_at
-    from fluidgate.serving.server_calibration import fit, measure
+    from fluidgate.serving.server_calibration import fit
 
     o.try_outputs(out, steps_out, plot)
     target = look_at(url, api_key=api_key)
@@ -127,11 +128,14 @@ def _estimate(sheet: calibrate.SheetOptions, target: RunningServer) -> StepTime 
 
 def _announce(sweep: Sweep) -> None:
     """The load, and how it would be made, on stderr."""
+    from fluidgate.serving.live_load import START_WITHIN_S
+
     where = f"{sweep.server.url}, {sweep.server.model}, {sweep.server.kv_tokens:,} tokens of KV cache"
-    o.say(f"{where}: {len(sweep.phases)} phases of load, {sweep.time_s:g} s at most")
-    for phase, command in zip(sweep.phases, sweep.commands, strict=True):
+    o.say(f"{where}: {len(sweep.phases)} phases, {sweep.time_s:g} s of load at most")
+    o.say(f"each start of the benchmark, {START_WITHIN_S:.0f} s at most, comes on top; a phase too short is repeated")
+    for phase in sweep.phases:
         size = f"{phase.prompt_tokens:,} prompt and about {phase.output_tokens} output tokens"
-        o.say(f"{phase.name}: {phase.concurrency} requests at a time of {size}\n  {shlex.join(command)}")
+        o.say(f"{phase.name}: {phase.concurrency} requests at a time of {size}\n  {shlex.join(sweep.command(phase))}")
 
 
 def _agree(yes: bool) -> None:

@@ -17,6 +17,10 @@ from fluidgate.errors import InputError
 GRACE_S = 5.0
 
 
+class BenchError(InputError):
+    """A benchmark that does not make the load it was started for."""
+
+
 def bench_words(command: str) -> list[str]:
     """The words of a benchmark's command, whose program is there.
 
@@ -67,14 +71,14 @@ class BenchProcess:
         """Whether it still runs.
 
         Raises:
-            InputError: it failed; with the last of what it printed.
+            BenchError: it failed; with the last of what it printed.
         """
         status = self._process.poll()
         if status:
             self._errors.seek(0)
             said = [line.strip() for line in self._errors.read()[-20_000:].splitlines() if line.strip()]
             last = said[-1][:300] if said else "it printed nothing"
-            raise InputError(f"the benchmark failed with status {status}: {last}")
+            raise BenchError(f"the benchmark failed with status {status}: {last}")
         return status is None
 
     def end(self) -> None:

@@ -1,11 +1,13 @@
-"""The load under which a server is measured: `lay_out` its phases, and the command line of each."""
+"""The load under which a server is measured: `lay_out_sweep` its phases, and the command line of each."""
 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 
 from fluidgate.errors import InputError
+from fluidgate.serving.bench_process import bench_words
 from fluidgate.serving.running_server import RunningServer
 
 DEFAULT_CONCURRENCY = 64
@@ -27,7 +29,8 @@ class Phase:
     """A closed loop: so many requests at any time, a new one for each that ends.
 
     Attributes:
-        name: what it is for.
+        name: what it is like.
+        tells: the coefficients that it determines.
         concurrency: requests at any time.
         prompt_tokens: of every request.
         output_tokens: on average.
@@ -35,6 +38,7 @@ class Phase:
     """
 
     name: str
+    tells: str
     concurrency: int
     prompt_tokens: int
     output_tokens: int
@@ -58,6 +62,61 @@ class Phase:
             "--seed": seed,
         }
         return [*(str(word) for pair in values.items() for word in pair), "--ignore-eos", "--disable-tqdm"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A load that was laid out and has not begun.
+
+    Attributes:
+        server: whom it is for.
+        phases: in order.
+        time_s: bound of the time under load, all phases together.
+        bench: the words that call the benchmark.
+        seed: of the first phase's prompts.
+        tokenizer: for the benchmark; None: where the server has its model.
+    """
+
+    server: RunningServer
+    phases: tuple[Phase, ...]
+    time_s: float
+    bench: tuple[str, ...]
+    seed: int
+    tokenizer: str | None = None
+
+    def command(self, phase: Phase, run: int = 0) -> tuple[str, ...]:
+        """The benchmark's command line for a run of a phase; each run has prompts of its own."""
+        seed = self.seed + self.phases.index(phase) + run * len(self.phases)
+        return (*self.bench, *phase.arguments(self.server, seed, self.tokenizer))
+
+
+def lay_out_sweep(
+    server: RunningServer,
+    *,
+    time_s: float,
+    bench_command: str,
+    concurrency: int | None = None,
+    token_budget: int | None = None,
+    tokenizer: str | None = None,
+    seed: int | None = None,
+) -> Sweep:
+    """The sweep for a server; nothing is started.
+
+    Args:
+        time_s: seconds under load, all phases together.
+        bench_command: how the benchmark is called.
+        concurrency, token_budget: as in `lay_out`.
+        tokenizer: for the benchmark, if not where the server has its model.
+        seed: of the first phase's prompts; by default the time, because a server may remember an earlier sweep's.
+
+    Raises:
+        InputError: no room for the phases, no time, or no such benchmark.
+    """
+    if not 0.0 < time_s < 86400.0:
+        raise InputError(f"--time-s {time_s:g} must be above 0 and below a day, in seconds")
+    words = tuple(bench_words(bench_command))
+    phases = lay_out(server, time_s, concurrency=concurrency, token_budget=token_budget)
+    return Sweep(server, phases, time_s, words, int(time.time()) if seed is None else seed, tokenizer)
 
 
 def lay_out(
@@ -89,12 +148,12 @@ def lay_out(
         )
     brief, long_output = min(32, longest // 8), min(512, longest // 4)
     wanted = (
-        ("few decodes", LEAST_CONCURRENCY, brief, min(256, longest // 4)),
-        ("some decodes", max(LEAST_CONCURRENCY, most // 4), brief, min(128, longest // 4)),
-        ("many decodes", most, brief, min(128, longest // 4)),
-        ("long contexts", most, _prompt(longest, long_output, budget), long_output),
-        ("short prompts", 16, min(128, longest // 8, budget), 8),
-        ("long prompts", 4, _prompt(longest, 16, budget), 16),
+        ("few decodes", "c0", LEAST_CONCURRENCY, brief, min(256, longest // 4)),
+        ("some decodes", "c0 and c_tok", max(LEAST_CONCURRENCY, most // 4), brief, min(128, longest // 4)),
+        ("many decodes", "c_tok", most, brief, min(128, longest // 4)),
+        ("long contexts", "c_kv", most, _prompt(longest, long_output, budget), long_output),
+        ("short prompts", "c_tok", 16, min(128, longest // 8, budget), 8),
+        ("long prompts", "c_attn", 4, _prompt(longest, 16, budget), 16),
     )
     return tuple(_within(server, time_s / len(wanted), most, *phase) for phase in wanted)
 
@@ -109,7 +168,14 @@ def _prompt(max_model_len: int, output_tokens: int, budget: int) -> int:
 
 
 def _within(
-    server: RunningServer, slot_s: float, most: int, name: str, concurrency: int, prompt_tokens: int, output_tokens: int
+    server: RunningServer,
+    slot_s: float,
+    most: int,
+    name: str,
+    tells: str,
+    concurrency: int,
+    prompt_tokens: int,
+    output_tokens: int,
 ) -> Phase:
     """The phase with as many requests as the KV cache holds."""
     room = int(KV_SHARE * server.kv_tokens) // (prompt_tokens + _longest_output(output_tokens) + server.block_size)
@@ -120,4 +186,4 @@ def _within(
         )
     at_once = min(concurrency, most, room)
     waves = slot_s / (output_tokens * SHORTEST_STEP_S) + 2
-    return Phase(name, at_once, prompt_tokens, output_tokens, min(MOST_PROMPTS, int(at_once * waves)))
+    return Phase(name, tells, at_once, prompt_tokens, output_tokens, min(MOST_PROMPTS, int(at_once * waves)))
