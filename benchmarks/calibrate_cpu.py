@@ -35,8 +35,9 @@ def main() -> None:
         print(f"{report['steps']} steps; noise {report['noise']:.1%}, misfit {report['calibration']['misfit']:.1%}")
         print(f"| load | | {' | '.join(METRICS)} |")
         for load in LOADS * REPEATS:
-            truth, sent = measured(server, load, Path(folder))
-            for what, values in (("measured", truth), ("predicted", predicted(sent, read_hardware(path)))):
+            truth = measured(server, load, Path(folder))
+            guess = predicted(truth.sent, read_hardware(path))
+            for what, values in (("measured", truth.metrics), ("predicted", guess)):
                 print(
                     f"| {load.name} | {what} | {' | '.join(f'{values[name]:,.1f}' for name in METRICS)} |", flush=True
                 )

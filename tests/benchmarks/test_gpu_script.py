@@ -153,7 +153,7 @@ def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(FOLDER / "run.py"), "--model", "tiny", *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,  # of which it needs seconds; more is a hang
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from fluidgate import EngineConfig, Hardware, simulate, summarize
 from fluidgate.workload.formats import vllm_bench
 
-from .server import SEATS, TOKEN_BUDGET, VLLM, Server, served
+from .server import HANGS_S, SEATS, TOKEN_BUDGET, VLLM, Server, served
 from .tiny_model import write_tiny_model
 
 LAYERS, HEADS = 8, 16
@@ -25,6 +26,7 @@ NUM_BLOCKS = 257
 FLAGS = ("--num-gpu-blocks-override", str(NUM_BLOCKS), "--no-enable-prefix-caching")
 """A prefix cache would know most prompts again: of a thousand words there are a thousand prompts."""
 CONFIG = EngineConfig(max_num_seqs=SEATS, max_num_batched_tokens=TOKEN_BUDGET, enable_prefix_caching=False)
+STEPS = "vllm:iteration_tokens_total_count"
 METRICS = ("mean_ttft_ms", "mean_tpot_ms", "mean_e2el_ms", "output_throughput", "preemptions")
 
 
@@ -56,27 +58,63 @@ def calibrated_server(*flags: str) -> Iterator[Server]:
             yield server
 
 
+class Refused(Exception):
+    """A calibration that ended without a file.
+
+    Attributes:
+        sentence: what it said.
+        steps: that the server took meanwhile.
+    """
+
+    def __init__(self, sentence: str, steps: float) -> None:
+        super().__init__(sentence)
+        self.sentence, self.steps = sentence, steps
+
+
 def calibrate(server: Server, out: Path, time_s: float, *options: str) -> dict[str, Any]:
-    """`fluidgate calibrate server` as a user types it: the report that it prints."""
+    """`fluidgate calibrate server` as a user types it: the report that it prints.
+
+    Raises:
+        Refused: it ends with a sentence.
+    """
     program = Path(sys.executable).with_name("fluidgate")
     bench = shlex.join([sys.executable, str(VLLM), "bench", "serve"])
     limits = ["--max-concurrency", str(SEATS), "--max-num-batched-tokens", str(TOKEN_BUDGET)]
     words = ["calibrate", "server", server.url, "--yes", "--out", str(out), "--time-s", str(time_s)]
     command = [str(program), *words, *limits, "--bench-command", bench, "--format", "json", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=time_s + 180)
+    before = server.metrics()[STEPS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=time_s + 2 * HANGS_S)
+    if done.returncode == 1:
+        raise Refused(done.stderr.splitlines()[-1], server.metrics()[STEPS] - before)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
-def measured(server: Server, load: Load, folder: Path) -> tuple[dict[str, float], Path]:
-    """What `vllm bench serve` measures under a load, and its detailed result, kept in `folder`."""
-    before = server.metrics()["vllm:num_preemptions_total"]
+@dataclass(frozen=True)
+class Measured:
+    """What `vllm bench serve` measured under a load.
+
+    Attributes:
+        metrics: those of `METRICS`.
+        sent: its detailed result, a file.
+        start_s: how long it took to start and to end.
+    """
+
+    metrics: dict[str, float]
+    sent: Path
+    start_s: float
+
+
+def measured(server: Server, load: Load, folder: Path) -> Measured:
+    """Run a load; its detailed result is kept in `folder`."""
+    before, began_s = server.metrics()["vllm:num_preemptions_total"], time.monotonic()
     result = server.bench(*load.arguments, "--seed", "1", "--save-detailed")
+    start_s = time.monotonic() - began_s - result["duration"]
     result["preemptions"] = server.metrics()["vllm:num_preemptions_total"] - before
     assert result["completed"] == load.requests
     sent = folder / f"{load.name}.json"
     sent.write_text(json.dumps(result), encoding="utf-8")
-    return {name: float(result[name]) for name in METRICS}, sent
+    return Measured({name: float(result[name]) for name in METRICS}, sent, start_s)
 
 
 def predicted(result: Path, hardware: Hardware) -> dict[str, float]:

@@ -78,10 +78,10 @@ def gate_metric_names() -> set[str]:
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait, for three minutes at most: the server, the model and the client share two cores."""
-    end_s = time.monotonic() + 180
+    """Wait; after twenty minutes it is a fault, not a busy machine."""
+    end_s = time.monotonic() + 1200
     while not true():
-        assert time.monotonic() < end_s, "it did not come to that within three minutes"
+        assert time.monotonic() < end_s, "it did not come to that within twenty minutes"
         time.sleep(0.1)
 
 
@@ -113,7 +113,7 @@ def ask(server: Server, output_tokens: int) -> socket.socket:
     sizes = {"prompt": [9] * 40, "max_tokens": output_tokens}
     body = json.dumps({"model": server.model, "ignore_eos": True, **sizes})
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=120)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=1200)
     connection.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
     return connection
 

@@ -19,7 +19,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
-PATIENCE_MS = 180_000  # a busy machine must not fail a test
+PATIENCE_MS = 600_000  # a busy machine must not fail a test
+TWO_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 VIEWS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1200, "height": 900}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1200, "height": 900}, "color_scheme": "dark"},
@@ -35,7 +36,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield running
         running.close()
 
@@ -131,7 +132,7 @@ def test_the_pointer_reads_values(page: Any, comparison: Comparison) -> None:
     assert seen is not None
     plot = page.locator("#kv [data-load='1'] figure svg").first
     plot.scroll_into_view_if_needed()
-    page.wait_for_timeout(200)  # scrolling hides what the pointer reads
+    page.evaluate(TWO_FRAMES)  # scrolling hides what the pointer reads
     box, hover = plot.bounding_box(), json.loads(plot.get_attribute("data-hover"))
     start, end = hover["start"], hover["rows"][0]["end"]  # the run may end before its neighbours' axis does
     width = page.evaluate("document.querySelector('#kv figure svg').viewBox.baseVal.width")
