@@ -19,7 +19,7 @@ from fluidgate.serving.sweep import Phase, Sweep
 LOOK_EVERY_S = 0.5
 AWAIT_EVERY_S = 0.25
 IDLE_WITHIN_S = 60.0
-START_WITHIN_S = 180.0
+START_WITHIN_S = 300.0
 """For one start of the benchmark, which imports vLLM and makes its prompts: 10 s, or minutes on a busy machine."""
 LEAST_WINDOWS = 4
 """Of a phase; one that has fewer is repeated."""
