@@ -62,6 +62,28 @@ def test_a_server_becomes_a_hardware_file(
     assert plot.read_text().startswith("<svg")
 
 
+def test_a_phase_that_was_repeated_is_told(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.ends[2] = (3.0, False)
+    load = ["--time-s", "70", "--max-concurrency", "32", "--bench-command", shlex.join(BENCH), "--yes"]
+    assert run(monkeypatch, fake.url, *load, "--out", tmp_path / "h.json") == 0
+    assert "the phase 'many decodes' was repeated: it had 2 of the 4 windows" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_a_load_that_was_too_short_names_the_time_that_does(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = ["--time-s", "10", "--max-concurrency", "32", "--bench-command", shlex.join(BENCH), "--yes"]
+    assert run(monkeypatch, fake.url, *load, "--out", tmp_path / "h.json") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: 10 s of load gave ")
+    assert last.endswith("'long prompts'); give --time-s 60")
+    assert not (tmp_path / "h.json").exists()
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
