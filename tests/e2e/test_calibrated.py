@@ -6,15 +6,16 @@ machine only if the truth stood still meanwhile: each load is measured before th
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fluidgate.hardware import Hardware, read_hardware, read_steps
+from fluidgate.hardware import Hardware, StepTime, read_hardware, read_steps
 
-from .calibrated import NUM_BLOCKS, Load, Measured, Refused, calibrate, calibrated_server, measured, predicted
+from .calibrated import METRICS, NUM_BLOCKS, Load, Measured, Refused, calibrate, calibrated_server, measured, predicted
 from .server import BLOCK_SIZE, TOKEN_BUDGET, Server
 
 TIME_S = 84.0
@@ -127,7 +128,8 @@ def test_the_file_holds_the_servers_memory_and_its_steps(best: Attempt) -> None:
     assert calibration.kv_tokens[1] > 0.4 * NUM_BLOCKS * BLOCK_SIZE
 
 
-def test_loads_that_it_has_not_seen_are_predicted(attempts: list[Attempt]) -> None:
+def judge(attempts: list[Attempt]) -> None:
+    """The last attempt must not miss; skips where it does and the truth moved meanwhile, in any attempt."""
     misses, moves = attempts[-1].misses(), [move for one in attempts for move in one.moves()]
     if misses and moves:
         pytest.skip(
@@ -136,9 +138,45 @@ def test_loads_that_it_has_not_seen_are_predicted(attempts: list[Attempt]) -> No
     assert misses == []
 
 
-def test_a_wrong_step_time_would_miss(best: Attempt) -> None:
+def test_loads_that_it_has_not_seen_are_predicted(attempts: list[Attempt]) -> None:
+    judge(attempts)
+
+
+@pytest.mark.parametrize(
+    ("after", "guess", "verdict"),
+    [
+        (110.0, 120.0, None),
+        (110.0, 200.0, AssertionError),
+        (110.0, 50.0, AssertionError),
+        (150.0, 70.0, pytest.skip.Exception),
+    ],
+)
+def test_a_miss_fails_where_the_machine_is_steady(
+    after: float, guess: float, verdict: type[BaseException] | None
+) -> None:
+    """Figures made up: 100 before the calibration in all attempts."""
+    same = {load: Measured(dict.fromkeys(METRICS, 100.0), Path(), 5.0) for load in CHECKED}
+    last = {load: Measured(dict.fromkeys(METRICS, after), Path(), 5.0) for load in CHECKED}
+    machine = Hardware("made up", StepTime(c0=0.01), num_gpu_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
+    guesses = {load: dict.fromkeys(METRICS, guess) for load in CHECKED}
+    steady = Attempt({}, machine, Path(), same, same, guesses)
+    with pytest.raises(verdict) if verdict else nullcontext():
+        judge([steady, Attempt({}, machine, Path(), same, last, guesses)])
+
+
+def test_a_doubled_fixed_time_would_miss(best: Attempt) -> None:
     """The tolerance tells them apart: beyond it on the far side of the right prediction, whatever was measured."""
-    slow = best.predicted_with(MIXED, c0=2 * best.hardware.step_time.c0)
-    assert slow["mean_tpot_ms"] > (1 + TOLERANCE) * best.guesses[MIXED]["mean_tpot_ms"]
-    forgetful = best.predicted_with(PROMPTS, c_tok=0.0)
+    c0, guess = best.hardware.step_time.c0, best.guesses[MIXED]["mean_tpot_ms"]
+    if c0 * 1e3 < 0.6 * guess:
+        pytest.skip(
+            f"too slow: of {guess:.0f} ms a token c0 is {c0 * 1e3:.0f}, where an idle machine has three quarters"
+        )
+    assert best.predicted_with(MIXED, c0=2 * c0)["mean_tpot_ms"] > (1 + TOLERANCE) * guess
+
+
+def test_a_forgotten_time_per_token_would_miss(best: Attempt) -> None:
+    step = best.hardware.step_time
+    if step.c_tok * TOKEN_BUDGET < step.c0:
+        pytest.skip(f"too slow: a full step of tokens is {step.c_tok * TOKEN_BUDGET:.3f} s, c0 {step.c0:.3f} s")
+    forgetful = best.predicted_with(PROMPTS, c_tok=0.0, c_attn=0.0)
     assert forgetful["output_throughput"] > (1 + TOLERANCE) * best.guesses[PROMPTS]["output_throughput"]
