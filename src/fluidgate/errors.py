@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from fluidgate.words import escaped
+
 
 class FluidgateError(Exception):
-    """Base of all fluidgate errors; the command line prints its message and exits with 1."""
+    """Base of all fluidgate errors; the command line prints its message and exits with 1.
+
+    The message is one line without control characters, whatever a file or an option put into it.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(escaped(message).split("\n")))
 
 
 class InputError(FluidgateError):

@@ -28,7 +28,7 @@ SECONDS = st.floats(0, 1, allow_nan=False)
     SECONDS,
     st.integers(2, 10**9),
     st.integers(1, 512),
-    st.text(),
+    st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"])),
     SECONDS,
 )
 def test_round_trip(
@@ -85,7 +85,7 @@ def test_defaults(tmp_path: Path) -> None:
         ({"step_time": {"c0": 0.01, "d1": 1e-7}}, "'d1' is not a known key"),
         ({"step_time": {"c0": 0}}, "c0 and c_tok are both 0"),
         ({"relative_error": -0.1}, "'relative_error' = -0.1 must be finite"),
-        ({"step_time": {"c0": 10**400}}, "'c0' = 100000000000… (401 digits) must be finite"),
+        ({"step_time": {"c0": 10**400}}, "'c0' = 100000000000… (401 digits) must be at most 1e+15"),
         ({"num_gpu_blocks": 10**400}, "'num_gpu_blocks' = 100000000000… (401 digits) must be at least 2"),
     ],
 )

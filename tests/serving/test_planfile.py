@@ -80,7 +80,7 @@ configs = st.builds(
 )
 models = st.builds(
     ServedModel,
-    name=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    name=st.none() | st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), min_size=1),
     tensor_parallel_size=st.none() | st.integers(1, 16),
     gpu_memory_utilization=st.none() | st.floats(0.01, 1.0),
 )

@@ -110,6 +110,9 @@ def main() -> None:
     except FluidgateError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except MemoryError:
+        print("error: this machine's memory does not suffice; use fewer requests or KV blocks", file=sys.stderr)
+        sys.exit(1)
     except _Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(130)

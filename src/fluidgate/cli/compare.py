@@ -91,7 +91,8 @@ def command(
             out.print(f"The plan of each of {fleet.replicas} replicas behind {fleet.router}:")
         out.print(plan_table(result.scenarios[0].plan))
         for scenario in result.scenarios:
-            out.print(f"[bold]At load {scenario.load:.2f}[/bold]", *scenario.plan.verdict, sep="\n  ")
+            out.print(f"At load {scenario.load:.2f}", style="bold")
+            out.print(*(f"  {sentence}" for sentence in scenario.plan.verdict), sep="\n")
         out.print(comparison_table(result))
     for path in written:
         o.write_json(result.to_dict(o.command_line()), path)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fluidgate.bounds import MOST_COUNT, MOST_GPUS
 from fluidgate.cli import options as o
 from fluidgate.errors import InputError
+from fluidgate.words import escaped
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +32,7 @@ Wait = Annotated[
 ]
 Model = Annotated[str | None, typer.Option("--model", help="Model name, for step times.", rich_help_panel=_H)]
 GpuName = Annotated[str | None, typer.Option("--gpu", help="GPU name, for step times.", rich_help_panel=_H)]
-Tp = Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, rich_help_panel=_H)]
+Tp = Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, max=MOST_GPUS, rich_help_panel=_H)]
 ModelConfig = Annotated[
     Path | None, typer.Option("--model-config", help="Hugging Face config.json of the model.", rich_help_panel=_H)
 ]
@@ -43,10 +45,15 @@ Blocks = Annotated[
 BlockSize = Annotated[
     int | None, typer.Option("--block-size", help="Tokens per block, where the page is silent.", rich_help_panel=_H)
 ]
-Seats = Annotated[int | None, typer.Option("--max-num-seqs", help="The server's seats.", min=1, rich_help_panel=_E)]
+Seats = Annotated[
+    int | None,
+    typer.Option("--max-num-seqs", help="The server's seats.", min=1, max=MOST_COUNT, rich_help_panel=_E),
+]
 Budget = Annotated[
     int | None,
-    typer.Option("--max-num-batched-tokens", help="The server's token budget.", min=1, rich_help_panel=_E),
+    typer.Option(
+        "--max-num-batched-tokens", help="The server's token budget.", min=1, max=MOST_COUNT, rich_help_panel=_E
+    ),
 ]
 
 
@@ -108,13 +115,13 @@ def _with_limits(facts: Facts, seats: int | None, budget: int | None) -> Facts:
 
 def _print(diagnosis: Diagnosis) -> None:
     console = o.console()
-    console.print(f"[bold]{diagnosis.source}[/bold]", highlight=False)
+    console.print(escaped(diagnosis.source), style="bold", highlight=False)
     console.print(_findings(diagnosis))
     if diagnosis.changes:
-        console.print("[bold]What to change, in the order of benefit[/bold]", highlight=False)
+        console.print("What to change, in the order of benefit", style="bold", highlight=False)
         console.print(_changes(diagnosis))
     for note in diagnosis.notes:
-        console.print(note, highlight=False, markup=False)
+        console.print(note, highlight=False)
 
 
 def _findings(diagnosis: Diagnosis) -> Table:

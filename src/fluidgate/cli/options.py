@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from fluidgate.bounds import MOST_GPUS, MOST_JOBS, MOST_REPEATS, MOST_REQUESTS, MOST_SEED
 from fluidgate.output import check_writable, make_folder, write_text
+from fluidgate.words import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,23 +44,32 @@ TraceFormat = Annotated[str | None, _option(_W, "--trace-format", help="Name the
 Failed = Annotated[str, _option(_W, "--failed", help="Failed requests in a trace: stop or drop them.")]
 JitterSeed = Annotated[
     int | None,
-    _option(_W, "--jitter-seed", help="Spread Mooncake's batches of equal timestamps, with this seed.", min=0),
+    _option(
+        _W, "--jitter-seed", help="Spread Mooncake's batches of equal timestamps, with this seed.", min=0, max=MOST_SEED
+    ),
 ]
 Preset = Annotated[str, _option(_W, "--preset", help="Built-in workload, used where no trace is given.")]
 Requests = Annotated[
-    int | None, _option(_W, "--requests", help="Requests to draw from a preset, or to take from a trace.", min=1)
+    int | None,
+    _option(
+        _W, "--requests", help="Requests to draw from a preset, or to take from a trace.", min=1, max=MOST_REQUESTS
+    ),
 ]
 Rate = Annotated[float | None, _option(_W, "--rate", help="Arrival rate in requests per second.")]
 RateScale = Annotated[float, _option(_W, "--rate-scale", help="Let requests arrive this many times as fast.")]
-Seed = Annotated[int, _option(_W, "--seed", help="Seed of all random draws.", min=0)]
-Repeats = Annotated[int, _option(_W, "--repeats", help="Paired repeats for confidence intervals.", min=1)]
+Seed = Annotated[int, _option(_W, "--seed", help="Seed of all random draws.", min=0, max=MOST_SEED)]
+Repeats = Annotated[
+    int, _option(_W, "--repeats", help="Paired repeats for confidence intervals.", min=1, max=MOST_REPEATS)
+]
 PolicyFile = Annotated[
     Path | None, typer.Option("--policy-file", help="Python file whose `@fluidgate.policy` classes to use as well.")
 ]
 Goodput = Annotated[list[str] | None, _option(_O, "--goodput", help="Objectives in ms, such as `ttft:2000 tpot:50`.")]
 OutputFormat = Annotated[Format, _option(_O, "--format", help="What to print.")]
 OutputDir = Annotated[Path | None, _option(_O, "--output-dir", help="Folder for result files.")]
-Jobs = Annotated[int, _option(_R, "--jobs", "-j", help="Processes to run in; the numbers are the same.", min=1)]
+Jobs = Annotated[
+    int, _option(_R, "--jobs", "-j", help="Processes to run in; the numbers are the same.", min=1, max=MOST_JOBS)
+]
 Ray = Annotated[str | None, _option(_R, "--ray", help="Run on Ray: a cluster's address, or `local`.")]
 Results = Annotated[
     Path | None, _option(_R, "--results", help="Keep finished runs in this file; a stopped run goes on from it.")
@@ -166,7 +177,7 @@ class HardwareOptions:
 
     model: Annotated[str, _option(_H, "--model", help="Model name, or any name with --model-config.")] = "llama-2-7b"
     gpu: Annotated[str, _option(_H, "--gpu", help="GPU name.")] = "a100-80gb"
-    tp: Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1)] = 1
+    tp: Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1, max=MOST_GPUS)] = 1
     variant: Annotated[str | None, _option(_H, "--variant", help="Profile variant, such as `paper`.")] = None
     model_config: Annotated[
         Path | None, _option(_H, "--model-config", help="Hugging Face config.json of the model.")
@@ -273,12 +284,12 @@ def console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 120
-    return Console(width=width)
+    return Console(width=width, markup=False, emoji=False)  # names from files are text, brackets and all
 
 
 def say(message: str) -> None:
     """A remark beside the result: on stderr, so that stdout holds the result alone."""
-    print(message, file=sys.stderr, flush=True)
+    print(escaped(message), file=sys.stderr, flush=True)
 
 
 def write_json(value: Any, path: Path | None = None) -> None:

@@ -83,7 +83,7 @@ def command(
         o.write_json({"model": model, "policy": plan.policy, "vllm_version": str(release), **made})
     else:
         for title, line, flags in forms:
-            o.console().print(f"[bold]{title}[/bold]", highlight=False)
+            o.console().print(title, style="bold", highlight=False)
             print(line)  # as it is: a wrapped line could not be copied
             o.console().print(_table(flags))
     for sentence in dict.fromkeys([*losses["plugin"], *losses["stock"]]):

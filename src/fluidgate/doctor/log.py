@@ -7,9 +7,11 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 
+from fluidgate.bounds import MOST_COUNT, MOST_KV_TOKENS
 from fluidgate.doctor.facts import Facts, Moment
 from fluidgate.errors import InputError
 from fluidgate.fluid.verdict import number
+from fluidgate.words import shown
 
 MARK = "Avg prompt throughput:"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -21,10 +23,13 @@ _STATISTICS = re.compile(
     r"(?:, Preemptions: (?P<preemptions>\d+))?, \w+ KV cache usage: (?P<kv_use>\d+(?:\.\d+)?)%",
     re.ASCII,
 )
-_CAPACITY = re.compile(r"\w+ KV cache size: ([\d,]+) tokens")
-_BUDGET = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)")
+_CAPACITY = re.compile(r"\w+ KV cache size: (\d[\d,]*) tokens", re.ASCII)
+_BUDGET = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)", re.ASCII)
 _ARGUMENTS = re.compile(r"non-default args: (\{.*\})")
+MOST_CHARACTERS = 16_384
+"""Of a line that is looked at; vLLM's longest, with all its arguments, has a few thousand."""
 YEAR_S = 366 * 86400.0
+_OWN_LOG = "give vLLM's own log"
 NO_PREEMPTIONS = (
     "Cannot tell preemptions: vLLM 0.32 forgets their number before it logs it. Scrape /metrics instead: "
     "`fluidgate doctor http://HOST:8000`."
@@ -40,7 +45,7 @@ def facts_of_log(text: str, where: str) -> Facts:
     Raises:
         InputError: no line of statistics, one that cannot be read, or the logs of several runs in one file.
     """
-    lines = [_COLOUR.sub("", line) for line in text.splitlines()]
+    lines = [_COLOUR.sub("", line[:MOST_CHARACTERS]) for line in text.splitlines()]
     found = [(number_, line, _STATISTICS.search(line)) for number_, line in enumerate(lines, 1) if MARK in line]
     if not found:
         raise InputError(
@@ -53,7 +58,7 @@ def facts_of_log(text: str, where: str) -> Facts:
                 f"{where}, line {at}: {line.strip()[:80]!r} is not worded as vLLM 0.32 words its statistics"
             )
         matches.append(match)
-    preemptions = [int(match["preemptions"]) for match in matches if match["preemptions"]]
+    preemptions = [_count(match["preemptions"], "preemptions", where) for match in matches if match["preemptions"]]
     window_s = _window_s([line for _, line, _ in found], where)
     facts = Facts(
         source=f"{where}, {len(matches)} lines of statistics" + (f" over {number(window_s)} s" if window_s else ""),
@@ -62,19 +67,28 @@ def facts_of_log(text: str, where: str) -> Facts:
         preemptions=float(sum(preemptions)) if preemptions else None,
         notes=(*(() if preemptions else (NO_PREEMPTIONS,)), NO_LENGTHS),
     )
-    return _with_settings(facts, lines)
+    return _with_settings(facts, lines, where)
+
+
+def _count(digits: str, what: str, where: str, most: int = MOST_COUNT) -> int:
+    digits = digits.replace(",", "")
+    if len(digits.lstrip("0")) > len(str(most)) or int(digits) > most:
+        raise InputError(f"{where}: {what} = {shown(digits)} must be at most {most:,}; {_OWN_LOG}")
+    return int(digits)
 
 
 def _moment(match: re.Match[str], where: str) -> Moment:
     """One engine; the sums of an aggregate are shared out evenly."""
-    engines = max(1, int(match["engines"] or 1))
-    waiting = int(match["waiting"]) - int(match["deferred"] or 0)
+    engines = max(1, _count(match["engines"] or "1", "engines", where))
+    waiting = _count(match["waiting"], "waiting", where) - _count(match["deferred"] or "0", "deferred", where)
+    if waiting < 0:
+        raise InputError(f"{where}: {match['deferred']} requests deferred of {match['waiting']} that wait; {_OWN_LOG}")
     kv_use = float(match["kv_use"]) / 100.0
     if kv_use > 1.0:
-        raise InputError(f"{where}: KV cache usage of {match['kv_use']}% must be at most 100%; give vLLM's own log")
+        raise InputError(f"{where}: KV cache usage of {match['kv_use']}% must be at most 100%; {_OWN_LOG}")
     return Moment(
         engine=match["engine"] or "all",
-        running=int(match["running"]) / engines,
+        running=_count(match["running"], "running", where) / engines,
         waiting=waiting / engines,
         kv_use=kv_use,
     )
@@ -101,18 +115,18 @@ def _time(line: str) -> datetime | None:
         return None
 
 
-def _with_settings(facts: Facts, lines: list[str]) -> Facts:
+def _with_settings(facts: Facts, lines: list[str], where: str) -> Facts:
     """The settings that the log states when the server starts; of several starts, the last."""
     for line in lines:
         if found := _CAPACITY.search(line):
-            facts = replace(facts, kv_tokens=float(found[1].replace(",", "")))
+            facts = replace(facts, kv_tokens=float(_count(found[1], "KV cache size", where, MOST_KV_TOKENS)))
         if found := _BUDGET.search(line):
-            facts = replace(facts, max_num_batched_tokens=int(found[1]))
+            facts = replace(facts, max_num_batched_tokens=_count(found[1], "max_num_batched_tokens", where))
         if found := _ARGUMENTS.search(line):
-            facts = replace(facts, max_num_seqs=_argument(found[1], "max_num_seqs"))
+            facts = replace(facts, max_num_seqs=_argument(found[1], "max_num_seqs", where))
     return facts
 
 
-def _argument(given: str, name: str) -> int | None:
-    found = re.search(rf"'{name}': (\d+)\b", given)
-    return int(found[1]) if found else None
+def _argument(given: str, name: str, where: str) -> int | None:
+    found = re.search(rf"'{name}': (\d+)\b", given, re.ASCII)
+    return _count(found[1], name, where) if found else None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf, isfinite
+from math import inf
 
+from fluidgate.bounds import MOST_NUMBER
 from fluidgate.doctor.exposition import Sample, parse
 from fluidgate.doctor.facts import Facts, GateFacts, Moment
 from fluidgate.doctor.histogram import Histogram, went_backwards
@@ -122,9 +123,10 @@ class Scrape:
     def _amounts(self, name: str, labels: dict[str, str]) -> dict[str, float]:
         amounts: dict[str, float] = {}
         for sample in self._by_name.get(name, []):
-            if not (isfinite(sample.value) and sample.value >= 0):
+            if not 0 <= sample.value <= MOST_NUMBER:
                 raise InputError(
                     f"{self.where}, line {sample.line}: {name} = {sample.value:g} must be a finite number of at least 0"
+                    f" and at most {MOST_NUMBER:g}"
                 )
             if labels.items() <= sample.labels.items():
                 engine = sample.labels.get("engine", "0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from fluidgate.bounds import check_whole
 from fluidgate.errors import InputError
 
 Mode = Literal["vllm", "sarathi", "prefill-first"]
@@ -54,8 +55,8 @@ class EngineConfig:
             raise InputError(f"preemption {self.preemption!r} is not one of {', '.join(get_args(PreemptionMode))}")
         for name in ("max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens"):
             value = getattr(self, name)
-            if value is not None and not (value >= 1 and value % 1 == 0):
-                raise InputError(f"{name} = {value} must be a whole number, at least 1")
+            if value is not None:
+                check_whole(name, value)
         if self.max_num_active_seqs is not None and self.max_num_active_seqs > self.max_num_seqs:
             raise InputError(
                 f"max_num_active_seqs = {self.max_num_active_seqs} is above max_num_seqs = {self.max_num_seqs}; "
@@ -63,11 +64,7 @@ class EngineConfig:
             )
         if self.watermark is not None and not 0 <= self.watermark < 1:
             raise InputError(f"watermark = {self.watermark} must be a share of the blocks, at least 0 and below 1")
-        threshold = self.long_prefill_token_threshold
-        if not (threshold >= 0 and threshold % 1 == 0):
-            raise InputError(
-                f"long_prefill_token_threshold = {threshold} must be a whole number, at least 0 (0: no limit)"
-            )
+        check_whole("long_prefill_token_threshold", self.long_prefill_token_threshold, 0)
         if self.long_prefill_token_threshold and self.mode != "vllm":
             raise InputError(f"mode {self.mode} has no long_prefill_token_threshold; leave it at 0")
         if self.cut_lone_prefill and self.mode != "vllm":

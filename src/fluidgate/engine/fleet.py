@@ -53,6 +53,7 @@ def run_fleet(
         num_classes=policy.num_classes,
         show_output=policy.needs_output_length,
         log_level=LOG_NOTHING,
+        replicas=fleet.replicas,
     )
     states, caches = stacked(state, cache, fleet.replicas)
     memories = np.stack([policy.new_memory() for _ in range(fleet.replicas)])

@@ -50,6 +50,11 @@ def new_cache(num_gpu_blocks: int, slots: int, blocks_per_slot: int) -> Cache:
     )
 
 
+def cache_bytes(num_gpu_blocks: int) -> int:
+    """Memory that `new_cache` takes for these blocks; its table is filled only as far as residents come."""
+    return 8 * (6 * num_gpu_blocks + 2 * (1 << int(num_gpu_blocks).bit_length()))
+
+
 @kernel
 def lookup(cache, key):
     """The block that has held this content longest, 0 if none does (BlockHashToBlockMap.get_one_block)."""

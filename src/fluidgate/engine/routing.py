@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fluidgate.bounds import MOST_REPLICAS, check_whole
 from fluidgate.engine.loop import UNKNOWN_CLASS, run_loop
 from fluidgate.engine.replicas import replica_cache, replica_state
 from fluidgate.engine.state import (
@@ -59,8 +60,7 @@ class Fleet:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.replicas >= 1 and self.replicas % 1 == 0):
-            raise InputError(f"replicas = {self.replicas} must be a whole number, at least 1")
+        check_whole("replicas", self.replicas, 1, MOST_REPLICAS)
         if self.router not in ROUTERS:
             raise InputError(f"router {self.router!r} is not one of {', '.join(ROUTERS)}")
         random_streams(self.seed, 1)

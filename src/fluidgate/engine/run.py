@@ -158,6 +158,7 @@ def records_of(
 ) -> RunRecords:
     """What an engine did, read off its final state."""
     busy_s = float(state.clock[layout.BUSY])
+    layout.refuse_coarse_clock(float(state.clock[layout.NOW]), hardware, f"{workload.name} takes")
     counts, edges_s = _gaps(state)
     return RunRecords(
         workload=workload,

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidgate.bounds import physical_memory_bytes
 from fluidgate.engine.config import EngineConfig
-from fluidgate.engine.kv_cache import Cache, new_cache
+from fluidgate.engine.kv_cache import Cache, cache_bytes, new_cache
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepGrid
 from fluidgate.hardware.step_grid import TABLES
@@ -18,6 +19,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 NONE = -1
+
+CLOCK_PRECISION = 1e-3
+"""How much of the shortest step the spacing of floats may be at a run's last time."""
 
 # Counters of a run: indices into `State.count`.
 (
@@ -183,17 +187,24 @@ def new_state(
     num_classes: int,
     show_output: bool,
     log_level: int,
+    replicas: int = 1,
 ) -> tuple[State, Cache]:
     """State and KV cache at time 0.
 
+    Args:
+        replicas: how many such caches there will be.
+
     Raises:
-        InputError: a request that can never fit, prefix blocks that the engine's block size does not divide, or steps
-            that the hardware's grid does not reach.
+        InputError: a request that can never fit, prefix blocks that the engine's block size does not divide, steps
+            that the hardware's grid does not reach, arrivals so late that a step could not move the clock, or more
+            blocks than this machine's memory can simulate.
     """
     n, block_size = len(workload), hardware.block_size
     total_blocks = hardware.num_gpu_blocks - 1
     longest = workload.prompt_tokens + workload.output_tokens
     _refuse_what_never_fits(workload, hardware)
+    refuse_coarse_clock(workload.duration_s, hardware, f"{workload.name} lasts")
+    _refuse_beyond_memory(hardware, replicas)
     budget = config.token_budget(int(longest.max()))
     _refuse_unschedulable(workload, config, budget)
     shared_keys, prefix_ids = _dense_prefix_ids(workload, block_size)
@@ -287,6 +298,30 @@ def _tables(grid: StepGrid | None) -> dict[str, NDArray[np.float64]]:
     if grid is None:
         return {name: np.zeros(0 if name == "shared_s" else (0, 0)) for name in TABLES}
     return {name: getattr(grid, name) for name in TABLES}
+
+
+def refuse_coarse_clock(time_s: float, hardware: Hardware, what: str) -> None:
+    """Refuse times at which the floats lie so far apart that the clock rounds the steps.
+
+    Raises:
+        InputError: their spacing at `time_s` is more than a thousandth of the shortest step.
+    """
+    spacing_s = float(np.spacing(time_s))
+    if spacing_s > CLOCK_PRECISION * hardware.shortest_step_s:
+        raise InputError(
+            f"{what} {time_s:,.0f} s, where the clock moves by {spacing_s:.2g} s at the least, too coarse for steps of "
+            f"{hardware.name} from {hardware.shortest_step_s:.2g} s on; use a part of the trace, or a higher rate"
+        )
+
+
+def _refuse_beyond_memory(hardware: Hardware, replicas: int) -> None:
+    needed, there = replicas * cache_bytes(hardware.num_gpu_blocks), physical_memory_bytes()
+    if needed > there:
+        several = f" on each of {replicas:,} replicas" if replicas > 1 else ""
+        raise InputError(
+            f"{hardware.name}: to simulate {hardware.num_gpu_blocks:,} KV blocks{several} takes {needed / 2**30:,.1f} "
+            f"GiB of memory, and this machine has {there / 2**30:,.1f}; use fewer blocks, or a larger block_size"
+        )
 
 
 def _refuse_beyond_grid(hardware: Hardware, slots: int, longest: int, budget: int) -> None:

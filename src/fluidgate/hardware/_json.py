@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidgate.bounds import MOST_COUNT, MOST_NUMBER
 from fluidgate.errors import InputError
+from fluidgate.jsonfile import DuplicateKey, decode
+from fluidgate.words import has_control, shown
 
-LARGEST = 1e300
-"""Python reads whole numbers of any size, and no array holds them."""
+MOST_BYTES = 64 * 2**20
+"""Of a file; a grid of step times takes one or two MiB."""
 
 
 class JsonObject:
@@ -33,37 +36,41 @@ class JsonObject:
         """Whether `key` is there and not null."""
         return self.values.get(key) is not None
 
-    def integer(self, key: str, *, at_least: int = 1, default: int | None = None) -> int:
+    def integer(self, key: str, *, at_least: int = 1, at_most: int = MOST_COUNT, default: int | None = None) -> int:
         """The whole number at `key`; without a default the key is required."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(key, f"= {value!r} must be a whole number")
-        if not at_least <= value <= LARGEST:
-            most = "" if value < at_least else f" and at most {LARGEST:.3g}"
-            raise self.error(key, f"= {_short(value)} must be at least {at_least}{most}")
+            raise self.error(key, f"= {shown(value)} must be a whole number")
+        if not at_least <= value <= at_most:
+            most = "" if value < at_least else f" and at most {at_most:,}"
+            raise self.error(key, f"= {shown(value)} must be at least {at_least}{most}")
         return value
 
-    def number(self, key: str, *, default: float | None = None) -> float:
-        """The finite number at or above 0 at `key`."""
+    def number(self, key: str, *, at_most: float = MOST_NUMBER, default: float | None = None) -> float:
+        """The number from 0 to `at_most` at `key`."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.error(key, f"= {value!r} must be a number")
-        if not 0 <= value < math.inf or value > LARGEST:
-            raise self.error(key, f"= {_short(value)} must be finite and at least 0")
+            raise self.error(key, f"= {shown(value)} must be a number")
+        if not 0 <= value < math.inf:
+            raise self.error(key, f"= {shown(value)} must be finite and at least 0")
+        if value > at_most:
+            raise self.error(key, f"= {shown(value)} must be at most {at_most:g}")
         return float(value)
 
     def text(self, key: str, *, default: str | None = None) -> str:
-        """The string at `key`."""
+        """The string at `key`, without control characters."""
         value = self._get(key, default)
         if not isinstance(value, str):
-            raise self.error(key, f"= {value!r} must be a text in quotes")
+            raise self.error(key, f"= {shown(value)} must be a text in quotes")
+        if has_control(value):
+            raise self.error(key, f"= {shown(value)} holds a control character; take it out")
         return value
 
     def flag(self, key: str, *, default: bool) -> bool:
         """The true or false at `key`."""
         value = self._get(key, default)
         if not isinstance(value, bool):
-            raise self.error(key, f"= {value!r} must be true or false")
+            raise self.error(key, f"= {shown(value)} must be true or false")
         return value
 
     def object(self, key: str) -> JsonObject:
@@ -81,12 +88,17 @@ class JsonObject:
         return [JsonObject(item, f"{self.where}: {key}[{i}]") for i, item in enumerate(value)]
 
     def numbers(
-        self, key: str, shape: tuple[int, ...] | None = None, at_least: float = 0.0, axes: int = 1
+        self,
+        key: str,
+        shape: tuple[int, ...] | None = None,
+        at_least: float = 0.0,
+        axes: int = 1,
+        at_most: float = MOST_NUMBER,
     ) -> NDArray[np.float64]:
-        """The finite numbers at or above `at_least` in the (nested) list at `key`, of this shape or number of axes."""
+        """The numbers from `at_least` to `at_most` in the (nested) list at `key`, of this shape or number of axes."""
         try:
             array = np.asarray(self._get(key, None))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise self.error(key, "must be a list of numbers, with rows of equal length") from None
         if array.size and array.dtype.kind not in "iuf":
             raise self.error(key, "must be a list of numbers, with rows of equal length")
@@ -97,6 +109,8 @@ class JsonObject:
         if not np.all(np.isfinite(array)) or np.any(array < at_least):
             small = "negative" if at_least == 0 else f"below {at_least:g}"
             raise self.error(key, f"holds a number that is {small} or not finite")
+        if np.any(array > at_most):
+            raise self.error(key, f"holds {array.max():g}; its numbers must be at most {at_most:g}")
         return array
 
     def refuse_others(self, known: Iterable[str]) -> None:
@@ -118,24 +132,25 @@ class JsonObject:
         return value
 
 
-def _short(value: float) -> str:
-    text = str(value)
-    return text if len(text) <= 30 else f"{text[:12]}… ({len(text)} digits)"
-
-
 def read_object(path: Path | str, what: str) -> JsonObject:
     """The JSON object in the file at `path`; `what` says in an error what was expected there."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+        text = raw.decode("utf-8", errors="strict" if len(raw) <= MOST_BYTES else "ignore")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of {what}") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"{path}: cannot be read as {what}: {problem}") from None
+    if len(raw) > MOST_BYTES:
+        raise InputError(f"{path}: is larger than {MOST_BYTES // 2**20} MiB, so it is not {what}")
     try:
-        values = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path))
+        values = decode(text)
     except json.JSONDecodeError as problem:
         raise InputError(f"{path}:{problem.lineno}: is not JSON ({problem.msg}); give {what}") from None
+    except DuplicateKey as problem:
+        raise InputError(f"{path}: {problem}") from None
     except ValueError:  # Python refuses to read numbers of thousands of digits
         raise InputError(f"{path}: holds a number too long to read; give {what}") from None
     except RecursionError:
@@ -143,12 +158,3 @@ def read_object(path: Path | str, what: str) -> JsonObject:
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds a JSON {type(values).__name__}, not an object; give {what}")
     return JsonObject(values, str(path))
-
-
-def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise InputError(f"{path}: '{twice}' is given twice in one object; keep one")
-    return values

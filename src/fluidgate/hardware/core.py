@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fluidgate.bounds import LEAST_STEP_S, MOST_BLOCK_SIZE, MOST_COUNT, MOST_STEP_S, check_name
 from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import Calibration
 from fluidgate.hardware.step_grid import StepGrid
+from fluidgate.words import shown
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,15 @@ class StepTime:
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0:
                 raise InputError(f"step time: {name} = {value} must be a finite number of seconds, at least 0")
+            if value > MOST_STEP_S:
+                raise InputError(f"step time: {name} = {value:g} must be at most {MOST_STEP_S:g} seconds")
         if self.c0 == 0 and self.c_tok == 0:
             raise InputError("step time: c0 and c_tok are both 0, so steps would take no time; set c0")
+        if self.c0 + self.c_tok < LEAST_STEP_S:
+            raise InputError(
+                f"step time: a step of one token would take {self.c0 + self.c_tok:g} s, and none takes less than "
+                f"{LEAST_STEP_S:g}; set c0"
+            )
 
     def duration_s(self, tokens: Any, kv_tokens: Any, attention_pairs: Any = 0) -> Any:
         """Seconds of a step; scalars or arrays."""
@@ -73,13 +82,25 @@ class Hardware:
     grid: StepGrid | None = None
 
     def __post_init__(self) -> None:
+        check_name("hardware name", self.name)
+        check_name("hardware source", self.source)
         if self.block_size < 1:
             raise InputError(f"{self.name}: block_size = {self.block_size} must be at least 1 token")
+        for name, most in (("block_size", MOST_BLOCK_SIZE), ("num_gpu_blocks", MOST_COUNT)):
+            if getattr(self, name) > most:
+                raise InputError(f"{self.name}: {name} = {shown(getattr(self, name))} must be at most {most:,}")
         if self.num_gpu_blocks < 2:
             raise InputError(
                 f"{self.name}: num_gpu_blocks = {self.num_gpu_blocks} leaves no room for KV (one block is "
                 "the null block); use a larger memory fraction or a smaller model"
             )
+
+    @property
+    def shortest_step_s(self) -> float:
+        """Seconds that every step takes at least."""
+        if self.grid is not None:
+            return self.grid.shortest_step_s
+        return self.step_time.c0 + self.step_time.c_tok
 
     @property
     def kv_capacity_tokens(self) -> int:

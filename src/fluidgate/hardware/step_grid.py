@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidgate.bounds import LEAST_STEP_S, MOST_STEP_S
 from fluidgate.errors import InputError
 
 FloatArray = NDArray[np.float64]
@@ -58,6 +59,8 @@ class StepGrid:
                 )
             if not np.isfinite(table).all():
                 raise InputError(f"step grid: {name} holds a value that is not finite")
+            if np.abs(table).max() > MOST_STEP_S:
+                raise InputError(f"step grid: {name} holds {np.abs(table).max():g}; no step takes {MOST_STEP_S:g} s")
         if self.decode_s.shape != self.decode_attention_s.shape:
             raise InputError(
                 f"step grid: decode_s has shape {self.decode_s.shape} and decode_attention_s "
@@ -66,13 +69,23 @@ class StepGrid:
         if self.decode_s.min() <= 0 or self.shared_s.min() <= 0:
             raise InputError("step grid: decode_s and shared_s must be above 0; a step takes time")
         self._refuse_backward_steps()
+        if self.shortest_step_s < LEAST_STEP_S:
+            raise InputError(
+                f"step grid: its shortest step takes {self.shortest_step_s:g} s, and none takes less than "
+                f"{LEAST_STEP_S:g}; give seconds"
+            )
 
-    def _refuse_backward_steps(self) -> None:
-        """Attention may be negative where `shared_s` holds some of it, but no step may take no time."""
+    def _least_with_prefill(self) -> tuple[FloatArray, FloatArray]:
+        """Prefill tokens of the table's chunks, and the seconds that a step with so many takes at least."""
         least_from = np.minimum.accumulate(self.shared_s[::-1])[::-1]
         chunks = _knots(self.prefill_attention_s.shape[0])
         shared_s = np.interp(chunks, _knots(len(self.shared_s), TOKEN_KNOTS_PER_OCTAVE), least_from)
         least_s = shared_s + self.prefill_attention_s.min(axis=1) + min(self.decode_attention_s.min(), 0.0)
+        return chunks, least_s
+
+    def _refuse_backward_steps(self) -> None:
+        """Attention may be negative where `shared_s` holds some of it, but no step may take no time."""
+        chunks, least_s = self._least_with_prefill()
         if least_s.min() <= 0:
             raise InputError(
                 f"step grid: a step with {chunks[least_s.argmin()]:g} prefill tokens would take no time: "
@@ -84,6 +97,11 @@ class StepGrid:
 
     def __hash__(self) -> int:
         return hash(self.shared_s.tobytes())
+
+    @property
+    def shortest_step_s(self) -> float:
+        """Seconds that every step takes at least."""
+        return float(min(self.decode_s.min(), self._least_with_prefill()[1].min()))
 
     @property
     def digest(self) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fluidgate.bounds import LEAST_STEP_S, MOST_COUNT, MOST_KV_TOKENS, MOST_STEP_S
 from fluidgate.errors import InputError
 from fluidgate.hardware.grids import FloatArray, StepPoints
 from fluidgate.output import write_text
@@ -25,6 +26,13 @@ NAMES = {
 }
 REQUIRED = (TOKENS, KV, DURATION)
 MS_PER_S = 1e3
+RANGES = {
+    TOKENS: (1e-3, MOST_COUNT),
+    KV: (0.0, MOST_KV_TOKENS),
+    PAIRS: (0.0, float(MOST_COUNT) ** 2),
+    DURATION: (LEAST_STEP_S * MS_PER_S, MOST_STEP_S * MS_PER_S),
+}
+"""Least and most; files of means hold broken numbers of tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +76,10 @@ def read_steps(path: Path | str) -> StepFile:
             )
     points = StepPoints(
         kind=np.array([cells[columns[KIND]] if KIND in columns else "step" for _, cells in steps]),
-        tokens=_numbers(path, steps, columns[TOKENS], TOKENS, positive=True),
+        tokens=_numbers(path, steps, columns[TOKENS], TOKENS),
         kv_tokens=_numbers(path, steps, columns[KV], KV),
         attention_pairs=_numbers(path, steps, columns[PAIRS], PAIRS) if PAIRS in columns else np.zeros(len(steps)),
-        duration_s=_numbers(path, steps, columns[DURATION], DURATION, positive=True) / MS_PER_S,
+        duration_s=_numbers(path, steps, columns[DURATION], DURATION) / MS_PER_S,
     )
     return StepFile(points, PAIRS in columns, unused)
 
@@ -124,9 +132,9 @@ def _columns(path: Path, header: Sequence[str]) -> tuple[dict[str, int], tuple[s
     return columns, tuple(name for i, name in enumerate(header) if i not in columns.values())
 
 
-def _numbers(
-    path: Path, rows: Sequence[tuple[int, list[str]]], column: int, name: str, *, positive: bool = False
-) -> FloatArray:
+def _numbers(path: Path, rows: Sequence[tuple[int, list[str]]], column: int, name: str) -> FloatArray:
+    least, most = RANGES[name]
+    positive = least > 0
     wanted = "a finite number above 0" if positive else "a finite number, at least 0"
     values = np.empty(len(rows))
     for i, (line, cells) in enumerate(rows):
@@ -136,5 +144,9 @@ def _numbers(
             value = float("nan")
         if not (isfinite(value) and (value > 0 if positive else value >= 0)):
             raise InputError(f"{path}:{line}: {name} = {cells[column]!r} must be {wanted}; correct or remove the line")
+        if not least <= value <= most:
+            raise InputError(
+                f"{path}:{line}: {name} = {value:g} must be between {least:g} and {most:g}; correct the line"
+            )
         values[i] = value
     return values

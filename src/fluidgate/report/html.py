@@ -1,9 +1,11 @@
-"""Markup from plain calls: text is escaped unless it is already `Html`."""
+"""Markup from plain calls: text is escaped unless it is already `Html`, its control characters written out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+
+from fluidgate.words import escaped
 
 VOID = frozenset({"br", "col", "hr", "img", "input", "meta"})
 
@@ -22,7 +24,7 @@ def tag(name: str, /, *children: str, **attributes: str | float | None) -> Html:
         attributes: names with `_` for `-` and without a trailing `_` (`class_`, `stroke_width`); None leaves one out.
     """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_attribute(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(escaped(_attribute(value)))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -33,7 +35,7 @@ def tag(name: str, /, *children: str, **attributes: str | float | None) -> Html:
 
 def join(parts: Sequence[str]) -> Html:
     """The parts end to end, escaped unless `Html`."""
-    return Html("".join(part if isinstance(part, Html) else escape(part) for part in parts))
+    return Html("".join(part if isinstance(part, Html) else escape(escaped(part)) for part in parts))
 
 
 def _attribute(value: str | float) -> str:

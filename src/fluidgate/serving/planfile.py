@@ -11,15 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from fluidgate import __version__
+from fluidgate.bounds import MOST_BLOCK_SIZE, MOST_COUNT, MOST_KV_TOKENS, MOST_NUMBER
 from fluidgate.errors import InputError
 from fluidgate.fluid.verdict import number
 from fluidgate.hardware._json import read_object
 from fluidgate.output import write_text
 from fluidgate.policies import Policy, policy_class
 from fluidgate.serving.labels import Classes
+from fluidgate.words import has_control, shown
 
 if TYPE_CHECKING:
     from fluidgate.engine import EngineConfig
@@ -27,13 +38,24 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "fluidgate-plan"
 VERSION: Final = 1
+MOST_PARAMETER = 2**53
+"""A policy's parameters are floats where it runs, and these hold no larger whole numbers exactly."""
 _AGAIN = "make the file again with `fluidgate plan … --save`"
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, le=MOST_COUNT)]
+Positive = Annotated[float, Field(gt=0, le=MOST_NUMBER)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Scalar = bool | int | float
+Scalar = bool | Annotated[int, Field(ge=-MOST_PARAMETER, le=MOST_PARAMETER)] | float
 Parameter = Scalar | tuple[Scalar, ...]
+
+
+def _without_control(text: str) -> str:
+    if has_control(text):
+        raise ValueError("it holds a control character; take it out")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_without_control)]
 
 
 class _Section(BaseModel):
@@ -43,7 +65,7 @@ class _Section(BaseModel):
 class ServedModel(_Section):
     """What `vllm serve` loads, and on how much of which GPUs; None where the plan does not know."""
 
-    name: Annotated[str, Field(min_length=1)] | None = None
+    name: Annotated[Name, Field(min_length=1)] | None = None
     tensor_parallel_size: Count | None = None
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
 
@@ -51,10 +73,10 @@ class ServedModel(_Section):
 class Machine(_Section):
     """The KV cache that was planned for; one of the blocks is vLLM's null block and holds nothing."""
 
-    name: str
-    num_gpu_blocks: Annotated[int, Field(ge=2)]
-    block_size: Count
-    kv_capacity_tokens: Count
+    name: Name
+    num_gpu_blocks: Annotated[int, Field(ge=2, le=MOST_COUNT)]
+    block_size: Annotated[int, Field(ge=1, le=MOST_BLOCK_SIZE)]
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=MOST_KV_TOKENS)]
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -75,7 +97,7 @@ class EngineLimits(_Section):
     watermark: Share
     enable_prefix_caching: bool
     scheduler_reserve_full_isl: bool
-    long_prefill_token_threshold: Annotated[int, Field(ge=0)]
+    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MOST_COUNT)]
 
     @model_validator(mode="after")
     def _acceptable_to_vllm(self) -> Self:
@@ -123,7 +145,7 @@ class Planned(_Section):
     concurrency_cap: Positive
     rate_limit: Positive
     watermark: Share
-    kv_peak: Annotated[float, Field(ge=0)]
+    kv_peak: Annotated[float, Field(ge=0, le=MOST_NUMBER)]
 
 
 class ClassNames(_Section):
@@ -160,15 +182,15 @@ class PlanFile(_Section):
 
     format: Literal["fluidgate-plan"] = FORMAT
     version: Literal[1] = VERSION
-    fluidgate: str
-    policy: str
+    fluidgate: Name
+    policy: Name
     parameters: dict[str, Parameter]
     model: ServedModel
     hardware: Machine
     engine: EngineLimits
     traffic: Traffic
     planned: Planned
-    verdict: tuple[str, ...]
+    verdict: tuple[Name, ...]
     classes: ClassNames = ClassNames()
 
     @classmethod
@@ -362,14 +384,16 @@ def _brief(value: Parameter) -> str:
 
 def _refuse_other_formats(values: dict[str, Any], path: Path | str) -> None:
     if values.get("format") != FORMAT:
+        found = shown(values.get("format"))
         raise InputError(
-            f"{path}: is not a plan for a server: its 'format' is {values.get('format')!r}, not {FORMAT!r}; {_AGAIN} "
+            f"{path}: is not a plan for a server: its 'format' is {found}, not {FORMAT!r}; {_AGAIN} "
             "(--format json and --output-dir write a report, which no server reads)"
         )
     version = values.get("version")
     if type(version) is not int or version != VERSION:
+        writer = f"{values.get('fluidgate', '(unknown)')!s:.40}"
         raise InputError(
-            f"{path}: 'version' = {version!r} was written by fluidgate {values.get('fluidgate', '(unknown)')}; this is "
+            f"{path}: 'version' = {shown(version)} was written by fluidgate {writer}; this is "
             f"fluidgate {__version__}, which reads version {VERSION}: install the fluidgate that wrote it, or {_AGAIN}"
         )
 
@@ -380,7 +404,7 @@ def _sentence(error: ValidationError, *section: str) -> str:
     place = (*section, *map(str, first["loc"]))
     if not section and place[:1] == ("parameters",) and len(place) > 1:
         key = f"'parameters.{place[1]}'"
-        return f"{key} = {first['input']!r} must be a finite number, true, false, or a list of those; {_AGAIN}"
+        return f"{key} = {shown(first['input'])} must be a finite number, true, false, or a list of those; {_AGAIN}"
     key = f"'{'.'.join(place)}'"
     if first["type"] == "missing":
         return f"{key} is missing; {_AGAIN}"
@@ -388,4 +412,4 @@ def _sentence(error: ValidationError, *section: str) -> str:
         return f"{key} is not a known key; take it out, or {_AGAIN}"
     if first["type"] == "value_error":  # a section that does not add up: the message names the keys
         return ": ".join([*place, str(first["ctx"]["error"])])
-    return f"{key} = {first['input']!r}: {first['msg'].replace('Input should', 'it must')}; {_AGAIN}"
+    return f"{key} = {shown(first['input'])}: {first['msg'].replace('Input should', 'it must')}; {_AGAIN}"

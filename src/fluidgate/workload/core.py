@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidgate.bounds import MOST_COUNT, MOST_SECONDS, check_name
 from fluidgate.errors import InputError
 
 FloatArray = NDArray[np.float64]
@@ -55,6 +56,9 @@ class Workload:
         self._validate(n)
 
     def _validate(self, n: int) -> None:
+        check_name("workload name", self.name)
+        for name in self.class_names:
+            check_name(f"{self.name}: class name", name)
         if n == 0:
             raise InputError(f"{self.name}: the workload is empty; it needs at least one request")
         for column in ("prompt_tokens", "output_tokens", "class_id"):
@@ -70,8 +74,11 @@ class Workload:
             "arrival_s",
             "is before the request ahead of it; sort by arrival",
         )
+        self._refuse_where(self.arrival_s > MOST_SECONDS, "arrival_s", "is beyond 272 years; give seconds")
         self._refuse_where(self.prompt_tokens < 1, "prompt_tokens", "must be at least 1 token")
         self._refuse_where(self.output_tokens < 1, "output_tokens", "must be at least 1 token")
+        for column in ("prompt_tokens", "output_tokens"):
+            self._refuse_where(getattr(self, column) > MOST_COUNT, column, f"must be at most {MOST_COUNT:,}")
         self._refuse_where(
             (self.class_id < 0) | (self.class_id >= len(self.class_names)),
             "class_id",
@@ -129,6 +136,8 @@ class Workload:
         """The same requests arriving `rate_scale` times as fast."""
         if not (np.isfinite(rate_scale) and rate_scale > 0):
             raise InputError(f"rate scale {rate_scale} must be a finite number above 0")
+        if not self.duration_s / float(rate_scale) <= MOST_SECONDS:
+            raise InputError(f"rate scale {rate_scale:g} stretches {self.name} beyond 272 years; take a larger one")
         return self.with_(arrival_s=self.arrival_s / rate_scale, name=f"{self.name} ×{rate_scale:g}")
 
     def take(self, index: IntArray | NDArray[np.bool_] | slice) -> Workload:

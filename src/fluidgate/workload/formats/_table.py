@@ -10,12 +10,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from fluidgate.bounds import MOST_COUNT, MOST_SECONDS
 from fluidgate.errors import InputError
+from fluidgate.words import has_control
 from fluidgate.workload.core import FloatArray, IntArray
 from fluidgate.workload.formats._files import read_text, refuse
 
-# The engine multiplies two lengths in 64-bit integers.
-MAX_TOKENS = 2**31 - 1
+_FIRST_YEAR, _LAST_YEAR = 1678, 2261
+"""Of the years that nanoseconds since 1970 reach whole, in 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Table:
         """A column of finite numbers."""
         values = self._cast(column, "double", "is not a number of seconds; correct or remove the line")
         self.refuse_where(~np.isfinite(values), column, "is not finite; correct or remove the line")
+        self.refuse_where(np.abs(values) > MOST_SECONDS, column, "is more than 272 years; give seconds")
         return np.asarray(values, np.float64)
 
     def tokens(self, column: str, least: int = 1) -> IntArray:
@@ -57,7 +60,7 @@ class Table:
         whole = np.isfinite(values) & (values == np.floor(values))
         self.refuse_where(~whole, column, "is not a whole number of tokens; correct or remove the line")
         self.refuse_where(values < least, column, f"must be at least {least}; correct or remove the line")
-        self.refuse_where(values > MAX_TOKENS, column, "is too large for a token count; correct the line")
+        self.refuse_where(values > MOST_COUNT, column, "is too large for a token count; correct the line")
         return np.asarray(values, np.int64)
 
     def nanoseconds(self, column: str) -> IntArray:
@@ -69,17 +72,30 @@ class Table:
         kind = pa.timestamp("ns", "UTC" if zoned else None)
         shape = "YYYY-MM-DD HH:MM:SS.fffffff" + ("+00:00" if zoned else "")
         values = self._cast(column, kind, f"is not a date and time like {shape}; correct or remove the line")
+        self._refuse_wrapped_years(column)
         return np.asarray(values).astype("datetime64[ns]").astype(np.int64)
+
+    def _refuse_wrapped_years(self, column: str) -> None:
+        import pyarrow.compute as pc
+
+        texts = self.columns[column]  # a year of four digits comes first, so that texts compare as years do
+        early, late = pc.less(texts, f"{_FIRST_YEAR}"), pc.greater_equal(texts, f"{_LAST_YEAR + 1}")
+        why = f"is not between the years {_FIRST_YEAR} and {_LAST_YEAR}; correct or remove the line"
+        self.refuse_where(pc.or_(early, late).to_numpy(), column, why)
 
     def labels(self, column: str) -> tuple[IntArray, tuple[str, ...]]:
         """A column of names as (index, names), the names in order; an empty name is refused."""
         encoded = self.columns[column].combine_chunks().dictionary_encode()
         found = encoded.dictionary.to_pylist()
         index = encoded.indices.to_numpy(zero_copy_only=False)
-        if "" in found:
-            self.refuse_where(index == found.index(""), column, "is empty; name it or remove the line")
+        for k, name in enumerate(found):
+            if not name:
+                self.refuse_where(index == k, column, "is empty; name it or remove the line")
+            if has_control(name):
+                self.refuse_where(index == k, column, "holds a control character; take it out")
         names = tuple(sorted(found))
-        rank = np.array([names.index(name) for name in found], np.int64)
+        place = {name: i for i, name in enumerate(names)}
+        rank = np.array([place[name] for name in found], np.int64)
         return rank[index], names
 
     def _cast(self, column: str, kind: Any, why: str) -> Any:

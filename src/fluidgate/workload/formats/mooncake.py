@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidgate.bounds import MOST_COUNT, MOST_SECONDS
 from fluidgate.errors import InputError
+from fluidgate.jsonfile import DuplicateKey, decode
+from fluidgate.words import has_control, shown
 from fluidgate.workload._random import random_streams
 from fluidgate.workload.core import FloatArray, IntArray, Workload
 from fluidgate.workload.formats._files import read_text, refuse, write_text
 from fluidgate.workload.formats._finish import finish
-from fluidgate.workload.formats._table import MAX_TOKENS
 
 BLOCK_TOKENS = 512
 _INT64_MAX = 2**63 - 1
@@ -44,7 +46,7 @@ def read(path: Path, *, jitter_seed: int | None = None) -> tuple[Workload, str]:
     Errors: InputError at the first line that cannot be parsed.
     """
     rows = _parse(path)
-    time_ms = _numbers(path, rows, "timestamp")
+    time_ms = _milliseconds(path, rows)
     prompt, output = (_tokens(path, rows, key) for key in ("input_length", "output_length"))
     block_tokens = _block_tokens(path, rows)
     hash_ids = _hash_ids(path, rows, prompt, block_tokens)
@@ -88,34 +90,19 @@ def write_mooncake(workload: Workload, path: str | Path) -> None:
 
 
 def _parse(path: Path) -> Rows:
-    lines = read_text(path).split("\n")
+    return [_row(path, number, line) for number, line in enumerate(read_text(path).split("\n"), 1)]
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        # One call for the whole file is several times faster than one per line.
-        rows = json.loads(f"[{','.join(lines)}]")
+        row = decode(line)
+    except DuplicateKey as problem:
+        refuse(path, number, str(problem))
     except (ValueError, RecursionError):
-        _refuse_line(path, lines)
-    if len(rows) != len(lines) or not all(type(row) is dict for row in rows):
-        _refuse_line(path, lines)
-    return rows  # type: ignore[no-any-return]
-
-
-def _refuse_line(path: Path, lines: list[str]) -> NoReturn:
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            refuse(
-                path,
-                number,
-                f"{line[:60]!r} is not valid JSON; write one request per line as one JSON object",
-            )
-        if type(row) is not dict:
-            refuse(
-                path,
-                number,
-                f"{line[:60]!r} is not a JSON object; write one request per line as one JSON object",
-            )
-    raise InputError(f"{path}: not one JSON object per line; write one request per line")
+        refuse(path, number, f"{line[:60]!r} is not valid JSON; write one request per line as one JSON object")
+    if type(row) is not dict:
+        refuse(path, number, f"{line[:60]!r} is not a JSON object; write one request per line as one JSON object")
+    return row
 
 
 def _numbers(path: Path, rows: Rows, key: str) -> FloatArray:
@@ -125,11 +112,19 @@ def _numbers(path: Path, rows: Rows, key: str) -> FloatArray:
             if key not in row:
                 refuse(path, number, f"no {key!r} in this request; add it or remove the line")
             if type(value) not in (int, float):
-                refuse(path, number, f"{key} = {value!r} is not a number; correct or remove the line")
+                refuse(path, number, f"{key} = {shown(value)} is not a number; correct or remove the line")
     # A number too long for a float parses as a Python integer; it is as good as infinite here.
     numbers = np.array([v if abs(v) < 1e300 else np.inf for v in values], np.float64)  # type: ignore[arg-type]
     _refuse_where(path, rows, key, ~np.isfinite(numbers), "is not finite; correct or remove the line")
     return numbers
+
+
+def _milliseconds(path: Path, rows: Rows) -> FloatArray:
+    time_ms = _numbers(path, rows, "timestamp")
+    _refuse_where(
+        path, rows, "timestamp", np.abs(time_ms) > 1e3 * MOST_SECONDS, "is more than 272 years; give milliseconds"
+    )
+    return time_ms
 
 
 def _tokens(path: Path, rows: Rows, key: str) -> IntArray:
@@ -137,14 +132,14 @@ def _tokens(path: Path, rows: Rows, key: str) -> IntArray:
     whole = numbers == np.floor(numbers)
     _refuse_where(path, rows, key, ~whole, "is not a whole number of tokens; correct or remove the line")
     _refuse_where(path, rows, key, numbers < 1, "must be at least 1; correct or remove the line")
-    _refuse_where(path, rows, key, numbers > MAX_TOKENS, "is too large for a token count; correct the line")
+    _refuse_where(path, rows, key, numbers > MOST_COUNT, "is too large for a token count; correct the line")
     return numbers.astype(np.int64)
 
 
 def _block_tokens(path: Path, rows: Rows) -> int:
     size = rows[0].get("block_tokens", BLOCK_TOKENS)
-    if type(size) is not int or size < 1:
-        refuse(path, 1, f"block_tokens = {size!r} is not a whole number of tokens, at least 1; correct it")
+    if type(size) is not int or not 1 <= size <= MOST_COUNT:
+        refuse(path, 1, f"block_tokens = {shown(size)} is not a whole number of tokens, at least 1; correct it")
     for number, row in enumerate(rows, 1):
         if row.get("block_tokens", BLOCK_TOKENS) != size:
             refuse(path, number, f"block_tokens differs from {size} on line 1; use one size in the whole file")
@@ -176,6 +171,9 @@ def _classes(path: Path, rows: Rows) -> tuple[IntArray, tuple[str, ...]] | None:
     if kinds != {str}:
         number = next(i for i, name in enumerate(found, 1) if type(name) is not str)
         refuse(path, number, "this request has no class name and others have; name all or none")
+    for number, name in enumerate(found, 1):
+        if has_control(name):  # type: ignore[arg-type]
+            refuse(path, number, f"class {shown(name)} holds a control character; take it out")
     names = tuple(sorted(set(found)))  # type: ignore[type-var]
     index = {name: i for i, name in enumerate(names)}
     return np.array([index[name] for name in found], np.int64), names  # type: ignore[return-value]
@@ -184,7 +182,7 @@ def _classes(path: Path, rows: Rows) -> tuple[IntArray, tuple[str, ...]] | None:
 def _refuse_where(path: Path, rows: Rows, key: str, bad: NDArray[np.bool_], why: str) -> None:
     if bad.any():
         number = int(np.argmax(bad))
-        refuse(path, number + 1, f"{key} = {rows[number][key]!r:.60} {why}")
+        refuse(path, number + 1, f"{key} = {shown(rows[number][key])} {why}")
 
 
 def _jitter(path: Path, time_ms: FloatArray, seed: int) -> tuple[FloatArray, int]:

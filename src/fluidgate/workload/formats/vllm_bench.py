@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from fluidgate.bounds import MOST_COUNT, MOST_SECONDS
 from fluidgate.errors import InputError
+from fluidgate.words import shown
 from fluidgate.workload.core import FloatArray, Workload
 from fluidgate.workload.formats._files import read_json
 from fluidgate.workload.formats._finish import drop_failed, finish
-from fluidgate.workload.formats._table import MAX_TOKENS
 
 _MARKS = ('"input_lens"', '"request_throughput"', '"num_prompts"', '"endpoint_type"')
 _MENDS = {
@@ -56,7 +57,7 @@ def read(path: Path, *, failed: str = "stop") -> tuple[Workload, str]:
     why = f"failed ({errors[first] or 'no output'!s:.80})" if bad.any() else ""
     keep, remarks = drop_failed(path, failed, bad, f": request {first}", why)
     for key, values in (("input_lens", prompt), ("output_lens", output)):
-        _refuse_where(path, key, values, keep & ((values < 1) | (values > MAX_TOKENS) | (values != np.floor(values))))
+        _refuse_where(path, key, values, keep & ((values < 1) | (values > MOST_COUNT) | (values != np.floor(values))))
     return finish(
         path,
         start_s[keep],
@@ -74,8 +75,10 @@ def _numbers(path: Path, result: dict[str, Any], key: str) -> FloatArray:
     if not isinstance(values, list) or not values:
         raise InputError(f"{path}: {key} is not a list of numbers, or empty; run the benchmark again")
     for number, value in enumerate(values):
-        if type(value) not in (int, float) or not abs(value) < 1e18:
-            raise InputError(f"{path}: request {number}: {key} = {value!r:.60} is not a finite number; correct it")
+        if type(value) not in (int, float) or not abs(value) <= MOST_SECONDS:  # lengths are far below that, too
+            raise InputError(
+                f"{path}: request {number}: {key} = {shown(value)} is not a number below {MOST_SECONDS:g}; correct it"
+            )
     return np.array(values, np.float64)
 
 
