@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from fluidgate.words import escaped
 
+LONGEST = 4000
+"""Characters of a message: a list of all known names has half as many."""
+
 
 class FluidgateError(Exception):
     """Base of all fluidgate errors; the command line prints its message and exits with 1.
 
-    The message is one line without control characters, whatever a file or an option put into it.
+    The message is one line without control characters and of bounded length, whatever a file or an option put into it.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(" ".join(escaped(message).split("\n")))
+        line = " ".join(escaped(message).split("\n"))
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 4 :]}")
 
 
 class InputError(FluidgateError):

@@ -117,7 +117,7 @@ class JsonObject:
         """Refuse keys outside `known`: a misspelt key must not pass for an absent one."""
         others = sorted(set(self.values) - set(known))
         if others:
-            raise self.error(others[0], f"is not a known key; the keys are {', '.join(sorted(known))}")
+            raise self.error(f"{others[0]:.60}", f"is not a known key; the keys are {', '.join(sorted(known))}")
 
     def error(self, key: str, why: str) -> InputError:
         """An `InputError` that names the file and `key`."""

@@ -15,6 +15,7 @@ from fluidgate.bounds import LEAST_STEP_S, MOST_COUNT, MOST_KV_TOKENS, MOST_STEP
 from fluidgate.errors import InputError
 from fluidgate.hardware.grids import FloatArray, StepPoints
 from fluidgate.output import write_text
+from fluidgate.words import shown
 
 TOKENS, KV, PAIRS, KIND, DURATION = "tokens", "kv_tokens", "attention_pairs", "kind", "ms"
 NAMES = {
@@ -143,7 +144,9 @@ def _numbers(path: Path, rows: Sequence[tuple[int, list[str]]], column: int, nam
         except ValueError:
             value = float("nan")
         if not (isfinite(value) and (value > 0 if positive else value >= 0)):
-            raise InputError(f"{path}:{line}: {name} = {cells[column]!r} must be {wanted}; correct or remove the line")
+            raise InputError(
+                f"{path}:{line}: {name} = {shown(cells[column])} must be {wanted}; correct or remove the line"
+            )
         if not least <= value <= most:
             raise InputError(
                 f"{path}:{line}: {name} = {value:g} must be between {least:g} and {most:g}; correct the line"

@@ -46,8 +46,9 @@ def dispersion(arrival_s: FloatArray, window_s: float) -> float | None:
     if windows < _LEAST_WINDOWS:
         return None
     index = ((arrival_s - arrival_s[0]) / window_s).astype(np.int64)
-    counts = np.bincount(index[index < windows], minlength=windows)
-    return float(counts.var() / counts.mean())
+    counts = np.unique(index[index < windows], return_counts=True)[1]  # of windows with arrivals: most may have none
+    mean = counts.sum() / windows
+    return float((np.square(counts - mean).sum() + (windows - len(counts)) * mean**2) / windows / mean)
 
 
 def _gap_cv(arrival_s: FloatArray) -> float | None:

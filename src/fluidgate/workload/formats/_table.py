@@ -12,7 +12,7 @@ import numpy as np
 
 from fluidgate.bounds import MOST_COUNT, MOST_SECONDS
 from fluidgate.errors import InputError
-from fluidgate.words import has_control
+from fluidgate.words import has_control, shown
 from fluidgate.workload.core import FloatArray, IntArray
 from fluidgate.workload.formats._files import read_text, refuse
 
@@ -45,7 +45,7 @@ class Table:
         """Stop at the first row where `bad` holds, quoting the value in `column`."""
         if bad.any():
             row = int(np.argmax(bad))
-            self.refuse(row, f"{column} = {self.columns[column][row].as_py()!r} {why}")
+            self.refuse(row, f"{column} = {shown(self.columns[column][row].as_py())} {why}")
 
     def seconds(self, column: str) -> FloatArray:
         """A column of finite numbers."""
@@ -107,7 +107,7 @@ class Table:
             return pc.cast(texts, kind).to_numpy()
         except pa.ArrowInvalid:
             row = _first_failure(len(texts), lambda low, high: pc.cast(texts.slice(low, high - low), kind))
-            self.refuse(row, f"{column} = {texts[row].as_py()!r} {why}")
+            self.refuse(row, f"{column} = {shown(texts[row].as_py())} {why}")
 
 
 def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Table:
