@@ -70,6 +70,11 @@ def test_the_turn_of_the_year_is_no_step_back() -> None:
         ("INFO 11-21 12:30:00 all is well\n", "holds no 'Avg prompt throughput:' line"),
         (log_line().replace("Running: 8 reqs", "Running: many"), "vllm.log, line 1: "),
         (log_line(kv_use=130.0), "must be at most 100%"),
+        (log_line().replace("Running: 8", f"Running: {'9' * 4400}"), "running = '99"),
+        (log_line(waiting=2**31), "waiting = '2147483648' must be at most 2,147,483,647"),
+        (log_line(waiting=1, more=", Deferred: 2 reqs"), "2 requests deferred of 1 that wait"),
+        (log_line() + f"\nGPU KV cache size: {'9' * 400} tokens", "KV cache size = '99"),
+        (log_line() + f"\nnon-default args: {{'max_num_seqs': {10**11}}}", "max_num_seqs = '100000000000'"),
         (log_line().replace("tokens/s", "tok/s"), "is not worded as vLLM 0.32"),
     ],
 )
@@ -82,6 +87,15 @@ def test_other_logs_are_refused_with_the_reason(text: str, sentence: str) -> Non
 def test_any_log_is_read_or_refused_with_a_sentence(lines: list[str]) -> None:
     refused = refusal(lambda: diagnose(facts_of_log("\n".join(lines), "vllm.log")))
     assert refused is None or refused.startswith("vllm.log")
+
+
+def test_a_size_of_commas_is_no_size() -> None:
+    assert facts_of_log(log_line() + "\nGPU KV cache size: ,,, tokens", "vllm.log").kv_tokens is None
+
+
+def test_a_line_of_megabytes_is_no_work() -> None:
+    text = log_line().replace("KV cache usage", "KV cache user") * 20_000
+    assert refusal(lambda: facts_of_log(text, "vllm.log")) is not None
 
 
 def test_digits_that_are_no_date_are_no_time() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fluidgate.engine import EngineConfig, run
+from fluidgate.engine import EngineConfig, Fleet, run, run_fleet, state
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import Greedy
@@ -58,12 +58,53 @@ def test_prefill_first_needs_a_budget_for_a_whole_resumed_request() -> None:
         ({"max_num_seqs": float("nan")}, "max_num_seqs = nan must be"),
         ({"max_num_seqs": 2.5}, "max_num_seqs = 2.5 must be"),
         ({"max_num_batched_tokens": 0.5}, "max_num_batched_tokens = 0.5 must be"),
+        ({"max_num_seqs": 10**23}, "max_num_seqs = 1000000.* must be at most 2,147,483,647"),
+        (
+            {"max_num_batched_tokens": 10**5000},
+            r"max_num_batched_tokens = a number of about 5,\d+ digits must be at most",
+        ),
+        ({"long_prefill_token_threshold": 2**31}, "long_prefill_token_threshold = 2147483648 must be at most"),
         ({"long_prefill_token_threshold": 1.5}, "long_prefill_token_threshold = 1.5 must be a whole"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         EngineConfig(**settings)
+
+
+def test_more_replicas_than_anybody_simulates() -> None:
+    with pytest.raises(InputError, match=r"replicas = 100000000 must be at most 10,000"):
+        Fleet(10**8)
+
+
+def test_blocks_beyond_the_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "physical_memory_bytes", lambda: 2.0**20)
+    run(workload([1], [1]), HARDWARE.with_(num_gpu_blocks=10_000), Greedy())
+    large = HARDWARE.with_(num_gpu_blocks=20_000)
+    with pytest.raises(
+        InputError, match=r"tiny: to simulate 20,000 KV blocks takes .* GiB of memory, and this machine"
+    ):
+        run(workload([1], [1]), large, Greedy())
+    with pytest.raises(InputError, match=r"10,000 KV blocks on each of 2 replicas takes"):
+        run_fleet(workload([1], [1]), HARDWARE.with_(num_gpu_blocks=10_000), Greedy(), Fleet(2))
+
+
+def test_arrivals_so_late_that_the_clock_rounds_steps() -> None:
+    late = Workload(np.array([0.0, 2e9]), np.array([1, 1]), np.array([1, 1]), name="late")
+    run(late, HARDWARE, Greedy())  # steps of a second
+    fast = HARDWARE.with_(step_time=StepTime(c0=1e-4))
+    with pytest.raises(
+        InputError, match=r"late lasts 2,000,000,000 s, where the clock moves by 2.4e-07 s at the least"
+    ):
+        run(late, fast, Greedy())
+    with pytest.raises(InputError, match=r"arrival_s = 1e\+18 is beyond 272 years; give seconds"):
+        Workload(np.array([0.0, 1e18]), np.array([1, 1]), np.array([1, 1]))
+
+
+def test_steps_that_take_the_clock_so_far_that_it_rounds_later_ones() -> None:
+    uneven = HARDWARE.with_(step_time=StepTime(c0=1e-6, c_attn=1e6), num_gpu_blocks=100)
+    with pytest.raises(InputError, match=r"load takes 67,000,000 s, where the clock moves"):
+        run(workload([11, 1], [2, 3]), uneven, Greedy())
 
 
 def test_changed_settings_are_checked_again() -> None:

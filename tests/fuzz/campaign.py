@@ -68,10 +68,8 @@ def campaign(reader: Reader, folder: Path) -> tuple[int, int]:
         if fault:
             kept = folder / f"fault-{number}-{reader.name}"
             path.rename(kept)
-            raise AssertionError(
-                f"{reader.name}: {fault}\ninput: {kept}\nagain: FLUIDGATE_FUZZ_SEED={SEED} FLUIDGATE_FUZZ_ONLY={number} "
-                f"python -m pytest tests/fuzz -k {reader.name.split('.')[0]}"
-            )
+            again = f"FLUIDGATE_FUZZ_SEED={SEED} FLUIDGATE_FUZZ_ONLY={number} python -m pytest tests/fuzz -k"
+            raise AssertionError(f"{reader.name}: {fault}\ninput: {kept}\nagain: {again} {reader.name.split('.')[0]}")
     return len(numbers), accepted
 
 

@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import re
 import shlex
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -181,6 +183,14 @@ def policy(path: Path, _rng: Random) -> None:
     PlanFile.of(seeds.small_plan(), made, config).save(path.with_name("copy.json"))
 
 
+def warm() -> None:
+    """Load or compile what inputs are timed with."""
+    simulated(seeds.LOAD, seeds.TINY)
+    for replicas in ("1", "2"):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            app(["simulate", "--requests", "20", "--rate", "5", "--replicas", replicas], standalone_mode=False)
+
+
 SLOW = {"--requests": 500, "--repeats": 3, "--replicas": 20, "--num-gpu-blocks": 10**6}
 """Options that may ask for much work, and the most that is run here; beyond its limit a value is refused at once."""
 
@@ -193,14 +203,12 @@ def command(path: Path, _rng: Random) -> None:
         words = shlex.split(path.read_text(encoding="utf-8", errors="replace").replace("\x00", ""))
     except ValueError as error:
         raise InputError(f"no command line: {error}") from None
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in pairwise(words):
         if option in SLOW and value.strip().isdecimal() and SLOW[option] < int(value[:30]) <= 2 * 10**9:
             raise InputError("legal, and long")
     if not words or words[0] not in ("plan", "simulate", "serve-args"):
         raise InputError("another command")
-    if any(
-        word.startswith("-") and word[1:2].isalpha() or word.startswith("--") and word not in KNOWN for word in words
-    ):
+    if any(re.match("-[-A-Za-z]", word) and word not in KNOWN for word in words):
         raise InputError("another option")  # that may write files, or run for long
     plan_path = path.with_name("plan.json")
     plan_path.write_text(seeds.plans()[0], encoding="utf-8")

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from .campaign import SEED, Reader, campaign
-from .readers import READERS
+from .readers import READERS, warm
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm() -> None:
+    warm()
 
 
 def test_every_format_is_fuzzed() -> None:

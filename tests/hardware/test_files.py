@@ -86,6 +86,13 @@ def test_defaults(tmp_path: Path) -> None:
         ({"step_time": {"c0": 0}}, "c0 and c_tok are both 0"),
         ({"relative_error": -0.1}, "'relative_error' = -0.1 must be finite"),
         ({"step_time": {"c0": 10**400}}, "'c0' = 100000000000… (401 digits) must be at most 1e+15"),
+        ({"num_gpu_blocks": 10**12}, "'num_gpu_blocks' = 1000000000000 must be at least 2 and at most 2,147,483,647"),
+        ({"block_size": 10**6}, "'block_size' = 1000000 must be at least 1 and at most 65,536"),
+        ({"step_time": {"c0": 1e7}}, "c0 = 1e+07 must be at most 1e+06 seconds"),
+        ({"step_time": {"c0": 1e-10}}, "a step of one token would take 1e-10 s, and none takes less than 1e-09"),
+        ({"name": "\x1b[31mred"}, "'name' = '\\x1b[31mred' holds a control character"),
+        ({"source": "two\nlines"}, "'source' = 'two\\nlines' holds a control character"),
+        ({"name": "\ud800"}, "'name' = '\\ud800' holds a control character"),
         ({"num_gpu_blocks": 10**400}, "'num_gpu_blocks' = 100000000000… (401 digits) must be at least 2"),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fluidgate.errors import InputError
 from fluidgate.workload import FORMATS, read_trace
+from fluidgate.workload.formats import _files
 
 A = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n"
 B = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,ChatGPT,472,18,490,Chat\n"
@@ -31,6 +32,8 @@ AZURE = {
     "half a token": (A + "2023-11-16 18:15:47,3.5,4", 3, "correct or remove"),
     "NaN": (A + "2023-11-16 18:15:47,nan,4", 3, "correct or remove"),
     "beyond any context": (A + "2023-11-16 18:15:47,3,99999999999", 3, "correct"),
+    "a year before nanoseconds": (A + "1677-09-22 00:00:00,3,4", 3, "between the years 1970 and 2199"),
+    "a year beyond nanoseconds": (A + "2262-04-11 23:47:16.9,3,4", 3, "between the years 1970 and 2199"),
     "a missing column": ("TIMESTAMP,ContextTokens\n2023-11-16 18:15:47,3", 1, "name the columns"),
     "a column twice": (A.replace("TIMESTAMP", "TIMESTAMP,TIMESTAMP"), 1, "keep one"),
     "header only": (A.split("\n")[0], 1, "give a trace"),
@@ -49,6 +52,8 @@ BURSTGPT = {
     "negative output": (B + "6,GPT-4,3,-4,7,Chat", 3, "correct or remove"),
     "letters": (B + "6,GPT-4,3,four,7,Chat", 3, "correct or remove"),
     "cut off": (B + "6,GPT-4,3", 3, "correct or remove"),
+    "an escape code in a name": (B + "6,\x1b[31mGPT-4,3,4,7,Chat", 3, "take it out"),
+    "a time of 1e10": (B + "10000000000,GPT-4,3,4,7,Chat", 3, "give seconds"),
     "extra comma": (B + "6,GPT-4,1,087,230,1317,Chat", 3, "correct or remove"),
     "line break in quotes": (B + '6,"GPT\n4",3,4,7,Chat', 3, "correct or remove"),
     "missing column": (B.replace("Model,", "").replace("ChatGPT,", ""), 1, "name the columns"),
@@ -60,6 +65,7 @@ VIDUR = {
     "infinite prompt": (V + "1.0,inf,4", 3, "correct or remove"),
     "NaN time": (V + "NaN,3,4", 3, "correct or remove"),
     "no time": (V + ",3,4", 3, "correct or remove"),
+    "a span that no step can move": (V + "1e18,3,4\n1e18,3,4", 3, "give seconds"),
     "a date for a time": (V + "2023-11-16,3,4", 3, "correct or remove"),
     "hexadecimal": (V + "1.0,0x10,4", 3, "correct or remove"),
     "thousands": (V + '1.0,"1,000",4', 3, "correct or remove"),
@@ -74,6 +80,14 @@ MOONCAKE = {
     "a list": (M + "[1, 2, 3]", 2, "one JSON object"),
     "two on a line": (M + M.strip() + "," + M.strip(), 2, "one JSON object"),
     "blank line inside": (M + "\n" + M, 2, "one JSON object"),
+    "a torn pair that two on one line make up for": (
+        M + '{"timestamp": 1, "input_length": 7\n"output_length": 3}\n' + M.strip() + ", " + M.strip(),
+        2,
+        "one JSON object",
+    ),
+    "a key twice": (M + M.replace('"output_length"', '"input_length": 7, "output_length"'), 2, "keep one"),
+    "a time of 1e14 ms": (M + M.replace('"timestamp": 0', '"timestamp": 1e14'), 2, "give milliseconds"),
+    "an escape code in a class": (M.replace("{", '{"class": "\\u001b[31m", '), 1, "take it out"),
     "no output": (M + '{"timestamp": 1, "input_length": 7}', 2, "add it or remove"),
     "text for a number": (
         M + '{"timestamp": 1, "input_length": "7", "output_length": 3}',
@@ -116,6 +130,7 @@ SHAREGPT = {
     "broken JSON": ('[\n{"conversations": [}\n]', 2, "write the file again"),
     "lists too deep": ("[" * 100_000, "too deep", "write the file again"),
     "an empty list": ("[]", 1, "give the ShareGPT JSON"),
+    "a key twice": ('[{"conversations": [], "conversations": []}]', "'conversations' is given twice", "keep one"),
     "no conversations": ('[{"id": 5}]', "conversation 0", "correct or remove"),
     "conversations of text": (_second(conversations="hello"), "conversation 1", "correct or remove"),
     "an item of text": (json.dumps([_conversation(), "hello"]), "conversation 1", "correct or remove"),
@@ -153,6 +168,8 @@ def _result(**changes):
 VLLM = {
     "broken JSON": ('{"input_lens":\n [1, 2', 2, "write the file again"),
     "two results in a file": (_result() + "\n" + _result(), 2, "one JSON document"),
+    "a key twice": (_result()[:-1] + ', "input_lens": [1, 2]}', "'input_lens' is given twice", "keep one"),
+    "a start beyond any clock": (_result(start_times=[1.0, 1e17]), "request 1", "correct it"),
     "no details saved": ('{"num_prompts": 3, "request_throughput": 1.0}', "input_lens", "--save-detailed"),
     "no start times": (_result(start_times=None), "start_times", "newer vLLM"),
     "no output lengths": (_result(output_lens=None), "output_lens", "--save-detailed"),
@@ -288,6 +305,18 @@ def test_damaged_gzip(tmp_path, damage):
     path.write_bytes(damage(gzip.compress((V + "1,2,3\n" * 50).encode())))
     with pytest.raises(InputError, match=r"gzip data is damaged .*fetch the file again"):
         read_trace(path, "vidur")
+
+
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(gzip.compress((V + "1,2,3\n" * 4_000_000).encode()))
+    with pytest.raises(InputError, match="unpacks to more than 100 times its size, which no trace does; fetch"):
+        read_trace(path, "vidur")
+    monkeypatch.setattr(_files, "MOST_BYTES", 1000)
+    for content in (gzip.compress((V + "1,2,3\n" * 999).encode()), (V + "1,2,3\n" * 999).encode()):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"holds more than .* GiB; give a part of the trace"):
+            read_trace(path, "vidur")
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -16,8 +16,8 @@ from fluidgate.words import has_control, shown
 from fluidgate.workload.core import FloatArray, IntArray
 from fluidgate.workload.formats._files import read_text, refuse
 
-_FIRST_YEAR, _LAST_YEAR = 1678, 2261
-"""Of the years that nanoseconds since 1970 reach whole, in 64 bits."""
+_FIRST_YEAR, _LAST_YEAR = 1970, 2199
+"""Between these, differences of nanoseconds fit 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Table:
         kind = pa.timestamp("ns", "UTC" if zoned else None)
         shape = "YYYY-MM-DD HH:MM:SS.fffffff" + ("+00:00" if zoned else "")
         values = self._cast(column, kind, f"is not a date and time like {shape}; correct or remove the line")
-        self._refuse_wrapped_years(column)
+        self._refuse_other_years(column)
         return np.asarray(values).astype("datetime64[ns]").astype(np.int64)
 
-    def _refuse_wrapped_years(self, column: str) -> None:
+    def _refuse_other_years(self, column: str) -> None:
         import pyarrow.compute as pc
 
         texts = self.columns[column]  # a year of four digits comes first, so that texts compare as years do
