@@ -26,8 +26,8 @@ LEAST_STEP_S, MOST_STEP_S = 1e-9, 1e6
 """Seconds of an engine step: no GPU is done in a nanosecond, and none takes eleven days."""
 MOST_SECONDS = 2.0**33
 """A clock: 272 years, where the floats lie a microsecond apart."""
-LEAST_RATE, MOST_RATE = 1e-9, 1e9
-"""Requests per second."""
+LEAST_RATE, MOST_RATE = 1e-10, 1e9
+"""Requests per second: two in 272 years, and one in every nanosecond."""
 MOST_NUMBER = 1e15
 """Any other number: a few of them multiplied do not overflow."""
 

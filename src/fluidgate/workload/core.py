@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidgate.bounds import MOST_COUNT, MOST_SECONDS, check_name
+from fluidgate.bounds import MOST_COUNT, MOST_RATE, MOST_SECONDS, check_name
 from fluidgate.errors import InputError
 
 FloatArray = NDArray[np.float64]
@@ -109,9 +109,9 @@ class Workload:
 
     @property
     def rate(self) -> float:
-        """Mean arrival rate in requests per second; infinite when all arrive at once."""
+        """Mean arrival rate in requests per second; infinite when all arrive at once, or as good as that."""
         span = float(self.arrival_s[-1] - self.arrival_s[0])
-        return (len(self) - 1) / span if span > 0 else float("inf")
+        return (len(self) - 1) / span if span * MOST_RATE >= len(self) - 1 > 0 else float("inf")
 
     @property
     def digest(self) -> str:
