@@ -44,7 +44,7 @@ class Reader:
     seeds: Callable[[], Sequence[str]]
     use: Callable[[Path, Random], None]
     examples: int = 1300
-    accepted: float = 0.2
+    accepted: float = 0.12
 
 
 class Hang(BaseException):
