@@ -147,7 +147,8 @@ def config(path: Path, rng: Random) -> None:
     shape = read_model_config(path)
     blocks = rng.choice((None, 3000))
     machine = estimate_hardware(shape, find_gpu("a100-80gb"), tp=rng.choice((1, 1, 2)), num_gpu_blocks=blocks)
-    simulated(seeds.LOAD, machine)
+    if rng.random() < 0.5:
+        simulated(seeds.LOAD, machine)
 
 
 def quantised(path: Path, rng: Random) -> None:
