@@ -3,8 +3,7 @@
 The head of the queue enters if the predicted distribution of KV over the residents' remaining lives, with it, stays
 below capacity at every future time (model.md §7): mean + m standard deviations ≤ (1 - m/100) · capacity. Output lengths
 are learned as they come (`length_law`), per class where the traffic is labelled. The margin m follows what it does, in
-closed loop: an eviction raises it, a completion while the queue was held lowers it, so that evictions per request
-settle at `stalled_share`, or below where a larger margin costs next to nothing.
+closed loop (`margin`); where no prior is known, so does what enters beyond the forecast at the start.
 
 Where lengths are so regular that cohorts would stay in phase (coherence χ ≥ 0.8, model.md §8), admissions also
 follow the fluid equilibrium's own pace, x* per iteration, class by class. Requests that all fit enter at once: far from
@@ -42,6 +41,21 @@ from fluidgate.policies.length_law import (
     start_count,
     tabulate,
 )
+from fluidgate.policies.margin import (
+    COMPLETED,
+    HELD,
+    MARGIN,
+    MARGIN_SIZE,
+    RESERVE,
+    SPREAD,
+    allowance,
+    doubt,
+    new_margin,
+    note_arrival,
+    note_completion,
+    note_eviction,
+    note_return,
+)
 from fluidgate.policies.protocol import ABORTED, ADMITTED, ARRIVED, FINISHED, MANY, PREEMPTED, Policy
 from fluidgate.policies.registry import policy
 
@@ -51,7 +65,7 @@ if TYPE_CHECKING:
 # params: [stalled_share, laws, share of law 1.., laws, prompt of law 1.., ...]
 _STALLED_SHARE, LAWS, SHARES = range(3)
 
-# memory: a header, the grid of times, two forecasts, and per class its law and its place in the queue
+# memory: a header, the margin's loop, the grid of times, two forecasts, and per class its law and place in the queue
 (
     _READY,
     _COMPLETIONS,  # since the laws were estimated
@@ -60,21 +74,17 @@ _STALLED_SHARE, LAWS, SHARES = range(3)
     _COHERENCE,
     _PACE,  # x*, admissions per iteration
     _ITERATION,  # of the last decision
-    _MARGIN,
-    _SPREAD,  # standard deviation of memory ÷ capacity, where the last refusal was
-    _RECOMPUTED,  # share of an evicted request's tokens that is computed again
-    _HELD,  # whether the queue was held since the last completion
     _REFUSED,  # row that did not fit and cannot fit before somebody leaves
-    _HEADER,
-) = range(13)
-_GRID = _HEADER
+    _LOOP,
+) = range(9)
+_GRID = _LOOP + MARGIN_SIZE
 _RESIDENTS = _GRID + TIMES
 _TRIAL = _RESIDENTS + FORECAST_SIZE
 _CLASSES = _TRIAL + FORECAST_SIZE
 _CREDIT, _CURSOR, _ENTERING = LAW_SIZE, LAW_SIZE + 1, LAW_SIZE + 2
 _CLASS_SIZE = LAW_SIZE + 3
 
-ESTIMATE_COMPLETIONS, ESTIMATE_ITERATIONS = 16, 512
+ESTIMATE_COMPLETIONS, ESTIMATE_ITERATIONS = 16.0, 512.0
 """The laws are estimated anew after so many completions or iterations."""
 
 WINDOWS, LEAST_WINDOW = 4.0, 200.0
@@ -90,19 +100,6 @@ COHERENT = 0.8
 COHERENCE_COMPLETIONS, FREQUENCIES = 256, 64
 """The coherence from which admissions are paced, how often it is reckoned, and at how many frequencies."""
 
-FIRST_MARGIN, MOST_MARGIN, GAIN = 2.25, 4.0, 0.02
-"""The margin at the start, at most, and its rise for an eviction."""
-
-CHEAP, CHEAP_MARGIN = 0.1, 2.5
-"""A margin that takes less than this share of memory is taken whatever the evictions, up to `CHEAP_MARGIN`."""
-
-LEAST_MARGIN, LAX_MARGIN = 1.0, 0.5
-"""The margin is not lowered further than this where evicted requests compute everything again, and not further than
-`LAX_MARGIN` where they find it in the prefix cache, or where everybody may be evicted."""
-
-RESERVE = 0.01
-"""Share of memory kept free per unit of margin: the forecast does not see the next few iterations' noise."""
-
 RESUME = 0.5
 """Share of the margin at which an evicted request of mean size comes back: its stream is silent. In proportion to its
 size, at most all of it: a large one is dear to evict again."""
@@ -112,6 +109,17 @@ size, at most all of it: a large one is dear to evict again."""
 def _law(params, class_id):
     """Where the law of a class begins; labels that the plan did not know share the last one."""
     return _CLASSES + min(max(class_id, 0), int(params[LAWS]) - 1) * _CLASS_SIZE
+
+
+@kernel
+def _is_due(memory, view):
+    """Whether to estimate the laws; at a start without a prior, whenever as much again has been seen."""
+    completions, iterations = ESTIMATE_COMPLETIONS, ESTIMATE_ITERATIONS
+    if doubt(memory, _LOOP) > 0.0:
+        completions = min(completions, max(1.0, memory[_LOOP + COMPLETED] - memory[_COMPLETIONS]))
+        iterations = min(iterations, max(1.0, memory[_ESTIMATED]))
+    is_first = memory[_READY] == 0.0
+    return is_first or memory[_COMPLETIONS] >= completions or view.iteration - memory[_ESTIMATED] >= iterations
 
 
 @kernel
@@ -129,7 +137,7 @@ def _learn(params, memory, view):
     for c in range(laws):
         law = _law(params, c)
         estimate(memory, law, 0.5 * (view.block_size - 1))
-        longest = max(longest, horizon(memory, law))
+        longest = max(longest, horizon(memory, law, view.total_blocks * view.block_size))
         share += memory[law + SHARE]
         kv += memory[law + SHARE] * memory[law + MEMORY]
         output += memory[law + SHARE] * memory[law + OUTPUT]
@@ -203,6 +211,26 @@ def _add(params, memory, view, at, row, own):
 
 
 @kernel
+def _fits(memory, at, margin, capacity):
+    """Whether a forecast leaves a margin below capacity, and its standard deviation at its peak; KV tokens."""
+    predicted, spread = peak(memory, at, margin)
+    return predicted <= (1.0 - RESERVE * margin) * capacity, spread
+
+
+@kernel
+def _beyond_forecast(params, memory, view, own):
+    """How many residents the forecast would not have let in. The first always enters."""
+    clear_forecast(memory, _TRIAL)
+    beyond = 0
+    for i in range(len(view.residents)):
+        _add(params, memory, view, _TRIAL, view.residents[i], own)
+        fits, _ = _fits(memory, _TRIAL, memory[_LOOP + MARGIN], view.total_blocks * view.block_size)
+        if i > 0 and not fits:
+            beyond += 1
+    return beyond
+
+
+@kernel
 def _next_in_order(params, memory, view, paced):
     """The earliest arrival among the classes that may enter; -1 if there is none."""
     best, best_queue = -1, -1
@@ -233,16 +261,16 @@ def _start_walk(params, memory, view, out_quota):
 def _margin_of(params, memory, view, row):
     """The margin at which a waiting request enters."""
     if view.generated_tokens[row] == 0:
-        return memory[_MARGIN]
+        return memory[_LOOP + MARGIN]
     law = _law(params, view.class_id[row])
     mean_held = memory[law + MEMORY] / memory[law + OUTPUT]
     held = view.prompt_tokens[row] + view.generated_tokens[row]
-    return memory[_MARGIN] * min(1.0, RESUME * held / mean_held)
+    return memory[_LOOP + MARGIN] * min(1.0, RESUME * held / mean_held)
 
 
 @kernel
-def _walk(params, memory, view, out_quota, paced, own):
-    """Let requests enter in order while the forecast allows it; says how it ended.
+def _walk(params, memory, view, out_quota, paced, own, allowed):
+    """Let requests enter in order while the forecast allows it, and `allowed` ones beyond it; says how it ended.
 
     Where the token budget ends the iteration the forecast goes on for `MOST_TRIED` requests, to see whether all fit.
     """
@@ -258,12 +286,14 @@ def _walk(params, memory, view, out_quota, paced, own):
             return NO_ROOM
         margin = _margin_of(params, memory, view, row)
         _add(params, memory, view, _TRIAL, row, own)
-        predicted, spread = peak(memory, _TRIAL, margin)
-        if residents + entering > 0 and predicted > (1.0 - RESERVE * margin) * capacity:
-            memory[_SPREAD] = spread / capacity
-            if entering == 0:
-                memory[_REFUSED] = row
-            return NO_ROOM
+        fits, spread = _fits(memory, _TRIAL, margin, capacity)
+        if residents + entering > 0 and not fits:
+            if allowed <= 0.0:
+                memory[_LOOP + SPREAD] = spread / capacity
+                if entering == 0:
+                    memory[_REFUSED] = row
+                return NO_ROOM
+            allowed -= 1.0
         memory[_law(params, queue) + _CURSOR] = view.next_waiting[row]
         memory[_law(params, view.class_id[row]) + _ENTERING] += 1.0
         out_quota[queue] += 1
@@ -274,8 +304,7 @@ def _walk(params, memory, view, out_quota, paced, own):
 
 @kernel
 def _decide(params, memory, view, out_quota):
-    due = memory[_COMPLETIONS] >= ESTIMATE_COMPLETIONS or view.iteration - memory[_ESTIMATED] >= ESTIMATE_ITERATIONS
-    if memory[_READY] == 0.0 or due:
+    if _is_due(memory, view):
         _learn(params, memory, view)
         memory[_REFUSED] = -1.0
     paced = memory[_COHERENCE] >= COHERENT
@@ -286,23 +315,16 @@ def _decide(params, memory, view, out_quota):
         out_quota[0] = 0
         return
     own = _forecast_residents(params, memory, view)
-    end = _walk(params, memory, view, out_quota, False, own)
+    allowed = allowance(memory, _LOOP, params[_STALLED_SHARE])
+    if allowed > 0.0:
+        allowed -= _beyond_forecast(params, memory, view, own)
+    end = _walk(params, memory, view, out_quota, False, own, allowed)
     if end == NO_ROOM:
-        memory[_HELD] = 1.0
+        memory[_LOOP + HELD] = 1.0
     if paced and end != ALL_ENTER:
-        _walk(params, memory, view, out_quota, True, own)
+        _walk(params, memory, view, out_quota, True, own, allowed)
         if len(view.residents) == 0 and not out_quota.any():
             out_quota[_next_in_order(params, memory, view, False)[1]] = 1
-
-
-@kernel
-def _least_margin(params, memory):
-    """The margin that evictions do not have to justify."""
-    if memory[_COHERENCE] >= COHERENT:
-        return 0.0
-    least = LAX_MARGIN + (LEAST_MARGIN - LAX_MARGIN) * memory[_RECOMPUTED]
-    cheap = min(CHEAP_MARGIN, max(least, CHEAP / (memory[_SPREAD] + RESERVE)))
-    return cheap + (LAX_MARGIN - cheap) * params[_STALLED_SHARE]
 
 
 def _classify(params, request):
@@ -322,18 +344,16 @@ def _observe(params, memory, event):
         count_completion(memory, law, event.prompt_tokens, event.generated_tokens)
         memory[_COMPLETIONS] += 1.0
         memory[_UNTESTED] += 1.0
-        if memory[_HELD] != 0.0:
-            lower = memory[_MARGIN] - GAIN * params[_STALLED_SHARE]
-            memory[_MARGIN] = max(lower, min(memory[_MARGIN], _least_margin(params, memory)))
-            memory[_HELD] = 0.0
+        note_completion(memory, _LOOP, params[_STALLED_SHARE], memory[_COHERENCE] >= COHERENT)
     elif event.kind == PREEMPTED:
-        memory[_MARGIN] = min(MOST_MARGIN, memory[_MARGIN] + GAIN)
+        note_eviction(memory, _LOOP)
     elif event.kind == ADMITTED:
         memory[law + _CREDIT] = max(0.0, memory[law + _CREDIT] - 1.0)
         if event.generated_tokens > 0:
             held = event.prompt_tokens + event.generated_tokens
-            memory[_RECOMPUTED] += 0.05 * (1.0 - event.computed_tokens / held - memory[_RECOMPUTED])
+            note_return(memory, _LOOP, event.computed_tokens / held)
     elif event.kind == ARRIVED:
+        note_arrival(memory, _LOOP)
         for c in range(int(params[LAWS])):
             other = _law(params, c)
             memory[other + SHARE] += ((1.0 if other == law else 0.0) - memory[other + SHARE]) / MEANS_WINDOW
@@ -379,7 +399,8 @@ class Fluid(Policy):
     def new_memory(self) -> NDArray[np.float64]:
         """The laws that the prior gives, and the first margin."""
         header = np.zeros(_CLASSES)
-        header[_MARGIN], header[_RECOMPUTED], header[_REFUSED] = FIRST_MARGIN, 1.0, -1.0
+        header[_REFUSED] = -1.0
+        header[_LOOP:_GRID] = new_margin(has_prior=len(self.output_quantiles) > 0)
         quantiles = np.array(self.output_quantiles).reshape(len(self.shares), -1)
         laws = [new_law(*prior) for prior in zip(self.shares, self.prompt_tokens, quantiles, strict=True)]
         place = [1.0, -1.0, 0.0]  # credit, cursor, entering
