@@ -15,7 +15,7 @@ count_resident = interpreted(length_law.count_resident)
 cover = interpreted(length_law.cover)
 estimate = interpreted(length_law.estimate)
 fade = interpreted(length_law.fade)
-horizon = interpreted(length_law.horizon)
+_horizon = interpreted(length_law.horizon)
 survival = interpreted(length_law.survival)
 start_count = interpreted(length_law.start_count)
 tabulate = interpreted(length_law.tabulate)
@@ -42,6 +42,11 @@ def observe_residents(law: Floats, ages: list[int], *, keep: float = 1.0) -> Non
         count_resident(law, 0, age)
     estimate(law, 0, 0.0)
     fade(law, 0, keep)
+
+
+def horizon(law: Floats, at: int, capacity_tokens: float = np.inf) -> float:
+    """Tokens that next to nobody generates, where memory holds so many."""
+    return float(_horizon(law, at, capacity_tokens))
 
 
 def survival_of(law: Floats) -> Floats:

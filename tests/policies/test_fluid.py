@@ -13,8 +13,9 @@ from fluidgate.fluid import plan
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Event, Fluid, fluid
-from fluidgate.policies.fluid import COHERENT, FIRST_MARGIN, RESERVE, RESUME
+from fluidgate.policies.fluid import COHERENT, RESUME
 from fluidgate.policies.length_law import MEMORY, OUTPUT, TIMES, new_law
+from fluidgate.policies.margin import FIRST_MARGIN, MARGIN, RESERVE
 from fluidgate.policies.protocol import FINISHED
 from fluidgate.workload import Workload
 
@@ -32,7 +33,7 @@ def fluid_policy(*quantiles: float, prompt: float = 10.0) -> Fluid:
 
 def memory_with(policy: Fluid, margin: float) -> Floats:
     memory = policy.new_memory()
-    memory[fluid._MARGIN] = margin
+    memory[fluid._LOOP + MARGIN] = margin
     return memory
 
 

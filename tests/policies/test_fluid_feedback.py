@@ -10,16 +10,22 @@ from hypothesis import strategies as st
 import fluidgate.policies.fluid as fluid
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Event, Fluid
-from fluidgate.policies.fluid import (
+from fluidgate.policies.fluid import COHERENT
+from fluidgate.policies.length_law import DEATHS, MEANS_WINDOW, PRIOR, SEEN, SHARE
+from fluidgate.policies.margin import (
     CHEAP_MARGIN,
-    COHERENT,
+    COMPLETED,
     FIRST_MARGIN,
     GAIN,
+    HELD,
     LAX_MARGIN,
     LEAST_MARGIN,
+    MARGIN,
     MOST_MARGIN,
+    RECOMPUTED,
+    SPREAD,
+    START_COMPLETIONS,
 )
-from fluidgate.policies.length_law import DEATHS, MEANS_WINDOW, PRIOR, SEEN, SHARE
 from fluidgate.policies.protocol import ABORTED, ADMITTED, ARRIVED, FINISHED, PREEMPTED
 from fluidgate.serving.gate import Gate, Limits
 
@@ -40,32 +46,33 @@ def tell(
 
 def finish_held(policy: Fluid, memory: Floats) -> float:
     """A completion while the queue is held; returns by how much the margin falls."""
-    before = memory[fluid._MARGIN]
-    memory[fluid._HELD] = 1.0
+    before = memory[fluid._LOOP + MARGIN]
+    memory[fluid._LOOP + HELD] = 1.0
     tell(policy, memory, FINISHED)
-    return float(before - memory[fluid._MARGIN])
+    return float(before - memory[fluid._LOOP + MARGIN])
 
 
 def margin_after_many(stalled_share: float, spread: float, *, recomputed: float = 1.0, coherence: float = 0.0) -> float:
     """Where the margin ends when nothing is ever evicted."""
     policy = Fluid(stalled_share)
     memory = policy.new_memory()
-    memory[[fluid._SPREAD, fluid._RECOMPUTED, fluid._COHERENCE]] = spread, recomputed, coherence
-    memory[fluid._MARGIN] = MOST_MARGIN
+    memory[[fluid._LOOP + SPREAD, fluid._LOOP + RECOMPUTED, fluid._COHERENCE]] = spread, recomputed, coherence
+    memory[fluid._LOOP + COMPLETED] = START_COMPLETIONS
+    memory[fluid._LOOP + MARGIN] = MOST_MARGIN
     for _ in range(int(MOST_MARGIN / (GAIN * stalled_share)) + 10):
         finish_held(policy, memory)
-    return float(memory[fluid._MARGIN])
+    return float(memory[fluid._LOOP + MARGIN])
 
 
 def test_evictions_raise_the_margin_to_its_most() -> None:
-    policy = Fluid()
+    policy = Fluid(output_quantiles=(20.0,))
     memory = policy.new_memory()
-    assert memory[fluid._MARGIN] == FIRST_MARGIN
+    assert memory[fluid._LOOP + MARGIN] == FIRST_MARGIN
     tell(policy, memory, PREEMPTED)
-    assert memory[fluid._MARGIN] == pytest.approx(FIRST_MARGIN + GAIN)
+    assert memory[fluid._LOOP + MARGIN] == pytest.approx(FIRST_MARGIN + GAIN)
     for _ in range(int(MOST_MARGIN / GAIN)):
         tell(policy, memory, PREEMPTED)
-    assert memory[fluid._MARGIN] == MOST_MARGIN
+    assert memory[fluid._LOOP + MARGIN] == MOST_MARGIN
 
 
 @pytest.mark.parametrize("stalled_share", [0.0, 0.1, 0.7])
@@ -73,12 +80,12 @@ def test_held_completions_lower_it_by_the_share(stalled_share: float) -> None:
     """So that it rests where one completion in 1/share has been evicted."""
     policy = Fluid(stalled_share)
     memory = policy.new_memory()
-    memory[fluid._MARGIN] = 3.0
+    memory[fluid._LOOP + MARGIN] = 3.0
     tell(policy, memory, FINISHED)
-    assert memory[fluid._MARGIN] == 3.0  # nobody was held
+    assert memory[fluid._LOOP + MARGIN] == 3.0  # nobody was held
     assert finish_held(policy, memory) == pytest.approx(GAIN * stalled_share)
     tell(policy, memory, FINISHED)
-    assert memory[fluid._MARGIN] == pytest.approx(3.0 - GAIN * stalled_share)  # held, but not since
+    assert memory[fluid._LOOP + MARGIN] == pytest.approx(3.0 - GAIN * stalled_share)  # held, but not since
 
 
 @given(SPREADS, SPREADS)
@@ -101,7 +108,7 @@ def test_floors_at_the_ends() -> None:
 def test_a_margin_below_the_floor_is_left_alone() -> None:
     policy = Fluid(0.5)
     memory = policy.new_memory()
-    memory[fluid._MARGIN] = 0.25
+    memory[fluid._LOOP + MARGIN] = 0.25
     assert finish_held(policy, memory) == 0.0
 
 
@@ -109,10 +116,10 @@ def test_what_an_eviction_costs_is_learned_from_returns() -> None:
     policy = Fluid()
     memory = policy.new_memory()
     tell(policy, memory, ADMITTED, generated=0, computed=10)  # a first admission says nothing
-    assert memory[fluid._RECOMPUTED] == 1.0
+    assert memory[fluid._LOOP + RECOMPUTED] == 1.0
     for _ in range(200):
         tell(policy, memory, ADMITTED, generated=20, computed=24)  # of 30 tokens
-    assert memory[fluid._RECOMPUTED] == pytest.approx(0.2, abs=0.01)
+    assert memory[fluid._LOOP + RECOMPUTED] == pytest.approx(0.2, abs=0.01)
 
 
 def test_shares_follow_arrivals() -> None:
@@ -155,10 +162,10 @@ def test_an_aborted_request_teaches_no_length() -> None:
     policy = Fluid()
     memory = policy.new_memory()
     before = memory.copy()
-    memory[fluid._HELD] = 1.0
+    memory[fluid._LOOP + HELD] = 1.0
     tell(policy, memory, ABORTED)
     assert learned(memory).tolist() == learned(before).tolist()
-    assert memory[fluid._MARGIN] == before[fluid._MARGIN]
+    assert memory[fluid._LOOP + MARGIN] == before[fluid._LOOP + MARGIN]
 
 
 @pytest.mark.parametrize("aborted", [False, True])
@@ -166,7 +173,7 @@ def test_a_live_gate_tells_who_was_aborted(aborted: bool) -> None:
     """Either way memory is free again: who was refused is asked again."""
     # Outputs are evenly 5 to 35: each holds 25 on average when the first end, a little more later; three hold 75 of 65.
     gate = Gate(Fluid(0.1, (1.0,), (20.0,), tuple(np.arange(5.0, 36.0))), Limits(65, 1, 2048, 256))
-    gate._memory[fluid._MARGIN] = 0.0
+    gate._memory[fluid._LOOP + MARGIN] = 0.0
     for name in ("a", "b", "c"):
         gate.joined(name, 1.0, 20, output_tokens=30)
     assert gate.decide(1.0, 65).admit == 2
@@ -176,3 +183,42 @@ def test_a_live_gate_tells_who_was_aborted(aborted: bool) -> None:
     gate.left(["b"], 3.0, aborted=["b"] if aborted else [])
     assert gate.decide(3.0, 45).admit is None
     assert (learned(gate._memory) - before).sum() == (0.0 if aborted else 2.0)  # a length, and the number of them
+
+
+def test_without_a_prior_there_is_no_margin_until_evictions_ask_for_one() -> None:
+    """Each further eviction without a completion between asks louder, up to where a policy with a prior begins."""
+    policy = Fluid()
+    memory = policy.new_memory()
+    margins = [memory[fluid._LOOP + MARGIN]]
+    for _ in range(40):
+        tell(policy, memory, PREEMPTED)
+        margins.append(memory[fluid._LOOP + MARGIN])
+    rises = np.diff(margins)
+    assert margins[0] == 0.0
+    assert rises[0] >= GAIN
+    assert (np.diff(rises[:10]) > 0).all()
+    assert max(margins) == margins[-1] == FIRST_MARGIN
+
+
+def test_an_eviction_after_a_completion_asks_softly_again() -> None:
+    policy = Fluid()
+    memory = policy.new_memory()
+    for _ in range(5):
+        tell(policy, memory, PREEMPTED)
+    tell(policy, memory, FINISHED)
+    before = memory[fluid._LOOP + MARGIN]
+    tell(policy, memory, PREEMPTED)
+    assert memory[fluid._LOOP + MARGIN] - before == pytest.approx(GAIN, rel=0.6)
+
+
+def test_when_the_start_is_over_the_floor_holds_and_the_loop_is_that_with_a_prior() -> None:
+    policies = Fluid(0.5), Fluid(0.5, output_quantiles=(20.0,))
+    memories = [policy.new_memory() for policy in policies]
+    memories[0][fluid._LOOP + COMPLETED] = START_COMPLETIONS - 2
+    assert finish_held(policies[0], memories[0]) < -0.9 * (LEAST_MARGIN + LAX_MARGIN) / 2
+    for policy, memory in zip(policies, memories, strict=True):
+        tell(policy, memory, FINISHED)
+        memory[fluid._LOOP + MARGIN] = 3.0
+        tell(policy, memory, PREEMPTED)
+        assert memory[fluid._LOOP + MARGIN] == pytest.approx(3.0 + GAIN)
+        assert finish_held(policy, memory) == pytest.approx(GAIN * 0.5)

@@ -19,6 +19,7 @@ from fluidgate.policies.fluid import (
     WINDOWS,
 )
 from fluidgate.policies.length_law import CELLS, DEATHS, OUTPUT, PRIOR, SHARE, WIDTH
+from fluidgate.policies.margin import SPREAD
 from fluidgate.policies.protocol import FINISHED
 
 from .laws import Floats
@@ -181,6 +182,6 @@ def test_a_refusal_tells_the_spread_of_memory(decide: Decide) -> None:
         policy = fluid_policy(*range(1, 200))
         memory = policy.new_memory()
         decide(policy, [(10, 5)] * residents, [(10, 0)] * 99, blocks=blocks, memory=memory)
-        spreads.append(memory[fluid._SPREAD])
+        spreads.append(memory[fluid._LOOP + SPREAD])
     assert 0.02 < spreads[1] < spreads[0] < 0.5
     assert spreads[0] / spreads[1] == pytest.approx(np.sqrt(10), rel=0.35)

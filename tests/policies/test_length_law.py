@@ -18,9 +18,12 @@ from fluidgate.policies.length_law import (
     OUTPUT_SPREAD,
     PRIOR_WEIGHT,
     PROMPT,
+    SCALE,
     SHARE,
+    UNKNOWN_HORIZON,
     UNKNOWN_MEDIAN_TOKENS,
     UNKNOWN_SHARE,
+    UNKNOWN_WEIGHT,
     WIDTH,
     new_law,
 )
@@ -31,6 +34,7 @@ from .laws import (
     count_completion,
     estimate,
     fade,
+    horizon,
     learned,
     prior_of,
     prior_weight,
@@ -83,12 +87,38 @@ def test_the_prior_is_quantiles_and_a_little_doubt() -> None:
     assert survival_of(law)[1:] == pytest.approx(prior_of(law)[1:], abs=1e-9)
 
 
-def test_nothing_known_is_as_long_again() -> None:
+@pytest.mark.parametrize("tokens", [0, 40, CELLS, 8 * CELLS])
+def test_nothing_known_is_as_long_again(tokens: int) -> None:
     law = learned([], [])
-    edges = law[WIDTH] * np.arange(CELLS + 1)
-    assert survival_of(law) == pytest.approx(1 / (1 + edges / UNKNOWN_MEDIAN_TOKENS), abs=1e-9)
-    age = 4 * law[WIDTH]
-    assert survival(law, 0, 2 * age + UNKNOWN_MEDIAN_TOKENS) == pytest.approx(0.5 * survival(law, 0, age), rel=1e-3)
+    assert survival(law, 0, tokens) == pytest.approx(1 / (1 + tokens / UNKNOWN_MEDIAN_TOKENS), abs=1e-9)
+    assert survival(law, 0, 2 * tokens + UNKNOWN_MEDIAN_TOKENS) == pytest.approx(
+        0.5 * survival(law, 0, tokens), rel=1e-9
+    )
+
+
+def test_ignorance_takes_its_measure_from_what_is_seen() -> None:
+    """Past the longest output seen, a request runs as long again as tokens have been generated per completion."""
+    outputs, ages = [20] * 10, [30] * 4
+    law = learned(outputs, ages)
+    scale = law[SCALE]
+    generated = UNKNOWN_MEDIAN_TOKENS * UNKNOWN_WEIGHT + sum(outputs) + sum(ages)
+    assert scale == pytest.approx(generated / (len(outputs) + UNKNOWN_WEIGHT), rel=0.01)
+    for tokens in (40, 2 * CELLS):
+        assert survival(law, 0, 2 * tokens + scale) == pytest.approx(0.5 * survival(law, 0, tokens), rel=0.01)
+    assert learned(outputs, [300] * 4)[SCALE] > 2 * scale  # who runs on without an end says: longer
+    assert learned(outputs, ages, *QUANTILES)[SCALE] == 0.0
+
+
+def test_one_completion_says_more_than_ignorance() -> None:
+    law = learned([20], [])
+    assert survival(law, 0, 30) < 0.5 < survival(learned([], []), 0, 30)
+
+
+def test_the_look_ahead_of_ignorance_ends_with_memory() -> None:
+    law = learned([], [])
+    assert horizon(law, 0) == UNKNOWN_HORIZON * UNKNOWN_MEDIAN_TOKENS
+    assert horizon(law, 0, 300.0) == 300.0
+    assert horizon(learned([], [], *QUANTILES), 0, 300.0) == horizon(learned([], [], *QUANTILES), 0)
 
 
 def test_cells_leave_room_for_half_as_long_again() -> None:
@@ -123,7 +153,7 @@ def test_rounding_to_blocks_adds_to_every_iteration() -> None:
 
 
 def test_the_mean_prompt_follows_the_traffic() -> None:
-    law = new_law(1.0, 100.0, np.array([]))
+    law = new_law(1.0, 100.0, np.array([5.0]))
     for _ in range(int(PRIOR_WEIGHT)):
         count_completion(law, 0, 300, 5)
     assert law[PROMPT] == pytest.approx(200.0, abs=4.0)  # as many completions as the prior counts for

@@ -140,6 +140,6 @@ def test_nobody_outlives_the_horizon(outputs: list[int]) -> None:
 
 
 def test_the_horizon_ends_with_the_cells() -> None:
-    law = learned([], [])
+    law = learned([], [], 1000.0)
     assert survival_of(law)[CELLS] > HORIZON_SURVIVAL
     assert horizon(law, 0) == CELLS * law[WIDTH]

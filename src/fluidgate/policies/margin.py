@@ -5,9 +5,9 @@ at `stalled_share`, or below where a larger margin costs next to nothing.
 
 Without a prior there is a start, over whose `START_COMPLETIONS` completions `doubt` falls from 1 to 0. A forecast made
 from ignorance lets hardly anything in, and a forecast that is never tested is never corrected. So the margin begins at
-nothing and waits for evictions to ask for one, and requests enter beyond the forecast: as many as may be evicted if
-`stalled_share` of all requests so far is to be, less those that were. Outputs that turn out long cost no more than
-these; short ones end soon and teach the law.
+nothing and waits for evictions to ask for one, and requests enter beyond the forecast: as many as may be evicted so
+that `stalled_share` of the start's requests are, less those that were. Short outputs end soon and teach the law; where
+they turn out long these evictions are the price.
 
 The state is a stretch of the policy's memory that begins at index `at`.
 """
@@ -48,6 +48,9 @@ RESERVE = 0.01
 START_COMPLETIONS = 200.0
 """Completions until a start without a prior is over: as many as a law always remembers."""
 
+RISK = 0.8
+"""How likely a request that enters beyond the forecast is evicted: some end before memory does."""
+
 IN_A_ROW_GAIN = 0.5
 """How much steeper each further eviction without a completion between raises the margin at the start, up to
 `FIRST_MARGIN`: where outputs are long the first evictions come in a crowd, before anything can be learned."""
@@ -70,9 +73,9 @@ def doubt(memory, at):
 
 @kernel
 def allowance(memory, at, stalled_share):
-    """How many residents there may be beyond those that the forecast lets in."""
+    """How many residents there may be beyond those that the forecast lets in; 0 or less with a prior."""
     requests = min(memory[at + REQUESTS], START_COMPLETIONS)
-    return doubt(memory, at) * (stalled_share * requests - memory[at + EVICTED])
+    return doubt(memory, at) * (stalled_share * requests / RISK - memory[at + EVICTED])
 
 
 @kernel
