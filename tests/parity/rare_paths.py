@@ -12,9 +12,13 @@ from .generators import SHARE
 
 
 def require_reached(reached: Counter[str], least: dict[str, int]) -> None:
-    """Fail if the cases of a test took a path less often than they should; a part of them takes rare ones by chance."""
-    part = SHARE if SHARE == 1 else SHARE / 5
-    missed = {path: f"{reached[path]} < {n * part}" for path, n in least.items() if reached[path] < int(n * part)}
+    """Fail if the cases of a test took a path less often than they should.
+
+    Of a part of the cases nothing is asked: the whole set, on the installed version, shows what they reach.
+    """
+    if SHARE < 1:
+        return
+    missed = {path: f"{reached[path]} < {count}" for path, count in least.items() if reached[path] < count}
     assert not missed, f"the generated cases do not reach enough: {missed}"
 
 
