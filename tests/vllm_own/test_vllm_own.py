@@ -39,7 +39,7 @@ EVICTS = "asserts an eviction, which fluid prevents: it admits the second reques
 EXCEPTED = {
     "fluid": {
         "test_scheduler.py::test_preempt_during_execution": EVICTS,
-        "test_deferred_block_free.py::test_kv_pressure_preemption_with_inflight_output[0]": EVICTS,
+        "test_async_scheduler.py::test_kv_pressure_preemption_with_inflight_output[0]": EVICTS,
     }
 }
 """What may fail under a policy, and why."""
