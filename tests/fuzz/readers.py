@@ -251,7 +251,7 @@ READERS = (
     Reader("config.json", lambda: seeds.CONFIGS, config),
     Reader("quantised.json", lambda: seeds.QUANTISED, quantised),
     Reader("grids.json", seeds.grids, grids),
-    Reader("results.jsonl", seeds.results, results, examples=800),
+    Reader("results.jsonl", seeds.results, results, examples=300),
     Reader("policy.txt", lambda: seeds.POLICIES, policy),
     Reader("command.txt", lambda: seeds.COMMANDS, command, examples=400),
 )
