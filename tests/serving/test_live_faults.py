@@ -283,8 +283,19 @@ def test_on_another_version_it_is_stock_vllm_and_says_so(monkeypatch: pytest.Mon
             live.add(10, 10)
         assert len(live.form()) == 7  # as many as fit into 64 tokens; a cap of 1 would admit one
         live.abort("0")
+
+
+def test_another_version_may_be_tried(monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    import vllm
+
+    from fluidgate.serving.capabilities import capabilities_of
+
+    if capabilities_of(vllm.__version__) != capabilities_of("0.34.0"):
+        pytest.skip("a later version is taken for the newest, and this one is not like the newest")
+    monkeypatch.setattr(vllm, "__version__", "0.34.0")
     monkeypatch.setenv("FLUIDGATE_ANY_VLLM", "1")
     assert new_live(monkeypatch, ConcurrencyCap(1.0)).gate.policy.name == "concurrency-cap"
+    assert "in vLLM 0.34.0, not tested" in said.text
 
 
 def test_what_cannot_be_scheduled_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +303,7 @@ def test_what_cannot_be_scheduled_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
     import vllm
 
-    from fluidgate.serving.capabilities import unsupported
+    from fluidgate.serving.capabilities import capabilities_of, unsupported
 
     scheduler = new_live(monkeypatch, Greedy()).scheduler
     version = vllm.__version__
@@ -310,6 +321,9 @@ def test_what_cannot_be_scheduled_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         assert words in str(unsupported(version, scheduler))
     scheduler.vllm_config = copy.copy(config)
     scheduler.vllm_config.kv_transfer_config = SimpleNamespace(kv_connector="OffloadingConnector")
-    assert unsupported(version, scheduler) is None
+    offloads = capabilities_of(version).native_offload
+    assert unsupported(version, scheduler) == (
+        None if offloads else f"--kv-offloading-size is not supported on vLLM {version}, only from 0.31 on"
+    )
     scheduler.kv_cache_config = SimpleNamespace(kv_cache_groups=[1, 2])
     assert "several kinds of KV cache" in str(unsupported(version, scheduler))

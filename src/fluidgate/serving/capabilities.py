@@ -23,16 +23,18 @@ class Capabilities:
         seats: what limits the residents at admission.
         waiting: the queues from which requests are admitted, except those that hold KV.
         holding: the queue of waiting requests that may hold KV: loads under way, streaming sessions.
+        native_offload: whether the books can follow `--kv-offloading-size`.
     """
 
     seats: str
     waiting: tuple[str, ...]
     holding: str
+    native_offload: bool
 
 
 _SINCE: tuple[tuple[tuple[int, int], Capabilities], ...] = (
-    ((0, 31), Capabilities("max_num_active_reqs", ("waiting",), "kv_holding_waiting")),
-    ((0, 24), Capabilities("max_num_running_reqs", ("waiting", "skipped_waiting"), "skipped_waiting")),
+    ((0, 31), Capabilities("max_num_active_reqs", ("waiting",), "kv_holding_waiting", True)),
+    ((0, 24), Capabilities("max_num_running_reqs", ("waiting", "skipped_waiting"), "skipped_waiting", False)),
 )
 """Newest first; up to 0.30 blocked requests wait in a queue of their own."""
 
@@ -68,6 +70,8 @@ def unsupported(version: str, scheduler: Any) -> str | None:
             f"the KV connector {transfer.kv_connector} is not supported, only --kv-offloading-size is; leave "
             "--kv-transfer-config out"
         )
+    if transfer is not None and not offered.native_offload:
+        return f"--kv-offloading-size is not supported on vLLM {version}, only from 0.31 on"
     return None
 
 

@@ -282,10 +282,10 @@ class Gate:
         Args:
             scheduled: tokens by name, in the scheduler's order.
             entered: the requests that have just joined the running ones, in their order.
-            evicted: names of preempted requests; vLLM takes them from the end of the running order.
+            evicted: names of preempted requests.
         """
         books, ints = self.books, self.books.ints
-        self._book_evictions(evicted, now_s)
+        self.evicted(evicted, now_s)
         for name, entry in entered.items():
             row = books.row_of[name]
             if books.is_resident[row]:  # its KV has been fetched
@@ -317,11 +317,12 @@ class Gate:
             self.totals.held_s += 0.0 if self._held_at_s is None else now_s - self._held_at_s
         self._held_at_s = now_s if held else None
 
-    def _book_evictions(self, evicted: Collection[str], now_s: float) -> None:
-        if not evicted:
+    def evicted(self, names: Collection[str], now_s: float) -> None:
+        """Residents have lost their KV and wait again; vLLM takes them from the end of the running order."""
+        if not names:
             return
         books = self.books
-        chosen = {books.row_of[name] for name in evicted if name in books.row_of}  # the others were aborted since
+        chosen = {books.row_of[name] for name in names if name in books.row_of}  # the others were aborted since
         rows = [row for row in books.residents[: books.num_residents].tolist()[::-1] if row in chosen]
         self._end_residencies(rows)
         for row in rows:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import chain, islice
 from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -67,19 +68,37 @@ class Gatekeeper:
             self._end([name for name in scheduler.finished_req_ids if name not in self._renewed], now_s)
         self._renewed.clear()
         self._aborted.clear()
+        self._book_evictions_between(now_s)
         self._set_blocked_aside()
         always = [*self._waiting_outside(), *self._holding()]
-        connected = scheduler.connector is not None or scheduler.ec_connector is not None  # either may need more time
-        by_name = bool(always or self.readiness.watched or connected)
+        by_name = bool(always or self.readiness.watched or self._looks_out_of_order())
         decision = self.gate.decide(now_s, self._room(), by_name=by_name)
         seams.pause(scheduler, (scheduler.requests[name] for name in decision.paused))
         self._apply(decision, always, seam)
 
+    def _book_evictions_between(self, now_s: float) -> None:
+        """Residents that lost their KV since the last iteration: an operator has reset the prefix cache."""
+        books, requests = self.gate.books, self.scheduler.requests
+        if books.num_residents != len(self.scheduler.running) + len(self._loading):
+            names = [books.name_of[row] for row in books.residents[: books.num_residents]]
+            lost = [name for name in names if requests[name].status == RequestStatus.PREEMPTED]
+            self.gate.evicted([name for name in lost if name not in self._loading], now_s)
+
+    def _looks_out_of_order(self) -> bool:
+        """Whether vLLM may pass over requests that it has not told to be blocked, or looks at another queue first."""
+        scheduler = self.scheduler
+        connected = scheduler.connector is not None or scheduler.ec_connector is not None  # either may need more time
+        return connected or any(getattr(scheduler, name) for name in seams.HERE.waiting[1:])
+
     def _apply(self, decision: Decision, always: list[Any], seam: ExitStack) -> None:
         scheduler = self.scheduler
+        only: list[Any] | None = None
         if decision.only is not None:
-            allowed = [scheduler.requests[name] for name in decision.only]
-            seam.enter_context(seams.admit_only(scheduler, self._in_order(allowed, always)))
+            only = self._in_order([scheduler.requests[name] for name in decision.only], always)
+        if decision.paused and scheduler.lora_config is not None:
+            only = self._with_adapter_slots(self._first(decision.admit) if only is None else only)
+        if only is not None:
+            seam.enter_context(seams.admit_only(scheduler, only))
         elif decision.admit == 0:
             seam.enter_context(seams.hold_all(scheduler))
         elif decision.admit is not None:
@@ -89,8 +108,26 @@ class Gatekeeper:
         if not always:
             return allowed
         chosen = {*allowed, *always}
+        return [request for request in self._first() if request in chosen]
+
+    def _first(self, count: int | None = None) -> list[Any]:
+        """The first waiting requests, or all, in vLLM's order."""
         queues = (getattr(self.scheduler, name) for name in seams.HERE.waiting)
-        return [request for queue in queues for request in queue if request in chosen]
+        return list(islice(chain.from_iterable(queues), count))
+
+    def _with_adapter_slots(self, allowed: list[Any]) -> list[Any]:
+        """Those whose adapters find slots beside the paused residents' own, which vLLM up to 0.32 forgets."""
+        running = (request.lora_request for request in self.scheduler.running)
+        taken = {adapter.lora_int_id for adapter in running if adapter is not None}
+        chosen = []
+        for request in allowed:
+            adapter = request.lora_request
+            if adapter is not None and adapter.lora_int_id not in taken:
+                if len(taken) >= self.scheduler.lora_config.max_loras:
+                    continue
+                taken.add(adapter.lora_int_id)
+            chosen.append(request)
+        return chosen
 
     def book(self, output: SchedulerOutput, now_s: float) -> None:
         """Book what vLLM scheduled.
