@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from fluidgate.cli import _spread_goodput, app
 from fluidgate.doctor import diagnose, read_facts
 from fluidgate.engine import EngineConfig, run
-from fluidgate.errors import InputError
+from fluidgate.errors import InputError, ResultsWarning
 from fluidgate.experiments import compare, plan_for
 from fluidgate.hardware import (
     Hardware,
@@ -170,7 +171,9 @@ def grids(path: Path, rng: Random) -> None:
 
 def results(path: Path, _rng: Random) -> None:
     """Resume from the file: what it holds is compared, what it lacks runs again."""
-    found = compare([seeds.LOAD], seeds.TINY, ["greedy", "watermark"], results=path, timelines=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResultsWarning)  # what it is to say of lines that it runs again
+        found = compare([seeds.LOAD], seeds.TINY, ["greedy", "watermark"], results=path, timelines=False)
     json.dumps(found.to_dict("fluidgate compare"), allow_nan=False)
 
 

@@ -223,7 +223,7 @@ def results() -> Sequence[str]:
 POLICIES = (
     *("greedy", "watermark:share=0.05", "concurrency-cap:cap=25", "rate-limited:per_iteration=0.5", "wait:hold_s=0.1"),
     *(
-        "wait:strict=true",
+        "wait:strict=false",
         "nested-wait:hold_s=0.5",
         "fluid:stalled_share=0.2",
         "fluid-volume:patience_s=30",

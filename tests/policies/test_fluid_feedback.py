@@ -27,7 +27,7 @@ from fluidgate.policies.margin import (
     START_COMPLETIONS,
 )
 from fluidgate.policies.protocol import ABORTED, ADMITTED, ARRIVED, FINISHED, PREEMPTED
-from fluidgate.serving.gate import Gate, Limits
+from fluidgate.serving.gate import Entry, Gate, Limits, Room, Standing
 
 from .laws import Floats
 
@@ -175,13 +175,13 @@ def test_a_live_gate_tells_who_was_aborted(aborted: bool) -> None:
     gate = Gate(Fluid(0.1, (1.0,), (20.0,), tuple(np.arange(5.0, 36.0))), Limits(65, 1, 2048, 256))
     gate._memory[fluid._LOOP + MARGIN] = 0.0
     for name in ("a", "b", "c"):
-        gate.joined(name, 1.0, 20, output_tokens=30)
-    assert gate.decide(1.0, 65).admit == 2
-    gate.book(1.0, {"a": 20, "b": 20}, {"a": 0, "b": 0})
-    assert gate.decide(2.0, 25).admit == 0
+        gate.joined(Standing(name, 20, 30, 0), 1.0)
+    assert gate.decide(1.0, Room(65)).admit == 2
+    gate.book(1.0, {"a": 20, "b": 20}, {"a": Entry(0, 0), "b": Entry(0, 0)})
+    assert gate.decide(2.0, Room(25)).admit == 0
     before = learned(gate._memory)
     gate.left(["b"], 3.0, aborted=["b"] if aborted else [])
-    assert gate.decide(3.0, 45).admit is None
+    assert gate.decide(3.0, Room(45)).admit is None
     assert (learned(gate._memory) - before).sum() == (0.0 if aborted else 2.0)  # a length, and the number of them
 
 

@@ -19,7 +19,7 @@ from fluidgate.serving import seams
 from fluidgate.serving.gate import Decision, Entry, Gate, Room, Standing
 from fluidgate.serving.labels import Classes, output_tokens
 from fluidgate.serving.metrics import GateMetrics
-from fluidgate.serving.readiness import Readiness, grammar_failed
+from fluidgate.serving.readiness import Readiness, grammar_failed, with_adapter_slots
 
 STEPS_BETWEEN_REBUILDS = 64
 """Books that are wrong again sooner than this were not mended by the rebuild before."""
@@ -69,7 +69,7 @@ class Gatekeeper:
         self._renewed.clear()
         self._aborted.clear()
         self._book_evictions_between(now_s)
-        self._set_blocked_aside()
+        self._set_blocked_aside(now_s)
         always = [*self._waiting_outside(), *self._holding()]
         by_name = bool(always or self.readiness.watched or self._looks_out_of_order())
         decision = self.gate.decide(now_s, self._room(), by_name=by_name)
@@ -96,7 +96,7 @@ class Gatekeeper:
         if decision.only is not None:
             only = self._in_order([scheduler.requests[name] for name in decision.only], always)
         if decision.paused and scheduler.lora_config is not None:
-            only = self._with_adapter_slots(self._first(decision.admit) if only is None else only)
+            only = with_adapter_slots(scheduler, self._first(decision.admit) if only is None else only)
         if only is not None:
             seam.enter_context(seams.admit_only(scheduler, only))
         elif decision.admit == 0:
@@ -114,20 +114,6 @@ class Gatekeeper:
         """The first waiting requests, or all, in vLLM's order."""
         queues = (getattr(self.scheduler, name) for name in seams.HERE.waiting)
         return list(islice(chain.from_iterable(queues), count))
-
-    def _with_adapter_slots(self, allowed: list[Any]) -> list[Any]:
-        """Those whose adapters find slots beside the paused residents' own, which vLLM up to 0.32 forgets."""
-        running = (request.lora_request for request in self.scheduler.running)
-        taken = {adapter.lora_int_id for adapter in running if adapter is not None}
-        chosen = []
-        for request in allowed:
-            adapter = request.lora_request
-            if adapter is not None and adapter.lora_int_id not in taken:
-                if len(taken) >= self.scheduler.lora_config.max_loras:
-                    continue
-                taken.add(adapter.lora_int_id)
-            chosen.append(request)
-        return chosen
 
     def book(self, output: SchedulerOutput, now_s: float) -> None:
         """Book what vLLM scheduled.
@@ -235,12 +221,12 @@ class Gatekeeper:
         for name in names:
             self.readiness.forget(name)
 
-    def _set_blocked_aside(self) -> None:
+    def _set_blocked_aside(self, now_s: float) -> None:
         blocked, ready = self.readiness.look()
         self.gate.set_aside(blocked, ready)
         failed = [name for name, request in self.readiness.watched.items() if grammar_failed(request)]
         for name in failed:  # vLLM ends it once it sees it
-            self.gate.left([name], 0.0, [name])
+            self.gate.left([name], now_s, [name])
             self.readiness.forget(name)
             self.outside.add(name)
 

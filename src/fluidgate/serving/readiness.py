@@ -6,6 +6,7 @@ preemption are still on their way, and looks at the one behind it (`Scheduler.sc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from vllm.v1.request import RequestStatus
@@ -58,6 +59,21 @@ class Readiness:
 def grammar_failed(request: Any) -> bool:
     """Whether a request's grammar cannot be compiled: vLLM ends it as soon as it sees it."""
     return _awaits_grammar(request) and isinstance(request.structured_output_request.grammar, Exception)
+
+
+def with_adapter_slots(scheduler: Any, requests: Iterable[Any]) -> list[Any]:
+    """Those whose adapters find slots beside the residents' own: vLLM up to 0.32 forgets those of paused residents."""
+    running = (request.lora_request for request in scheduler.running)
+    taken = {adapter.lora_int_id for adapter in running if adapter is not None}
+    chosen = []
+    for request in requests:
+        adapter = request.lora_request
+        if adapter is not None and adapter.lora_int_id not in taken:
+            if len(taken) >= scheduler.lora_config.max_loras:
+                continue
+            taken.add(adapter.lora_int_id)
+        chosen.append(request)
+    return chosen
 
 
 def _is_blocked(request: Any, adapters: set[int] | None) -> bool:

@@ -80,9 +80,9 @@ class GateScheduler(AsyncScheduler):
         try:
             what()
         except Exception:
-            self._mend(where)
+            self._recover(where)
 
-    def _mend(self, where: str) -> None:
+    def _recover(self, where: str) -> None:
         assert self.gatekeeper is not None
         logger.warning("fluidgate failed in %s: its books are made anew from vLLM's queues", where, exc_info=True)
         try:
