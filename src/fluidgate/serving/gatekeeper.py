@@ -222,13 +222,13 @@ class Gatekeeper:
             self.readiness.forget(name)
 
     def _set_blocked_aside(self, now_s: float) -> None:
-        blocked, ready = self.readiness.look()
-        self.gate.set_aside(blocked, ready)
         failed = [name for name, request in self.readiness.watched.items() if grammar_failed(request)]
         for name in failed:  # vLLM ends it once it sees it
             self.gate.left([name], now_s, [name])
             self.readiness.forget(name)
             self.outside.add(name)
+        blocked, ready = self.readiness.look()
+        self.gate.set_aside(blocked, ready)
 
     def _room(self) -> Room:
         pool = self.scheduler.kv_cache_manager.block_pool
