@@ -199,7 +199,7 @@ def run(live: Live, random: Random, requests: int) -> int:
             if request.resumable and request.num_output_tokens >= request.max_tokens:
                 live.abort(name)  # the session's last turn is over
         blocked.step()
-        if live.num_seen >= requests and not live.unfinished and not live.in_flight:
+        if live.num_seen >= requests and not live.unfinished:
             break
     assert not live.unfinished, f"{len(live.unfinished)} requests never finished"
     assert len(live.finished) + len(live.aborted) == live.num_seen
