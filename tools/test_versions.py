@@ -28,8 +28,8 @@ OVERLAYS, OWN_TESTS = Path(sys.prefix, "overlays"), Path(sys.prefix, "own_tests"
 """Inside the environment, so that they go with it."""
 
 AT_ONCE = 2
-SHARE = "0.1"
-"""Part of the generated parity cases that every version but the installed one gets."""
+FEWER = {"FLUIDGATE_PARITY_SHARE": "0.1", "FLUIDGATE_LIVE_EXAMPLES": "340"}
+"""The part of the generated parity cases, and the number of runs with blocked requests, on other versions."""
 
 PARITY = ("test_emulate.py", "test_vllm.py", "test_vllm_policies.py")
 
@@ -72,7 +72,7 @@ def on_overlay(wanted: str) -> tuple[str, int, str]:
     files = [*plugin_tests(), ROOT / "tests/parity/test_serve_flags.py"]
     if wanted in EQUAL_VERSIONS:
         files += [ROOT / "tests/parity" / name for name in PARITY]
-    return title, *pytest(files, on=wanted, FLUIDGATE_PARITY_SHARE=SHARE)
+    return title, *pytest(files, on=wanted, **FEWER)
 
 
 def with_own_tests(wanted: str, here: str) -> tuple[str, int, str]:
