@@ -87,6 +87,9 @@ class Blocked:
     """A live scheduler whose requests are blocked in every way, for a few steps each."""
 
     def __init__(self, live: Live, random: Random) -> None:
+        from vllm.v1.structured_output.backend_types import StructuredOutputGrammar
+
+        StructuredOutputGrammar.register(Grammar)
         self.live, self.random = live, random
         self.compiling: dict[str, tuple[Any, int]] = {}
         self.fetching: dict[str, int] = {}
@@ -106,7 +109,9 @@ class Blocked:
         if kind == "fetched" and scheduler.connector is not None:
             scheduler.connector.unknown[name] = random.randint(0, 3)
             scheduler.connector.loads[name] = (16 * random.randint(0, 2), random.random() < 0.7)
-        awaits = SimpleNamespace(grammar=None, reasoning_ended=True, reasoner=None) if kind == "grammar" else None
+        awaits = None
+        if kind == "grammar":
+            awaits = SimpleNamespace(grammar=None, reasoning_ended=True, reasoner=None, reasoning_end_token_index=None)
         request = self.live.add(
             random.choice([1, 15, 16, 40, 60]),
             random.randint(1, 12),
