@@ -65,7 +65,7 @@ def step_times(policy: str, residents: int, waiting: int) -> tuple[float, float]
         scheduler.update_from_output(output, vllm_core.runner_output(names, [[7] for _ in names]))
         if full:
             total.append(seconds)
-    assert scheduler.gate is not None, "the gate fell back to stock scheduling"
+    assert scheduler.gatekeeper is not None, "the gate fell back to stock scheduling"
     own = vllms_own[-STEPS:]
     return median(own), median(whole - part for whole, part in zip(total, own, strict=True))
 
