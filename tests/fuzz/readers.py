@@ -218,11 +218,11 @@ def command(path: Path, _rng: Random) -> None:
     plan_path.write_text(seeds.plans()[0], encoding="utf-8")
     words = [str(plan_path) if word == "PLAN" else word for word in words]
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(typer.Exit):
         try:
             app(_spread_goodput(words), standalone_mode=False)
         except typer.Exit:
-            pass
+            raise  # `--help` and the like
         except Exception as error:
             if not hasattr(error, "format_message"):  # what the parser of options refuses, it says itself
                 raise
