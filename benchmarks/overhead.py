@@ -20,8 +20,8 @@ from rich.table import Table
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from fluidgate import EngineConfig, Hardware, StepTime, generate
-from fluidgate.experiments import plan_for
 from fluidgate.policies import make_policy
+from fluidgate.runs import plan_for
 from fluidgate.serving import vllm_core
 from fluidgate.serving.planfile import PlanFile
 from fluidgate.serving.scheduler import GateScheduler

@@ -14,8 +14,8 @@ import numpy as np
 
 from fluidgate import EngineConfig, generate, get_hardware, read_trace
 from fluidgate.engine import RunRecords
-from fluidgate.experiments import plan_for, simulate
 from fluidgate.policies import make_policy
+from fluidgate.runs import plan_for, simulate
 from fluidgate.serving import emulate
 
 TRACE = Path(__file__).parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"

@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from fluidgate.engine import EngineConfig
-from fluidgate.experiments.measured import (
+from fluidgate.hardware import StepTime, get_hardware
+from fluidgate.report import standalone
+from fluidgate.report.plots import Line, lines_over_time
+from fluidgate.studies.measured import (
     Gauges,
     MeasuredRun,
     Timings,
@@ -23,9 +26,6 @@ from fluidgate.experiments.measured import (
     replay,
     simulated_gauges,
 )
-from fluidgate.hardware import StepTime, get_hardware
-from fluidgate.report import standalone
-from fluidgate.report.plots import Line, lines_over_time
 
 NUM_GPU_BLOCKS = 2588
 CONFIG = EngineConfig(max_num_batched_tokens=2048, max_num_seqs=256)

@@ -30,10 +30,10 @@ from engine import Engine, Served, serve
 from fluidgate import __version__
 from fluidgate.engine import EngineConfig, RunRecords
 from fluidgate.errors import InputError
-from fluidgate.experiments import plan_for, simulate
 from fluidgate.hardware import Hardware, ModelShape
 from fluidgate.metrics import summarize
 from fluidgate.policies import Policy, make_policy
+from fluidgate.runs import plan_for, simulate
 from fluidgate.workload import PRESETS, Workload, generate
 
 POLICIES = ("greedy", "wait", "nested-wait")

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from fluidgate.engine import EngineConfig as EngineConfig
     from fluidgate.engine import Fleet as Fleet
     from fluidgate.engine import FleetRecords as FleetRecords
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from fluidgate.errors import FluidgateError as FluidgateError
     from fluidgate.errors import InputError as InputError
     from fluidgate.errors import Stalled as Stalled
-    from fluidgate.experiments import Comparison as Comparison
-    from fluidgate.experiments import compare as compare
-    from fluidgate.experiments import simulate as simulate
     from fluidgate.fluid import FluidPlan as FluidPlan
     from fluidgate.fluid import RequestMix as RequestMix
     from fluidgate.fluid import plan as plan
@@ -28,11 +26,12 @@ if TYPE_CHECKING:
     from fluidgate.policies import Policy as Policy
     from fluidgate.policies import policy as policy
     from fluidgate.report import write_report as write_report
+    from fluidgate.runs import Comparison as Comparison
+    from fluidgate.runs import compare as compare
+    from fluidgate.runs import simulate as simulate
     from fluidgate.workload import Workload as Workload
     from fluidgate.workload import generate as generate
     from fluidgate.workload import read_trace as read_trace
-
-__version__ = "0.1.0"
 
 # Imported on first use: `import fluidgate` alone loads none of numba, scipy and matplotlib.
 _HOME = {
@@ -43,9 +42,9 @@ _HOME = {
     "FluidgateError": "errors",
     "InputError": "errors",
     "Stalled": "errors",
-    "Comparison": "experiments",
-    "compare": "experiments",
-    "simulate": "experiments",
+    "Comparison": "runs",
+    "compare": "runs",
+    "simulate": "runs",
     "FluidPlan": "fluid",
     "RequestMix": "fluid",
     "plan": "fluid",
@@ -67,6 +66,8 @@ __all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("fluidgate.version").version()
     if name in _HOME:
         return getattr(importlib.import_module(f"fluidgate.{_HOME[name]}"), name)
     raise AttributeError(f"module 'fluidgate' has no attribute {name!r}")

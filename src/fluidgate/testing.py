@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.engine import EngineConfig, RunRecords, StepRecords, run
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import Policy
@@ -23,8 +23,6 @@ from fluidgate.workload import Workload
 
 __all__ = ["check_policy", "check_records", "check_same", "small_configs", "small_hardware", "small_workloads"]
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 ROUNDING = 1e-9
 """Relative error allowed where sums of times are compared that were added in another order."""
@@ -59,10 +57,10 @@ def small_workloads() -> list[Workload]:
     """Burst, light load, overload, shared prefixes, a cache nearly too small, one request, ties in time."""
     draw = np.random.default_rng(7)
 
-    def lengths(n: int, most: int) -> Ints:
+    def lengths(n: int, most: int) -> IntArray:
         return draw.integers(1, most + 1, n)
 
-    def poisson(n: int, mean_gap_s: float) -> Floats:
+    def poisson(n: int, mean_gap_s: float) -> FloatArray:
         return np.cumsum(draw.exponential(mean_gap_s, n))
 
     shared = Workload(
@@ -334,11 +332,11 @@ def _has_decisions(steps: StepRecords) -> bool:
 class _Replay:
     """A run rebuilt from its decisions alone: who ran with how many tokens, and who was evicted."""
 
-    used_blocks: Ints
-    seconds: Floats
-    first_token_s: Floats
-    last_token_s: Floats
-    generated: Ints
+    used_blocks: IntArray
+    seconds: FloatArray
+    first_token_s: FloatArray
+    last_token_s: FloatArray
+    generated: IntArray
 
 
 def _replay(records: RunRecords, steps: StepRecords) -> _Replay:

@@ -1,4 +1,4 @@
-"""Text from outside as people may read it: nothing in it steers a terminal or breaks a line."""
+"""Words for people: numbers as they are printed, and text from outside, in which nothing steers a terminal."""
 
 from __future__ import annotations
 
@@ -30,3 +30,17 @@ def shown(value: object) -> str:
     if isinstance(value, int) and len(text) > LONGEST_SHOWN // 2:
         return f"{text[:12]}… ({len(text)} digits)"
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 20]}… ({len(text)} characters)"
+
+
+def number(value: float) -> str:
+    """Three significant digits; whole with thousands separators from 1,000 on."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    import numpy as np  # `fluidgate --help` needs no numpy
+
+    return str(np.format_float_positional(value, precision=3, fractional=False, trim="-"))
+
+
+def percent(share: float) -> str:
+    """A share as a percentage."""
+    return f"{number(100.0 * share)}%"

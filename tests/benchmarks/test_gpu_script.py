@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from fluidgate.engine import EngineConfig
-from fluidgate.experiments import plan_for
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import make_policy
+from fluidgate.runs import plan_for
 from fluidgate.workload import Workload
 
 torch = pytest.importorskip("torch", reason="needs PyTorch, which is not here")

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from fluidgate import cli
-from fluidgate.hardware import StepTime, read_hardware, read_steps
+from fluidgate.calibration import read_steps
+from fluidgate.hardware import StepTime, read_hardware
 
-from ..serving.fake_vllm import BENCH, BLOCK_SIZE, NUM_BLOCKS, Engine, FakeServer, fake_server
+from ..calibration.fake_vllm import BENCH, BLOCK_SIZE, NUM_BLOCKS, Engine, FakeServer, fake_server
 
 TRUTH = StepTime(c0=0.012, c_tok=8e-5, c_kv=6e-7, c_attn=4e-8)
 

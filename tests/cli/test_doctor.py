@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ..doctor.hostile import hostile, page, sends
+from ..vllm_metrics.hostile import hostile, page, sends
 
 FLUIDGATE = str(Path(sys.executable).with_name("fluidgate"))
 DATA = Path(__file__).parents[1] / "doctor" / "data"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import fluidgate as fg
-from fluidgate.doctor import Scrape, diagnose, facts_of
+from fluidgate.doctor import diagnose, facts_of
 from fluidgate.fluid import Limits, RequestMix, stability
+from fluidgate.vllm_metrics import Scrape
 from fluidgate.workload import Workload
 
 from .pages import page

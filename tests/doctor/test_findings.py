@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fluidgate.doctor import Diagnosis, Finding, Scrape, Severity, diagnose, facts_of, facts_of_log
+from fluidgate.doctor import Diagnosis, Finding, Severity, diagnose, facts_of, facts_of_log
 from fluidgate.doctor.finding import GATE
 from fluidgate.hardware import Hardware, StepGrid, StepTime
-from fluidgate.hardware.step_grid import TOKEN_KNOTS_PER_OCTAVE, knots_to
+from fluidgate.hardware.knots import TOKEN_KNOTS_PER_OCTAVE, knots_to
 from fluidgate.serving.flags import SCHEDULER_CLASS
+from fluidgate.vllm_metrics import Scrape
 
 from .pages import BLOCK_SIZE, BLOCKS, log_line, page
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidgate.doctor.histogram import Histogram
 from fluidgate.doctor.lengths import LengthLaw, even_spread, least_spread, most_spread
 from fluidgate.errors import InputError
+from fluidgate.vllm_metrics.histogram import Histogram
 
 EDGES = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, inf]
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=40)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidgate.doctor import Facts, Scrape, diagnose, facts_of
+from fluidgate.doctor import Facts, diagnose, facts_of
 from fluidgate.errors import InputError
+from fluidgate.vllm_metrics import Scrape
 
 from .pages import page, refusal
 

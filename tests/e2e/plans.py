@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fluidgate import EngineConfig, Hardware, StepTime, Workload
-from fluidgate.experiments import plan_for
 from fluidgate.policies import make_policy
+from fluidgate.runs import plan_for
 from fluidgate.serving.planfile import PlanFile
 
 from .server import BLOCK_SIZE, NUM_BLOCKS, SEATS, TOKEN_BUDGET

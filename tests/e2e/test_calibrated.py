@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from fluidgate.hardware import Hardware, StepTime, read_hardware, read_steps
+from fluidgate.calibration import read_steps
+from fluidgate.hardware import Hardware, StepTime, read_hardware
 
 from .calibrated import METRICS, NUM_BLOCKS, Load, Measured, Refused, calibrate, calibrated_server, measured, predicted
 from .server import BLOCK_SIZE, TOKEN_BUDGET, Server

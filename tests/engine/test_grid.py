@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fluidgate.engine import EngineConfig, Fleet, RunRecords, run, run_fleet
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepGrid, StepTime
-from fluidgate.hardware.step_grid import TOKEN_KNOTS_PER_OCTAVE, knots_to
+from fluidgate.hardware.knots import TOKEN_KNOTS_PER_OCTAVE, knots_to
 from fluidgate.policies import Greedy
 from fluidgate.testing import check_records, check_same
 from fluidgate.workload import Workload

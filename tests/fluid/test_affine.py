@@ -5,11 +5,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from fluidgate.arrays import FloatArray
 from fluidgate.engine import EngineConfig, run
 from fluidgate.errors import InputError
 from fluidgate.fluid import Limits, RequestMix, affine_step_time, plan, stability
 from fluidgate.hardware import Hardware, StepGrid, StepTime
-from fluidgate.hardware.step_grid import TOKEN_KNOTS_PER_OCTAVE, FloatArray, knots_to
+from fluidgate.hardware.knots import TOKEN_KNOTS_PER_OCTAVE, knots_to
 from fluidgate.policies import ConcurrencyCap
 from fluidgate.workload import Workload
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from fluidgate.engine import EngineConfig
-from fluidgate.experiments import plan_for, simulate
 from fluidgate.fluid import FluidPlan, residents_by_stage, stage_edges
 from fluidgate.hardware import get_hardware
 from fluidgate.metrics import timeline
+from fluidgate.runs import plan_for, simulate
 from fluidgate.workload import Workload, generate
 
 HARDWARE = get_hardware("llama-2-7b", "a100-80gb")

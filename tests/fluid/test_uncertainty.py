@@ -7,9 +7,10 @@ from math import hypot
 import numpy as np
 import pytest
 
+from fluidgate.calibration import StepPoints, calibrate_steps
 from fluidgate.errors import CalibrationWarning
 from fluidgate.fluid import Limits, RequestMix, nested_shape, plan, safety_buffer, stability
-from fluidgate.hardware import Calibration, Hardware, StepPoints, StepTime, calibrate_steps
+from fluidgate.hardware import Calibration, Hardware, StepTime
 
 STEP = StepTime(0.012, 4e-5, 3.5e-7, 2e-9)
 A100 = Hardware("7B on A100", STEP, num_gpu_blocks=6876)

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from fluidgate.calibration import calibrate_steps, read_steps
 from fluidgate.cli import _spread_goodput, app
 from fluidgate.doctor import diagnose, read_facts
 from fluidgate.engine import EngineConfig, run
 from fluidgate.errors import InputError, ResultsWarning
-from fluidgate.experiments import compare, plan_for
 from fluidgate.hardware import (
     Hardware,
-    calibrate_steps,
     estimate_hardware,
     find_gpu,
     fit_grid,
@@ -29,12 +28,12 @@ from fluidgate.hardware import (
     read_grids,
     read_hardware,
     read_model_config,
-    read_steps,
     write_hardware,
 )
 from fluidgate.metrics import summarize
 from fluidgate.policies import Greedy, make_policy
 from fluidgate.report import calibration_table, facts_table, plan_table
+from fluidgate.runs import compare, plan_for
 from fluidgate.serving.flags import serve_command, serve_flags
 from fluidgate.serving.planfile import PlanFile
 from fluidgate.workload import Workload, info, read_trace, write_mooncake, write_vidur

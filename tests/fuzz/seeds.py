@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from fluidgate.engine import EngineConfig
-from fluidgate.experiments import compare
 from fluidgate.fluid import FluidPlan, RequestMix, plan
 from fluidgate.hardware import Calibration, Hardware, StepTime, load_profile, write_hardware
-from fluidgate.hardware.step_grid import StepGrid, knots_to
+from fluidgate.hardware.knots import knots_to
+from fluidgate.hardware.step_grid import StepGrid
 from fluidgate.policies import make_policy
+from fluidgate.runs import compare
 from fluidgate.serving.planfile import PlanFile, ServedModel
 from fluidgate.workload import Workload
 

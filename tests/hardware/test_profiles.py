@@ -5,17 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fluidgate.calibration import StepPoints
 from fluidgate.errors import InputError
-from fluidgate.hardware import (
-    Hardware,
-    LatencyGrid,
-    Profile,
-    StepPoints,
-    find_profile,
-    load_profile,
-    profile_names,
-    read_grids,
-)
+from fluidgate.hardware import Hardware, LatencyGrid, Profile, find_profile, load_profile, profile_names, read_grids
 from fluidgate.hardware.gpus import canonical_gpu_name
 from fluidgate.hardware.model_config import canonical_model_name
 

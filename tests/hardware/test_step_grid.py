@@ -13,7 +13,8 @@ from scipy.interpolate import RegularGridInterpolator
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepGrid, StepTime, read_hardware, write_hardware
 from fluidgate.hardware.fit import fit_step_grid
-from fluidgate.hardware.step_grid import TABLES, TOKEN_KNOTS_PER_OCTAVE, knots_to
+from fluidgate.hardware.knots import TOKEN_KNOTS_PER_OCTAVE, knots_to
+from fluidgate.hardware.step_grid import TABLES
 
 DECODES, CONTEXTS, CHUNKS = knots_to(64), knots_to(4096), knots_to(512)
 TOKENS = knots_to(576, TOKEN_KNOTS_PER_OCTAVE)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from fluidgate.engine import EngineConfig, RunRecords, run
 from fluidgate.errors import InputError
-from fluidgate.experiments import simulate
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.metrics import Timeline, summarize, timeline
 from fluidgate.metrics.timeline import StepFunction
 from fluidgate.policies import Greedy, Wait
+from fluidgate.runs import simulate
 from fluidgate.workload import Workload, generate
 
 HARDWARE = Hardware("tight", StepTime(c0=0.01, c_tok=2e-5, c_kv=2e-7), num_gpu_blocks=220)

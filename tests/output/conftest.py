@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-WRITING_MODULES = ("fluidgate.output", "fluidgate.experiments.results_file")
+WRITING_MODULES = ("fluidgate.output", "fluidgate.runs.results_file")
 
 
 class Faults:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fluidgate.cli import main
-from fluidgate.experiments import jobs
+from fluidgate.runs import jobs
 
 OLD = b"what was there before\n"
 SMALL = ("--preset", "p512-d20", "--requests", "20", "--rate", "5")
@@ -96,13 +96,13 @@ def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for target in (
         "fluidgate.workload.generate",
-        "fluidgate.experiments.compare",
-        "fluidgate.experiments.frontier",
-        "fluidgate.experiments.simulate",
-        "fluidgate.experiments.gate.run_gate",
-        "fluidgate.experiments.paper.run_paper",
-        "fluidgate.experiments.stable_rate.quality.plan_quality",
-        "fluidgate.serving.running_server.look_at",
+        "fluidgate.runs.compare",
+        "fluidgate.runs.frontier",
+        "fluidgate.runs.simulate",
+        "fluidgate.studies.gate.run_gate",
+        "fluidgate.studies.paper.run_paper",
+        "fluidgate.studies.plan_quality.study.plan_quality",
+        "fluidgate.calibration.server.running_server.look_at",
         "fluidgate.hardware.query_aiconfigurator",
         "fluidgate.hardware.read_steps",
     ):

@@ -140,7 +140,7 @@ def test_a_folder_is_made_and_tried(tmp_path: Path, faults) -> None:
         make_folder(tmp_path / "a" / "b")
 
 
-WRITING = {"output.py", "experiments/results_file.py"}
+WRITING = {"output.py", "runs/results_file.py"}
 """The modules that may open files for writing."""
 
 ALLOWED = {

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from fluidgate.errors import InputError, ResultsWarning
-from fluidgate.experiments import results_file as module
-from fluidgate.experiments import run_jobs
-from fluidgate.experiments.result_shape import fits, shape_of
-from fluidgate.experiments.results_file import ResultsFile
+from fluidgate.runs import results_file as module
+from fluidgate.runs import run_jobs
+from fluidgate.runs.result_shape import fits, shape_of
+from fluidgate.runs.results_file import ResultsFile
 
 HEADER = {"seed": 1}
 
@@ -223,7 +223,7 @@ def test_shapes_are_told_apart() -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from fluidgate.experiments.results_file import ResultsFile
+from fluidgate.runs.results_file import ResultsFile
 
 with ResultsFile(Path(sys.argv[1]), {"seed": 1}):
     print("open", flush=True)

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fluidgate.calibration.points import StepPoints
+from fluidgate.calibration.steps_file import write_steps
 from fluidgate.cli.calibrate import write_picture
 from fluidgate.cli.options import write_json
 from fluidgate.engine import EngineConfig, run
 from fluidgate.errors import InputError
-from fluidgate.experiments import Comparison, compare, write_csv, write_parquet, write_table
 from fluidgate.fluid import RequestMix, plan
 from fluidgate.hardware import Hardware, StepTime, write_hardware
-from fluidgate.hardware.grids import StepPoints
-from fluidgate.hardware.steps_file import write_steps
 from fluidgate.policies import Greedy
 from fluidgate.report import figure_files, paper_figures, write_figures, write_perfetto, write_report
 from fluidgate.report.html import Html
+from fluidgate.runs import Comparison, compare, write_csv, write_parquet, write_table
 from fluidgate.serving.planfile import PlanFile
 from fluidgate.workload import generate, write_mooncake, write_vidur
 

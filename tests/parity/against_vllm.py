@@ -7,9 +7,9 @@ import importlib.util
 import pytest
 
 from fluidgate.engine import EngineConfig, RunRecords
-from fluidgate.experiments import simulate
 from fluidgate.hardware import Hardware
 from fluidgate.policies import Greedy, Policy
+from fluidgate.runs import simulate
 from fluidgate.serving import emulate, first_difference
 from fluidgate.workload import Workload
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fluidgate.policies
-from fluidgate.experiments import plan_for
 from fluidgate.policies import Policy, make_policy
+from fluidgate.runs import plan_for
 
 from .against_vllm import needs_vllm, simulate_as_vllm
 from .generators import POLICIES, Case, cases, examples

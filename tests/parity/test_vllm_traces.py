@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from fluidgate.engine import EngineConfig
-from fluidgate.experiments import plan_for
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import Policy, make_policy
+from fluidgate.runs import plan_for
 from fluidgate.workload import Poisson, Workload, read_trace
 
 from .against_vllm import needs_vllm, simulate_as_vllm

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from fluidgate.kernel import interpreted
 from fluidgate.policies import length_law
-from fluidgate.policies.length_law import CELLS, PRIOR, PRIOR_WEIGHT, SURVIVAL, new_law
+from fluidgate.policies.parts.length_law import CELLS, PRIOR, PRIOR_WEIGHT, SURVIVAL, new_law
 
 Floats = NDArray[np.float64]
 Lengths = NDArray[np.int64] | list[int]

@@ -14,8 +14,8 @@ from fluidgate.hardware import Hardware, StepTime
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Event, Fluid, fluid
 from fluidgate.policies.fluid import COHERENT, RESUME
-from fluidgate.policies.length_law import MEMORY, OUTPUT, TIMES, new_law
-from fluidgate.policies.margin import FIRST_MARGIN, MARGIN, RESERVE
+from fluidgate.policies.parts.length_law import MEMORY, OUTPUT, TIMES, new_law
+from fluidgate.policies.parts.margin import FIRST_MARGIN, MARGIN, RESERVE
 from fluidgate.policies.protocol import FINISHED
 from fluidgate.workload import Workload
 

@@ -11,8 +11,8 @@ import fluidgate.policies.fluid as fluid
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Event, Fluid
 from fluidgate.policies.fluid import COHERENT
-from fluidgate.policies.length_law import DEATHS, MEANS_WINDOW, PRIOR, SEEN, SHARE
-from fluidgate.policies.margin import (
+from fluidgate.policies.parts.length_law import DEATHS, MEANS_WINDOW, PRIOR, SEEN, SHARE
+from fluidgate.policies.parts.margin import (
     CHEAP_MARGIN,
     COMPLETED,
     FIRST_MARGIN,

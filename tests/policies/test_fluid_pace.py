@@ -18,8 +18,8 @@ from fluidgate.policies.fluid import (
     LEAST_WINDOW,
     WINDOWS,
 )
-from fluidgate.policies.length_law import CELLS, DEATHS, OUTPUT, PRIOR, SHARE, WIDTH
-from fluidgate.policies.margin import SPREAD
+from fluidgate.policies.parts.length_law import CELLS, DEATHS, OUTPUT, PRIOR, SHARE, WIDTH
+from fluidgate.policies.parts.margin import SPREAD
 from fluidgate.policies.protocol import FINISHED
 
 from .laws import Floats

@@ -8,7 +8,7 @@ import pytest
 from fluidgate.engine import EngineConfig, RunRecords, run
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import Fluid, Greedy, Policy
-from fluidgate.policies.margin import RISK, START_COMPLETIONS
+from fluidgate.policies.parts.margin import RISK, START_COMPLETIONS
 from fluidgate.testing import check_same
 from fluidgate.workload import Workload
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fluidgate.kernel import interpreted
 from fluidgate.policies import forecast
-from fluidgate.policies.forecast import FORECAST_SIZE
-from fluidgate.policies.length_law import ALIVE, CELLS, LAW_SIZE, TIMES, WIDTH, new_law
+from fluidgate.policies.parts.forecast import FORECAST_SIZE
+from fluidgate.policies.parts.length_law import ALIVE, CELLS, LAW_SIZE, TIMES, WIDTH, new_law
 
 from .laws import estimate, fade, survival, tabulate
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidgate.policies.length_law import (
+from fluidgate.policies.parts.length_law import (
     ALIVE,
     CELLS,
     DEATHS,

@@ -7,7 +7,7 @@ import pytest
 
 from fluidgate.engine import EngineConfig, run
 from fluidgate.policies import AMin, KnownLengths
-from fluidgate.policies.lookahead import LookAhead, admissible
+from fluidgate.policies.parts.lookahead import LookAhead, admissible
 from fluidgate.testing import small_configs, small_hardware, small_workloads
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fluidgate.experiments import Comparison, compare
 from fluidgate.hardware import Hardware, StepTime
+from fluidgate.runs import Comparison, compare
 
 HARDWARE = Hardware("test", StepTime(c0=0.01, c_tok=2e-5, c_kv=2e-7), num_gpu_blocks=400, source="made up")
 

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from fluidgate.hardware import StepPoints, StepTime, calibrate_steps
+from fluidgate.calibration import StepPoints, calibrate_steps
+from fluidgate.hardware import StepTime
 from fluidgate.report import calibration_figure
 
 PHASES = ["few decodes", "some decodes", "many decodes", "long contexts", "short prompts", "long prompts"]

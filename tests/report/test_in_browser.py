@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from fluidgate.experiments import Comparison
 from fluidgate.report import write_figures, write_report
+from fluidgate.runs import Comparison
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'fluidgate[dev]'")
 

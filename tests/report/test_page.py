@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 import pytest
 
 from fluidgate.errors import InputError
-from fluidgate.experiments import Cell, Comparison, frontier
-from fluidgate.fluid.verdict import number
 from fluidgate.metrics import METRICS
 from fluidgate.report import Deployment, ServeLine, write_figures, write_report
 from fluidgate.report.html import VOID
+from fluidgate.runs import Cell, Comparison, frontier
+from fluidgate.words import number
 
 from .conftest import HARDWARE
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from fluidgate.experiments import Comparison
 from fluidgate.report import Recommendation, recommend
 from fluidgate.report.recommend import rule
+from fluidgate.runs import Comparison
 
 Change = Callable[[dict[str, list[dict[str, Any]]]], Comparison]
 

@@ -2,8 +2,8 @@
 
 from rich.console import Console
 
-from fluidgate.experiments import Comparison
 from fluidgate.report import comparison_table, facts_table, plan_table, summary_table
+from fluidgate.runs import Comparison
 from fluidgate.workload import generate, info
 
 

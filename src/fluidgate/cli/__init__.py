@@ -9,7 +9,6 @@ from typing import Any, TextIO
 import typer
 from typer.core import TyperGroup
 
-from fluidgate import __version__
 from fluidgate.cli import (
     calibrate,
     calibrate_aiconfigurator,
@@ -24,6 +23,7 @@ from fluidgate.cli import (
     trace,
 )
 from fluidgate.errors import FluidgateError, FluidgateWarning
+from fluidgate.version import version
 
 
 class _Stopped(Exception):
@@ -63,7 +63,7 @@ app.add_typer(experiment.app, name="experiment")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"fluidgate {__version__}")
+        print(f"fluidgate {version()}")
         raise typer.Exit
 
 

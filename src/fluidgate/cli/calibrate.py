@@ -14,7 +14,8 @@ from fluidgate.errors import InputError
 from fluidgate.output import write_text
 
 if TYPE_CHECKING:
-    from fluidgate.hardware import CalibrationReport, Hardware
+    from fluidgate.calibration import CalibrationReport
+    from fluidgate.hardware import Hardware
     from fluidgate.report.html import Html
 
 app = typer.Typer(no_args_is_help=True, help="Make a hardware file: how long a step takes, and how much KV there is.")
@@ -88,7 +89,8 @@ def steps(
     With --gpu, and --model or --model-config, what the steps do not determine comes from the data sheet, and the number
     of KV blocks too unless it is given.
     """
-    from fluidgate.hardware import calibrate_steps, read_steps, write_hardware
+    from fluidgate.calibration import calibrate_steps, read_steps
+    from fluidgate.hardware import write_hardware
 
     o.try_outputs(out, plot)
     estimate = sheet.load(memory)

@@ -11,7 +11,7 @@ from fluidgate.cli import calibrate as c
 from fluidgate.cli import options as o
 
 if TYPE_CHECKING:
-    from fluidgate.hardware import QueriedHardware, ServerLimits
+    from fluidgate.calibration import QueriedHardware, ServerLimits
 
 EXAMPLE = "Example: `fluidgate calibrate aiconfigurator qwen3-30b-a3b --gpu h100-80gb --out hardware.json`"
 
@@ -33,7 +33,7 @@ class ReachOptions:
 
     def limits(self, gpu_memory_utilization: float) -> ServerLimits:
         """With the share of the GPU's memory."""
-        from fluidgate.hardware import ServerLimits
+        from fluidgate.calibration import ServerLimits
 
         return ServerLimits(self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len, gpu_memory_utilization)
 
@@ -54,7 +54,8 @@ def command(
 
     Needs `pip install 'fluidgate[hardware]'`, no GPU and no network.
     """
-    from fluidgate.hardware import query_aiconfigurator, write_hardware
+    from fluidgate.calibration import query_aiconfigurator
+    from fluidgate.hardware import write_hardware
     from fluidgate.report import grid_figure, grid_table
 
     o.try_outputs(out, plot)

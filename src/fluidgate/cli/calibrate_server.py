@@ -17,9 +17,9 @@ from fluidgate.cli import options as o
 from fluidgate.errors import InputError
 
 if TYPE_CHECKING:
+    from fluidgate.calibration.server.running_server import RunningServer
+    from fluidgate.calibration.server.sweep import Sweep
     from fluidgate.hardware import StepTime
-    from fluidgate.serving.running_server import RunningServer
-    from fluidgate.serving.sweep import Sweep
 
 EXAMPLE = "Example: `fluidgate calibrate server http://localhost:8000 --out hardware.json`"
 
@@ -54,7 +54,7 @@ class LoadOptions:
 
     def lay_out(self, server: RunningServer) -> Sweep:
         """The sweep for a server."""
-        from fluidgate.serving.sweep import lay_out_sweep
+        from fluidgate.calibration.server.sweep import lay_out_sweep
 
         return lay_out_sweep(
             server,
@@ -85,12 +85,12 @@ def command(
     It shows the load first and asks before it starts any. With --gpu, and --model or --model-config, what the
     measurement does not determine comes from the data sheet.
     """
+    from fluidgate.calibration.server.fit import fit
+    from fluidgate.calibration.server.iteration_log import IterationLog
+    from fluidgate.calibration.server.live_load import measure
+    from fluidgate.calibration.server.running_server import look_at
+    from fluidgate.calibration.steps_file import write_steps
     from fluidgate.hardware import write_hardware
-    from fluidgate.hardware.steps_file import write_steps
-    from fluidgate.serving.iteration_log import IterationLog
-    from fluidgate.serving.live_load import measure
-    from fluidgate.serving.running_server import look_at
-    from fluidgate.serving.server_calibration import fit
 
     o.try_outputs(out, steps_out, plot)
     target = look_at(url, api_key=api_key)
@@ -128,7 +128,7 @@ def _estimate(sheet: calibrate.SheetOptions, target: RunningServer) -> StepTime 
 
 def _announce(sweep: Sweep) -> None:
     """The load, and how it would be made, on stderr."""
-    from fluidgate.serving.live_load import START_WITHIN_S
+    from fluidgate.calibration.server.live_load import START_WITHIN_S
 
     where = f"{sweep.server.url}, {sweep.server.model}, {sweep.server.kv_tokens:,} tokens of KV cache"
     o.say(f"{where}: {len(sweep.phases)} phases, {sweep.time_s:g} s of load at most")

@@ -11,7 +11,7 @@ from fluidgate.cli import options as o
 from fluidgate.errors import InputError
 
 if TYPE_CHECKING:
-    from fluidgate.experiments import Comparison, Frontier
+    from fluidgate.runs import Comparison, Frontier
 
 EXAMPLE = "Example: `fluidgate compare --preset azure-conv-2023 --load 0.9 --load 1.1 --html report.html`"
 
@@ -55,9 +55,9 @@ def command(
     output_dir: o.OutputDir = None,
 ) -> None:
     """Compare policies: the plan, a table per load with 95% intervals, and files if asked for."""
-    from fluidgate.experiments import DEFAULT_POLICIES, compare, frontier
     from fluidgate.metrics import parse_goodput
     from fluidgate.report import comparison_table, plan_table
+    from fluidgate.runs import DEFAULT_POLICIES, compare, frontier
 
     if output_dir is not None:
         html = html or output_dir / "report.html"
@@ -125,8 +125,8 @@ def _write_files(
 ) -> None:
     from fluidgate.cli.deployments import deployments
     from fluidgate.cli.plan import served
-    from fluidgate.experiments import write_csv, write_parquet
     from fluidgate.report import write_figures, write_report
+    from fluidgate.runs import write_csv, write_parquet
 
     typed = o.command_line()
     if csv is not None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from fluidgate.errors import InputError
 
 if TYPE_CHECKING:
-    from fluidgate.experiments import Comparison, Scenario
     from fluidgate.report import Deployment
+    from fluidgate.runs import Comparison, Scenario
     from fluidgate.serving.planfile import ServedModel
 
 PLAN_PATH = "plan.json"

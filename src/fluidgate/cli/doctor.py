@@ -75,7 +75,7 @@ def command(
 ) -> None:
     """Say whether KV memory binds on a running vLLM, what it costs, how far the boundary is, and what to change."""
     from fluidgate.doctor import diagnose, read_facts
-    from fluidgate.doctor.address import without_credentials
+    from fluidgate.vllm_metrics.address import without_credentials
 
     hardware = _hardware(model, gpu, tp, model_config, hardware_file)
     if (num_gpu_blocks is None) != (block_size is None):

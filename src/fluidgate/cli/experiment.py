@@ -47,7 +47,7 @@ def gate(
     results: o.Results = Path("gate.jsonl"),
 ) -> None:
     """What the gate is worth: `fluid` against every baseline, over workloads, loads, knobs and eviction costs."""
-    from fluidgate.experiments.gate import PARTS, Scale, gate_page, run_gate
+    from fluidgate.studies.gate import PARTS, Scale, gate_page, run_gate
 
     o.try_outputs(page, results)
     with o.progress_bar("simulating") as progress:
@@ -74,9 +74,9 @@ def plan_quality_command(
     results: o.Results = Path("plan-quality.jsonl"),
 ) -> None:
     """How far the predicted boundary is from the simulated frontier, over pairs of workload and machine."""
-    from fluidgate.experiments.stable_rate.page import quality_page
-    from fluidgate.experiments.stable_rate.quality import plan_quality
-    from fluidgate.experiments.stable_rate.sequential import Rule
+    from fluidgate.runs.frontier.sequential import Rule
+    from fluidgate.studies.plan_quality.page import quality_page
+    from fluidgate.studies.plan_quality.study import plan_quality
 
     o.try_outputs(page, results)
     with o.progress_bar("searching") as progress:
@@ -113,8 +113,8 @@ def paper(
     results: o.Results = Path("paper.jsonl"),
 ) -> None:
     """The studies of the papers that fluidgate builds on, run again, with each of their claims judged."""
-    from fluidgate.experiments.paper import PARTS, Scale, paper_page, run_paper
-    from fluidgate.report.paper_figures import write_paper_figures
+    from fluidgate.studies.paper import PARTS, Scale, paper_page, run_paper
+    from fluidgate.studies.paper.figures import write_paper_figures
 
     o.try_outputs(page, results, folders=[figures])
     with o.progress_bar("simulating") as progress:

@@ -48,8 +48,8 @@ def command(
     output_dir: o.OutputDir = None,
 ) -> None:
     """Find the largest stable arrival rate of each policy by simulation, next to the fluid boundary."""
-    from fluidgate.experiments import FRONTIER_POLICIES, frontier
     from fluidgate.report import frontier_table
+    from fluidgate.runs import FRONTIER_POLICIES, frontier
 
     written = o.within(output_dir, "frontier.json")
     o.try_outputs(*written, results, folders=[output_dir])

@@ -136,7 +136,7 @@ class WorkloadOptions:
 
     def draws(self, repeats: int) -> list[Workload]:
         """The workloads of paired repeats: drawn with one seed each, or bootstrapped from the trace."""
-        from fluidgate.experiments import repeated
+        from fluidgate.runs import repeated
 
         drawn = repeated(self._read(), repeats, seed=self.seed) if self.trace else self._generate(repeats)
         return drawn if self.rate_scale == 1.0 else [workload.scaled(self.rate_scale) for workload in drawn]

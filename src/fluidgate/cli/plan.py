@@ -53,9 +53,9 @@ def command(
     output_dir: o.OutputDir = None,
 ) -> None:
     """Plan: what the GPU can sustain, what binds, when memory control matters, and what to set."""
-    from fluidgate.experiments import plan_for, provenance
     from fluidgate.policies import load_policy_file
     from fluidgate.report import plan_table
+    from fluidgate.runs import plan_for, provenance
 
     if policy is not None and save is None:
         raise InputError("--policy names the policy to save: add --save plan.json")

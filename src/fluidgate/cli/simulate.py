@@ -48,7 +48,7 @@ def simulate_command(
     options: RunOptions,
 ) -> None:
     """Simulate one policy; prints every metric, with 95% intervals where there are repeats."""
-    from fluidgate.experiments import simulate
+    from fluidgate.runs import simulate
 
     several = fleet.load(workload.seed)
     _run(partial(simulate, fleet=several), workload, hardware, engine, several, options)
@@ -73,10 +73,10 @@ def _run(
     fleet: Fleet,
     options: RunOptions,
 ) -> None:
-    from fluidgate.experiments import plan_for, provenance
     from fluidgate.metrics import parse_goodput, summarize
     from fluidgate.policies import load_policy_file, make_policy
     from fluidgate.report import summary_table, write_perfetto
+    from fluidgate.runs import plan_for, provenance
 
     written = o.within(options.output_dir, "summary.json", "requests.csv")
     o.try_outputs(*written, options.perfetto, folders=[options.output_dir])
@@ -128,7 +128,7 @@ def _print_fleet(facts: dict[str, Any]) -> None:
 def _write_requests(records: RunRecords, path: Path, about: dict[str, Any]) -> None:
     """One row per request of the first repeat."""
     from fluidgate.engine import FleetRecords
-    from fluidgate.experiments import write_table
+    from fluidgate.runs import write_table
 
     columns: dict[str, Any] = {
         "arrival_s": records.arrival_s,

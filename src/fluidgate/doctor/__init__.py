@@ -1,12 +1,11 @@
 """What a running vLLM's metrics or log say: does KV memory bind, what does it cost, and what to change."""
 
 from fluidgate.doctor.diagnosis import Diagnosis, diagnose
-from fluidgate.doctor.facts import Facts, GateFacts, Moment
+from fluidgate.doctor.facts import Facts, GateFacts
 from fluidgate.doctor.finding import Change, Finding, Severity
-from fluidgate.doctor.histogram import Histogram
-from fluidgate.doctor.log import facts_of_log
-from fluidgate.doctor.read import fetch, read_facts
-from fluidgate.doctor.scrape import Scrape, facts_of
+from fluidgate.doctor.logged import facts_of_log
+from fluidgate.doctor.read import read_facts
+from fluidgate.doctor.scraped import facts_of
 
 __all__ = [
     "Change",
@@ -14,13 +13,9 @@ __all__ = [
     "Facts",
     "Finding",
     "GateFacts",
-    "Histogram",
-    "Moment",
-    "Scrape",
     "Severity",
     "diagnose",
     "facts_of",
     "facts_of_log",
-    "fetch",
     "read_facts",
 ]

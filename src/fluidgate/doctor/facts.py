@@ -7,26 +7,9 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from fluidgate.bounds import MOST_BLOCK_SIZE, check_whole
-from fluidgate.doctor.histogram import Histogram
 from fluidgate.errors import InputError
-
-BUSY_QUEUE = 0.05
-"""A queue is one from this many waiting per running request: fewer just arrived."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One engine at one time: requests that run and that wait, and the share of its KV blocks in use."""
-
-    engine: str
-    running: float
-    waiting: float
-    kv_use: float
-
-    @property
-    def queued(self) -> bool:
-        """Whether requests wait, more than those that arrived during a step."""
-        return self.waiting >= max(1.0, BUSY_QUEUE * self.running)
+from fluidgate.vllm_metrics.histogram import Histogram
+from fluidgate.vllm_metrics.moment import Moment
 
 
 @dataclass(frozen=True)

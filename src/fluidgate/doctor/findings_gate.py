@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from fluidgate.doctor.finding import Case, Change, Finding, Severity
-from fluidgate.fluid.verdict import number, percent
+from fluidgate.words import number, percent
 
 WELL_BELOW_FULL = 0.7
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from fluidgate.doctor.finding import GATE, Case, Change, Finding, Severity, admission_changes
-from fluidgate.fluid.verdict import number, percent
+from fluidgate.words import number, percent
 
 FEWEST_REQUESTS, FEWEST_GAPS = 10, 100
 SLOW_FIRST_TOKEN_S = 1.0

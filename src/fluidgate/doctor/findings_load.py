@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from fluidgate.doctor.finding import Case, Change, Finding, Severity
-from fluidgate.fluid.verdict import number, percent
+from fluidgate.words import number, percent
 
 NEAR_THE_BOUNDARY, TARGET_LOAD = 0.9, 0.8
 STEP_TIME_OFF = 1.5

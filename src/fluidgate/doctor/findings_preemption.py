@@ -6,7 +6,7 @@ from math import isfinite
 
 from fluidgate.doctor.facts import Facts
 from fluidgate.doctor.finding import GATE, Case, Change, Finding, Severity, admission_changes
-from fluidgate.fluid.verdict import number, percent
+from fluidgate.words import number, percent
 
 COSTLY_SHARE, MANY_PER_REQUEST = 0.02, 0.1
 

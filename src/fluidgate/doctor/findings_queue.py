@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fluidgate.doctor.facts import Facts, Moment
+from fluidgate.doctor.facts import Facts
 from fluidgate.doctor.finding import GATE, Case, Change, Finding, Severity, admission_changes
-from fluidgate.fluid.verdict import number, percent
+from fluidgate.vllm_metrics.moment import Moment
+from fluidgate.words import number, percent
 
 NEARLY_FULL = 0.9
 OFTEN = 0.2

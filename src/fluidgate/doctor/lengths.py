@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fluidgate.doctor.histogram import Histogram
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.errors import InputError
 from fluidgate.fluid import RequestMix
-from fluidgate.workload import FloatArray, IntArray
+from fluidgate.vllm_metrics.histogram import Histogram
 
 OPEN_BUCKET = 2.5
 """How far the bucket without an upper edge is taken to reach, times its lower edge: vLLM's edges rise by 2 or 2.5."""

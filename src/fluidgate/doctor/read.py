@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from fluidgate.doctor.address import DEADLINE_S, Address, without_credentials
 from fluidgate.doctor.facts import Facts
-from fluidgate.doctor.log import MARK, facts_of_log
-from fluidgate.doctor.scrape import Scrape, facts_of
+from fluidgate.doctor.logged import facts_of_log
+from fluidgate.doctor.scraped import facts_of
 from fluidgate.errors import InputError
+from fluidgate.vllm_metrics.address import Address, without_credentials
+from fluidgate.vllm_metrics.log import MARK
+from fluidgate.vllm_metrics.scrape import Scrape, fetch
 
 MOST_LOOKS = 10
 """What runs and waits is looked at this often while doctor waits: one moment says little."""
@@ -63,25 +64,6 @@ def _of_server(address: Address, wait_s: float | None) -> Facts:
     assert first.taken_s is not None
     assert last.taken_s is not None
     return facts_of(last, first, round(last.taken_s - first.taken_s, 3), between)
-
-
-def fetch(server: str | Address, *, deadline_s: float = DEADLINE_S) -> Scrape:
-    """The page of metrics of a server that runs.
-
-    Args:
-        server: its address; the path is /metrics where it has none.
-        deadline_s: for the whole page.
-
-    Raises:
-        InputError: not an address, no answer, an answer that is an error or no page of metrics.
-    """
-    address = server if isinstance(server, Address) else Address.of(server)
-    page = address.at(urlsplit(address.url).path.rstrip("/") or "/metrics")
-    text = page.get("text/plain; version=0.0.4", deadline_s=deadline_s).decode("utf-8", errors="replace")
-    try:
-        return Scrape.of(text, page.url, taken_s=time.time())
-    except InputError as error:
-        raise InputError(address.hide(str(error))) from None
 
 
 def _file(path: Path | str) -> str:

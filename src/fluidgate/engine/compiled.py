@@ -13,8 +13,8 @@ import numba
 import numpy as np
 from numba import types
 from numba.core.registry import CPUDispatcher
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray
 from fluidgate.code_cache import cache_folder, is_kept
 from fluidgate.engine import loop, routing
 from fluidgate.engine.config import EngineConfig
@@ -180,7 +180,7 @@ def _compile_decision(function: Callable[..., Any], name: str, policy: Policy, s
     return dispatcher
 
 
-def new_params(policy: Policy) -> NDArray[np.float64]:
+def new_params(policy: Policy) -> FloatArray:
     """The policy's parameters as the loop takes them: at least one value, contiguous."""
     packed = policy.pack()
     return packed if len(packed) else np.zeros(1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fluidgate.arrays import NONE, FloatArray, IntArray
 from fluidgate.engine.compiled import Program, load_program, new_params
 from fluidgate.engine.config import EngineConfig
 from fluidgate.engine.kv_cache import Cache
@@ -13,7 +14,7 @@ from fluidgate.engine.records import FleetRecords, RunRecords
 from fluidgate.engine.replicas import replica_cache, replica_state, rows_of, stacked, summed
 from fluidgate.engine.routing import Fleet, turns_of
 from fluidgate.engine.run import records_of, refuse_class, run_to_end
-from fluidgate.engine.state import FINISHED_REQUESTS, LOG_NOTHING, NONE, Floats, Ints, State, new_log, new_state
+from fluidgate.engine.state import FINISHED_REQUESTS, LOG_NOTHING, State, new_log, new_state
 from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy
@@ -84,9 +85,9 @@ def _route(
     fleet: Fleet,
     states: State,
     caches: Cache,
-    memories: Floats,
+    memories: FloatArray,
     report: Callable[[int], None],
-) -> Ints:
+) -> IntArray:
     """Send every request to a replica: which one, shape (n,). The replicas get as far as the router asks them."""
     n, route = len(states.arrival_s), program.route()
     replica, last_sent = np.full(n, NONE, np.int64), np.full(fleet.replicas, NONE, np.int64)
@@ -106,7 +107,7 @@ def _drain(
     k: int,
     states: State,
     caches: Cache,
-    memories: Floats,
+    memories: FloatArray,
     report: Callable[[int], None],
 ) -> bool:
     """Run replica `k` to its end, now that nobody is sent there any more; whether it stalled."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidgate.arrays import IntArray
 from fluidgate.kernel import kernel
 
 ABSENT = -1
@@ -20,16 +21,16 @@ ABSENT = -1
 class Cache(NamedTuple):
     """Block arrays; `table[slot, i]` is the i-th block of the resident in that slot."""
 
-    next_free: NDArray[np.int64]
-    prev_free: NDArray[np.int64]
-    references: NDArray[np.int64]
-    key: NDArray[np.int64]
-    next_same: NDArray[np.int64]
-    prev_same: NDArray[np.int64]
-    bucket_head: NDArray[np.int64]
-    bucket_tail: NDArray[np.int64]
+    next_free: IntArray
+    prev_free: IntArray
+    references: IntArray
+    key: IntArray
+    next_same: IntArray
+    prev_same: IntArray
+    bucket_head: IntArray
+    bucket_tail: IntArray
     table: NDArray[np.int32]
-    free: NDArray[np.int64]  # one value: the number of free blocks
+    free: IntArray  # one value: the number of free blocks
 
 
 def new_cache(num_gpu_blocks: int, slots: int, blocks_per_slot: int) -> Cache:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fluidgate.engine.state import BACK, FRONT, NEXT_ARRIVAL, NONE, NUM_CLASSES, WAITING, WAITING_TOKENS
+from fluidgate.arrays import NONE
+from fluidgate.engine.state import BACK, FRONT, NEXT_ARRIVAL, NUM_CLASSES, WAITING, WAITING_TOKENS
 from fluidgate.kernel import inlined_kernel, kernel
 
 

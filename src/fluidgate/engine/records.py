@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import BoolArray, FloatArray, IntArray
 from fluidgate.engine.config import EngineConfig
 from fluidgate.hardware import Hardware
 from fluidgate.workload import Workload
@@ -27,16 +27,16 @@ class StepRecords:
         victims: rows of preempted requests in order, shape (Σ preempted,); empty unless decisions were recorded.
     """
 
-    start_s: NDArray[np.float64]
-    end_s: NDArray[np.float64]
-    scheduled: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    running: NDArray[np.int64]
-    waiting: NDArray[np.int64]
-    free_blocks: NDArray[np.int64]
-    preempted: NDArray[np.int64]
-    batch: NDArray[np.int64]
-    victims: NDArray[np.int64]
+    start_s: FloatArray
+    end_s: FloatArray
+    scheduled: IntArray
+    tokens: IntArray
+    running: IntArray
+    waiting: IntArray
+    free_blocks: IntArray
+    preempted: IntArray
+    batch: IntArray
+    victims: IntArray
 
     def __len__(self) -> int:
         return len(self.start_s)
@@ -73,16 +73,16 @@ class RunRecords:
     hardware: Hardware
     config: EngineConfig
     policy: str
-    first_scheduled_s: NDArray[np.float64]
-    first_token_s: NDArray[np.float64]
-    last_token_s: NDArray[np.float64]
-    finished: NDArray[np.bool_]
-    generated_tokens: NDArray[np.int64]
-    longest_gap_s: NDArray[np.float64]
-    held_s: NDArray[np.float64]
-    preemptions: NDArray[np.int64]
-    recomputed_tokens: NDArray[np.int64]
-    cached_tokens: NDArray[np.int64]
+    first_scheduled_s: FloatArray
+    first_token_s: FloatArray
+    last_token_s: FloatArray
+    finished: BoolArray
+    generated_tokens: IntArray
+    longest_gap_s: FloatArray
+    held_s: FloatArray
+    preemptions: IntArray
+    recomputed_tokens: IntArray
+    cached_tokens: IntArray
     end_s: float
     busy_s: float
     iterations: int
@@ -92,8 +92,8 @@ class RunRecords:
     mean_blocks: float
     nearly_full_s: float
     gap_sum_s: float
-    gap_counts: NDArray[np.int64]
-    gap_edges_s: NDArray[np.float64]
+    gap_counts: IntArray
+    gap_edges_s: FloatArray
     stalled: bool
     steps: StepRecords | None
 
@@ -101,7 +101,7 @@ class RunRecords:
         return len(self.finished)
 
     @property
-    def arrival_s(self) -> NDArray[np.float64]:
+    def arrival_s(self) -> FloatArray:
         """Arrival times, seconds."""
         return self.workload.arrival_s
 
@@ -130,7 +130,7 @@ class FleetRecords(RunRecords):
     """
 
     router: str
-    replica: NDArray[np.int64]
+    replica: IntArray
     runs: tuple[RunRecords | None, ...]
 
     @property
@@ -139,7 +139,7 @@ class FleetRecords(RunRecords):
         return len(self.runs)
 
     @property
-    def tokens_by_replica(self) -> NDArray[np.int64]:
+    def tokens_by_replica(self) -> IntArray:
         """Prompt and output tokens of the requests that each replica was sent, shape (replicas,)."""
         tokens = self.workload.prompt_tokens + self.workload.output_tokens
         return np.bincount(self.replica, tokens, minlength=self.replicas).astype(np.int64)

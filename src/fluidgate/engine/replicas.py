@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fluidgate.arrays import IntArray
 from fluidgate.engine.kv_cache import Cache
-from fluidgate.engine.state import NEXT_ARRIVAL, NOW, PEAK_BLOCKS, Ints, State
+from fluidgate.engine.state import NEXT_ARRIVAL, NOW, PEAK_BLOCKS, State
 from fluidgate.kernel import inlined_kernel
 
 OWN = (
@@ -37,7 +38,7 @@ def stacked(state: State, cache: Cache, replicas: int) -> tuple[State, Cache]:
     return state._replace(**own), Cache(*blocks)
 
 
-def rows_of(state: State, rows: Ints) -> State:
+def rows_of(state: State, rows: IntArray) -> State:
     """The engine `state` with the columns of some rows only: what its records are made of."""
     return state._replace(**{name: getattr(state, name)[rows] for name in COLUMNS})
 

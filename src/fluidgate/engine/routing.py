@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fluidgate.arrays import IntArray
 from fluidgate.bounds import MOST_REPLICAS, check_whole
 from fluidgate.engine.loop import UNKNOWN_CLASS, run_loop
 from fluidgate.engine.replicas import replica_cache, replica_state
@@ -34,7 +35,6 @@ from fluidgate.engine.state import (
     TOTAL_BLOCKS,
     WAITING,
     WAITING_TOKENS,
-    Ints,
 )
 from fluidgate.errors import InputError
 from fluidgate.kernel import entry_kernel, inlined_kernel
@@ -69,8 +69,8 @@ class Fleet:
 class Turns(NamedTuple):
     """Whom a router asks: request i asks replicas `first[i]`, `first[i] + stride[i]`, … (modulo their number)."""
 
-    first: Ints
-    stride: Ints
+    first: IntArray
+    stride: IntArray
     asked: int
     by_kv: bool
 

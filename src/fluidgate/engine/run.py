@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.engine import loop
 from fluidgate.engine import state as layout
 from fluidgate.engine.compiled import Program, load_program, new_params
@@ -92,7 +93,7 @@ def run_to_end(
     state: State,
     cache: Cache,
     log: Log,
-    memory: layout.Floats,
+    memory: FloatArray,
     report: Callable[[int], None],
     iterations_per_call: int = ITERATIONS_PER_CALL,
 ) -> tuple[Log, bool]:
@@ -191,7 +192,7 @@ def records_of(
     )
 
 
-def _gaps(state: State) -> tuple[layout.Ints, layout.Floats]:
+def _gaps(state: State) -> tuple[IntArray, FloatArray]:
     """The occupied part of the gap histogram, with the bins' edges."""
     used = np.flatnonzero(state.gap_histogram)
     first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)

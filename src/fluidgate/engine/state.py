@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import NONE, FloatArray, IntArray
 from fluidgate.bounds import physical_memory_bytes
 from fluidgate.engine.config import EngineConfig
 from fluidgate.engine.kv_cache import Cache, cache_bytes, new_cache
@@ -14,11 +14,6 @@ from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepGrid
 from fluidgate.hardware.step_grid import TABLES
 from fluidgate.workload import Workload
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-NONE = -1
 
 CLOCK_PRECISION = 1e-3
 """How much of the shortest step the spacing of floats may be at a run's last time."""
@@ -97,70 +92,70 @@ class State(NamedTuple):
     """Everything the step loop reads and writes."""
 
     # the workload, by row
-    arrival_s: Floats
-    prompt_tokens: Ints
-    output_tokens: Ints
-    shown_output: Ints
-    class_id: Ints
-    prefix_ids: Ints
-    prefix_offsets: Ints
-    following: Ints  # row that arrives after this one, n if none is known
+    arrival_s: FloatArray
+    prompt_tokens: IntArray
+    output_tokens: IntArray
+    shown_output: IntArray
+    class_id: IntArray
+    prefix_ids: IntArray
+    prefix_offsets: IntArray
+    following: IntArray  # row that arrives after this one, n if none is known
     # progress, by row
-    group: Ints
-    generated: Ints
-    computed: Ints
-    blocks: Ints
-    slot: Ints
-    residency_start: Ints  # tokens found in the prefix cache when the current residency began
-    high_water: Ints  # most tokens ever computed
+    group: IntArray
+    generated: IntArray
+    computed: IntArray
+    blocks: IntArray
+    slot: IntArray
+    residency_start: IntArray  # tokens found in the prefix cache when the current residency began
+    high_water: IntArray  # most tokens ever computed
     # waiting queues: per group a doubly linked list ordered by (rank, sequence)
-    next_waiting: Ints
-    prev_waiting: Ints
-    rank: Floats
-    sequence: Ints
-    head: Ints
-    tail: Ints
-    waiting: Ints
-    hold_clock: Floats  # per group: total time in which the policy kept its head out
-    hold_mark: Floats  # by row: the hold clock when the request joined the queue
+    next_waiting: IntArray
+    prev_waiting: IntArray
+    rank: FloatArray
+    sequence: IntArray
+    head: IntArray
+    tail: IntArray
+    waiting: IntArray
+    hold_clock: FloatArray  # per group: total time in which the policy kept its head out
+    hold_mark: FloatArray  # by row: the hold clock when the request joined the queue
     # seats
-    running: Ints
-    free_slots: Ints
-    batch_rows: Ints
-    batch_tokens: Ints
-    victims: Ints
-    quota: Ints
-    mask: Ints
-    hits: Ints
+    running: IntArray
+    free_slots: IntArray
+    batch_rows: IntArray
+    batch_tokens: IntArray
+    victims: IntArray
+    quota: IntArray
+    mask: IntArray
+    hits: IntArray
     # records, by row
-    first_scheduled_s: Floats
-    first_token_s: Floats
-    last_token_s: Floats
-    longest_gap_s: Floats
-    held_s: Floats
-    preemptions: Ints
-    recomputed_tokens: Ints
-    cached_tokens: Ints
+    first_scheduled_s: FloatArray
+    first_token_s: FloatArray
+    last_token_s: FloatArray
+    longest_gap_s: FloatArray
+    held_s: FloatArray
+    preemptions: IntArray
+    recomputed_tokens: IntArray
+    cached_tokens: IntArray
     # records of the run
-    counter: Ints
-    clock: Floats
-    setting: Ints
-    step_time: Floats  # c0, c_tok, c_kv, c_attn
-    decode_s: NDArray[np.float64]  # the tables of the hardware's grid; of size 0 where `step_time` is all there is
-    decode_attention_s: NDArray[np.float64]
-    shared_s: Floats
-    prefill_attention_s: NDArray[np.float64]
-    gap_histogram: Ints
-    gap_scratch: Floats
+    counter: IntArray
+    clock: FloatArray
+    setting: IntArray
+    step_time: FloatArray  # c0, c_tok, c_kv, c_attn
+    decode_s: FloatArray  # the tables of the hardware's grid; of size 0 where `step_time` is all there is
+    decode_attention_s: FloatArray
+    shared_s: FloatArray
+    prefill_attention_s: FloatArray
+    gap_histogram: IntArray
+    gap_scratch: FloatArray
 
 
 class Log(NamedTuple):
     """Per-step records: one row per iteration, and the batch and the victims of all iterations end to end."""
 
-    number: NDArray[np.int64]  # (steps, LOG_COLUMNS)
-    time: NDArray[np.float64]  # (steps, 2): start and end
-    batch: NDArray[np.int64]  # (entries, 2): row, tokens
-    victims: NDArray[np.int64]  # (entries,)
+    number: IntArray  # (steps, LOG_COLUMNS)
+    time: FloatArray  # (steps, 2): start and end
+    batch: IntArray  # (entries, 2): row, tokens
+    victims: IntArray  # (entries,)
 
 
 # Columns of `Log.number`.
@@ -236,10 +231,10 @@ def new_state(
     counter[FREE_SLOTS] = slots
     c = hardware.step_time
 
-    def ints(size: int = n, fill: int = 0) -> Ints:
+    def ints(size: int = n, fill: int = 0) -> IntArray:
         return np.full(size, fill, np.int64)
 
-    def floats(size: int = n, fill: float = 0.0) -> Floats:
+    def floats(size: int = n, fill: float = 0.0) -> FloatArray:
         return np.full(size, fill, np.float64)
 
     state = State(
@@ -294,7 +289,7 @@ def new_state(
     return state, new_cache(hardware.num_gpu_blocks, slots, most_blocks)
 
 
-def _tables(grid: StepGrid | None) -> dict[str, NDArray[np.float64]]:
+def _tables(grid: StepGrid | None) -> dict[str, FloatArray]:
     if grid is None:
         return {name: np.zeros(0 if name == "shared_s" else (0, 0)) for name in TABLES}
     return {name: getattr(grid, name) for name in TABLES}
@@ -352,7 +347,7 @@ def _refuse_unschedulable(workload: Workload, config: EngineConfig, budget: int)
             )
 
 
-def _dense_prefix_ids(workload: Workload, block_size: int) -> tuple[int, Ints]:
+def _dense_prefix_ids(workload: Workload, block_size: int) -> tuple[int, IntArray]:
     """(number of block keys that shared content takes, prefix ids renumbered from 0)."""
     if len(workload.prefix_ids) == 0:
         return 0, np.zeros(1, np.int64)

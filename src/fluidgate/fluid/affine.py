@@ -7,12 +7,13 @@ from math import ceil, isinf
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray
 from fluidgate.fluid.equilibrium import equilibrium
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
 from fluidgate.fluid.stability import largest_admissions
 from fluidgate.hardware.core import Hardware, StepTime
-from fluidgate.hardware.step_grid import FloatArray, StepGrid
+from fluidgate.hardware.step_grid import StepGrid
 
 LEVELS = (0.8, 0.9, 1.0)
 """Shares of the admissions per iteration that a fit is made for: it gives the slope there too."""

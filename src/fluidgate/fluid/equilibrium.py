@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fluidgate.fluid.mix import FloatArray, RequestMix
+from fluidgate.arrays import FloatArray
+from fluidgate.fluid.mix import RequestMix
 from fluidgate.hardware.core import StepTime
 
 

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidgate.arrays import BoolArray, FloatArray, IntArray
 from fluidgate.bounds import LEAST_RATE, MOST_RATE, check_number
 from fluidgate.errors import InputError
 from fluidgate.hardware.core import StepTime
 from fluidgate.workload.core import Workload
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +240,7 @@ def _column(values: Any, dtype: type, name: str) -> NDArray[Any]:
     return array.astype(dtype)
 
 
-def _refuse_where(bad: NDArray[np.bool_], values: NDArray[Any], name: str, wanted: str) -> None:
+def _refuse_where(bad: BoolArray, values: NDArray[Any], name: str, wanted: str) -> None:
     if bad.any():
         j = int(np.argmax(bad))
         raise InputError(f"request mix: type {j}: {name} = {values[j]} must be {wanted}")

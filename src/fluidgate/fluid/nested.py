@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray
 from fluidgate.errors import InputError
 from fluidgate.fluid.limits import Limits
-from fluidgate.fluid.mix import FloatArray
 from fluidgate.fluid.segments import Segments
 from fluidgate.hardware.core import StepTime
 

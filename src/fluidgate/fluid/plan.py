@@ -7,8 +7,8 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import BoolArray
 from fluidgate.fluid.affine import affine_at_load, affine_step_time
 from fluidgate.fluid.equilibrium import Equilibrium, equilibrium
 from fluidgate.fluid.limits import Limits
@@ -19,9 +19,10 @@ from fluidgate.fluid.segments import PromptBound
 from fluidgate.fluid.stability import Stability, stability
 from fluidgate.fluid.thresholds import WaitThresholds, wait_thresholds
 from fluidgate.fluid.uncertainty import PlanUncertainty, plan_uncertainty, warn_if_extrapolated
-from fluidgate.fluid.verdict import number, percent, verdict
+from fluidgate.fluid.verdict import verdict
 from fluidgate.hardware.core import Hardware
 from fluidgate.hardware.step_grid import StepGrid
+from fluidgate.words import number, percent
 from fluidgate.workload.core import Workload
 
 LARGEST_LOAD = 0.98
@@ -259,7 +260,7 @@ def _classes(workload: Workload, everyone: ClassSummary) -> tuple[ClassSummary, 
     return tuple(_class(workload, label, labels == label, everyone) for label in range(int(labels.max()) + 1))
 
 
-def _class(workload: Workload, label: int, own: NDArray[np.bool_], everyone: ClassSummary) -> ClassSummary:
+def _class(workload: Workload, label: int, own: BoolArray, everyone: ClassSummary) -> ClassSummary:
     """One class; of a label that nobody carries nothing is known but what is known of all."""
     names = workload.class_names
     name = names[label] if label < len(names) else str(label)

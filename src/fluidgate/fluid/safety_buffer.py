@@ -8,9 +8,10 @@ from math import log
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray
 from fluidgate.errors import InputError
 from fluidgate.fluid.limits import Limits
-from fluidgate.fluid.mix import FloatArray, RequestMix
+from fluidgate.fluid.mix import RequestMix
 from fluidgate.fluid.nested import NestedShape, NestedThresholds, nested_shape, nested_thresholds
 from fluidgate.fluid.segments import PromptBound, cut_points, segments
 from fluidgate.fluid.thresholds import MAX_EXACT_TYPES

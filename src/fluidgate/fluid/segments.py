@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.errors import InputError
-from fluidgate.fluid.mix import FloatArray, IntArray, RequestMix, rounding_tokens
+from fluidgate.fluid.mix import RequestMix, rounding_tokens
 
 PromptBound = Literal["mean", "max"]
 

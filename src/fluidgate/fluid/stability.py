@@ -7,9 +7,10 @@ from math import inf, sqrt
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray
 from fluidgate.errors import InputError
 from fluidgate.fluid.limits import Limits
-from fluidgate.fluid.mix import FloatArray, RequestMix
+from fluidgate.fluid.mix import RequestMix
 from fluidgate.hardware.core import StepTime
 
 COMPUTE_BOUND_ETA = 0.01

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.fluid.plan import FluidPlan
 
 
@@ -30,7 +30,7 @@ def residents_by_stage(plan: FluidPlan, edges: Sequence[int]) -> list[float]:
     return [float(count) for count in residents * np.diff(_share_below(plan, np.asarray(edges)))]
 
 
-def _share_below(plan: FluidPlan, stages: NDArray[np.int64]) -> NDArray[np.float64]:
+def _share_below(plan: FluidPlan, stages: IntArray) -> FloatArray:
     """The share of residents below each stage: at stage s are as many as P(output > s), so below it E[min(o, s)]."""
     lengths = np.asarray(plan.mix.output_quantiles, dtype=np.float64)
     return np.asarray(np.minimum(stages[:, None], lengths).mean(axis=1) / lengths.mean())

@@ -7,10 +7,11 @@ from math import sqrt
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.errors import InputError
 from fluidgate.fluid.equilibrium import equilibrium
 from fluidgate.fluid.limits import Limits
-from fluidgate.fluid.mix import FloatArray, IntArray, RequestMix
+from fluidgate.fluid.mix import RequestMix
 from fluidgate.fluid.stability import stability
 from fluidgate.hardware.core import StepTime
 

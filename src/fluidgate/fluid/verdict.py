@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fluidgate.fluid.equilibrium import Equilibrium
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.safety_buffer import Guarantee
 from fluidgate.fluid.stability import COHERENT, Stability
 from fluidgate.fluid.thresholds import WaitThresholds
-
-
-def number(value: float) -> str:
-    """Three significant digits; whole with thousands separators from 1,000 on."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
-
-
-def percent(share: float) -> str:
-    """A share as a percentage."""
-    return f"{number(100.0 * share)}%"
+from fluidgate.words import number, percent
 
 
 def verdict(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray
 from fluidgate.bounds import MOST_COUNT, MOST_NUMBER
 from fluidgate.errors import InputError
 from fluidgate.jsonfile import DuplicateKey, decode
@@ -94,7 +94,7 @@ class JsonObject:
         at_least: float = 0.0,
         axes: int = 1,
         at_most: float = MOST_NUMBER,
-    ) -> NDArray[np.float64]:
+    ) -> FloatArray:
         """The numbers from `at_least` to `at_most` in the (nested) list at `key`, of this shape or number of axes."""
         try:
             array = np.asarray(self._get(key, None))

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from fluidgate.arrays import FloatArray
 from fluidgate.errors import InputError
 from fluidgate.hardware.core import StepTime
 from fluidgate.hardware.step_grid import StepGrid
@@ -116,7 +117,7 @@ def fit_step_grid(grid: StepGrid, kv_capacity_tokens: int) -> tuple[StepTime, Fi
     return fit_step_time(n + prompt, kv, pairs, grid.duration_s(n, n * context, prompt, pairs), kind=list(kind))
 
 
-def undetermined(matrix: NDArray[np.float64]) -> tuple[str, ...]:
+def undetermined(matrix: FloatArray) -> tuple[str, ...]:
     """Coefficients that can change without changing any fitted value: those with a part in the null space."""
     _, singular, directions = np.linalg.svd(matrix, full_matrices=False)
     null_space = directions[singular < 1e-9 * singular[0]]
@@ -124,7 +125,7 @@ def undetermined(matrix: NDArray[np.float64]) -> tuple[str, ...]:
     return tuple(name for name, part in zip(names, null_space.T, strict=True) if np.any(np.abs(part) > 1e-6))
 
 
-def _column(name: str, values: ArrayLike, n: int | None) -> NDArray[np.float64]:
+def _column(name: str, values: ArrayLike, n: int | None) -> FloatArray:
     try:
         column = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

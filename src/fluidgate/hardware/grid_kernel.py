@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fluidgate.hardware.step_grid import KNOTS_PER_OCTAVE, TOKEN_KNOTS_PER_OCTAVE
+from fluidgate.hardware.knots import KNOTS_PER_OCTAVE, TOKEN_KNOTS_PER_OCTAVE
 from fluidgate.kernel import entry_kernel, inlined_kernel
 
 

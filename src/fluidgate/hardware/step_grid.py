@@ -7,24 +7,14 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray
 from fluidgate.bounds import LEAST_STEP_S, MOST_STEP_S
 from fluidgate.errors import InputError
+from fluidgate.hardware.knots import KNOTS_PER_OCTAVE, TOKEN_KNOTS_PER_OCTAVE, knots
 
-FloatArray = NDArray[np.float64]
-
-KNOTS_PER_OCTAVE = 4
-TOKEN_KNOTS_PER_OCTAVE = 16
-"""Of the axis of `shared_s`: matrix products have steps and bends in their tokens that attention has not."""
 MOST_OCTAVES = 40
 TABLES = ("decode_s", "decode_attention_s", "shared_s", "prefill_attention_s")
-
-
-def knots_to(largest: float, per_octave: int = KNOTS_PER_OCTAVE) -> FloatArray:
-    """The knots of an axis from 1 to the first at or above `largest`: 1, 1.25, 1.5, 1.75, 2, 2.5 …"""
-    knots = _knots(per_octave * (int(np.ceil(np.log2(max(largest, 2.0)))) + 1), per_octave)
-    return knots[: int(np.searchsorted(knots, largest)) + 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +68,8 @@ class StepGrid:
     def _least_with_prefill(self) -> tuple[FloatArray, FloatArray]:
         """Prefill tokens of the table's chunks, and the seconds that a step with so many takes at least."""
         least_from = np.minimum.accumulate(self.shared_s[::-1])[::-1]
-        chunks = _knots(self.prefill_attention_s.shape[0])
-        shared_s = np.interp(chunks, _knots(len(self.shared_s), TOKEN_KNOTS_PER_OCTAVE), least_from)
+        chunks = knots(self.prefill_attention_s.shape[0])
+        shared_s = np.interp(chunks, knots(len(self.shared_s), TOKEN_KNOTS_PER_OCTAVE), least_from)
         least_s = shared_s + self.prefill_attention_s.min(axis=1) + min(self.decode_attention_s.min(), 0.0)
         return chunks, least_s
 
@@ -115,26 +105,26 @@ class StepGrid:
     @property
     def max_decodes(self) -> int:
         """The most decodes in a step."""
-        return int(_knots(self.decode_s.shape[0])[-1])
+        return int(knots(self.decode_s.shape[0])[-1])
 
     @property
     def max_context(self) -> int:
         """The longest context, tokens."""
-        return int(_knots(min(self.decode_s.shape[1], self.prefill_attention_s.shape[1]))[-1])
+        return int(knots(min(self.decode_s.shape[1], self.prefill_attention_s.shape[1]))[-1])
 
     @property
     def _most_tokens(self) -> float:
-        return float(_knots(len(self.shared_s), TOKEN_KNOTS_PER_OCTAVE)[-1])
+        return float(knots(len(self.shared_s), TOKEN_KNOTS_PER_OCTAVE)[-1])
 
     @staticmethod
     def _contexts(table: FloatArray) -> float:
-        return float(_knots(table.shape[1])[-1])
+        return float(knots(table.shape[1])[-1])
 
     @property
     def max_tokens(self) -> int:
         """The most tokens in a step."""
         chunks, tokens = self.prefill_attention_s.shape[0], len(self.shared_s)
-        return int(min(_knots(chunks)[-1], _knots(tokens, TOKEN_KNOTS_PER_OCTAVE)[-1]))
+        return int(min(knots(chunks)[-1], knots(tokens, TOKEN_KNOTS_PER_OCTAVE)[-1]))
 
     def duration_s(self, decodes: Any, decode_kv_tokens: Any, prefill_tokens: Any, attention_pairs: Any) -> FloatArray:
         """Seconds of n steps, shape (n,).
@@ -181,10 +171,3 @@ class StepGrid:
                     f"{where}: its step times are known up to {known:,} {what}, and {wanted:,} may come; make the "
                     "hardware file again with a larger grid, or set lower limits"
                 )
-
-
-def _knots(count: int, per_octave: int = KNOTS_PER_OCTAVE) -> FloatArray:
-    """The first knots of an axis, shape (count,)."""
-    octave, step = np.divmod(np.arange(count), per_octave)
-    knots: FloatArray = 2.0**octave * (1.0 + step / per_octave)
-    return knots

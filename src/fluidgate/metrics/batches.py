@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import IntArray
 from fluidgate.engine import RunRecords
 from fluidgate.errors import InputError
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +22,10 @@ class BatchEntries:
         stage: output tokens that it had before.
     """
 
-    row: Ints
-    iteration: Ints
-    tokens: Ints
-    stage: Ints
+    row: IntArray
+    iteration: IntArray
+    tokens: IntArray
+    stage: IntArray
 
 
 def batch_entries(records: RunRecords) -> BatchEntries:
@@ -52,7 +50,7 @@ def batch_entries(records: RunRecords) -> BatchEntries:
     return BatchEntries(row, iteration, tokens, before - before[start])
 
 
-def evictions(records: RunRecords) -> tuple[Ints, Ints]:
+def evictions(records: RunRecords) -> tuple[IntArray, IntArray]:
     """Victims in order: their rows and the iterations that evicted them, shape (Σ preempted,) each."""
     assert records.steps is not None
     return records.steps.victims, np.repeat(np.arange(len(records.steps)), records.steps.preempted)

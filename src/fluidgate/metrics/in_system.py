@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.engine import RunRecords
 
 
-def number_in_system(records: RunRecords) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def number_in_system(records: RunRecords) -> tuple[FloatArray, IntArray]:
     """Requests that have arrived and not finished.
 
     Returns:

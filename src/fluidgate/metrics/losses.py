@@ -16,14 +16,13 @@ Where step times are a grid, no part of an iteration is fixed and none belongs t
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import numpy as np
 
 from fluidgate.engine import RunRecords
 from fluidgate.fluid import RequestMix
-
-NAN = float("nan")
 
 ROUNDING = 1e-9
 """A smaller share of the busy time is left of sums that should cancel."""
@@ -38,7 +37,7 @@ def busy_shares(records: RunRecords) -> dict[str, Any]:
     """
     busy_s, c0 = records.busy_s, records.hardware.step_time.c0
     if busy_s <= 0 or records.hardware.grid is not None:
-        return {"fluid_efficiency": NAN, "recompute_loss": NAN, "underuse_loss": NAN}
+        return {"fluid_efficiency": nan, "recompute_loss": nan, "underuse_loss": nan}
     iterations = records.iterations - records.empty_iterations
     work_s = busy_s - c0 * iterations
     useful_s, fewest = _needed(records)
@@ -47,8 +46,8 @@ def busy_shares(records: RunRecords) -> dict[str, Any]:
     repeated = (work_s - useful_s) / busy_s
     return {
         "fluid_efficiency": (useful_s + c0 * fewest) / busy_s,
-        "recompute_loss": (repeated if repeated > ROUNDING else 0.0) if told else NAN,
-        "underuse_loss": c0 * (iterations - fewest) / busy_s if told else NAN,
+        "recompute_loss": (repeated if repeated > ROUNDING else 0.0) if told else nan,
+        "underuse_loss": c0 * (iterations - fewest) / busy_s if told else nan,
     }
 
 

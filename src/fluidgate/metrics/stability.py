@@ -26,8 +26,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray
 from fluidgate.engine import RunRecords
 from fluidgate.metrics.in_system import number_in_system
 from fluidgate.metrics.intervals import student_t
@@ -99,7 +99,7 @@ def _judge(growth: float, low: float, high: float, filling: float) -> StabilityV
     return StabilityVerdict(None, reason, growth, low, high)
 
 
-def _growth_by_increments(records: RunRecords, edges_s: NDArray[np.float64]) -> tuple[float, float]:
+def _growth_by_increments(records: RunRecords, edges_s: FloatArray) -> tuple[float, float]:
     """Growth of N from the first edge to the last, requests, and the margin of its interval."""
     times, counts = number_in_system(records)
     before = np.searchsorted(times, edges_s, side="left")  # the last edge is an arrival, which is not counted yet
@@ -107,7 +107,7 @@ def _growth_by_increments(records: RunRecords, edges_s: NDArray[np.float64]) -> 
     return float(steps.sum()), student_t(SPANS - 1) * float(steps.std(ddof=1)) * math.sqrt(SPANS)
 
 
-def _growth_by_levels(records: RunRecords, edges_s: NDArray[np.float64]) -> tuple[float, float]:
+def _growth_by_levels(records: RunRecords, edges_s: FloatArray) -> tuple[float, float]:
     """The same from a line through the mean N of every span."""
     times, counts = number_in_system(records)
     area = np.concatenate(([0.0], np.cumsum(counts[:-1] * np.diff(times))))

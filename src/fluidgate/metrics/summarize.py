@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import BoolArray, FloatArray, IntArray
 from fluidgate.engine import RunRecords
 from fluidgate.metrics.goodput import Slo
 from fluidgate.metrics.losses import busy_shares
 from fluidgate.metrics.stability import stability_verdict
 from fluidgate.metrics.summary import Summary
 
-Floats = NDArray[np.float64]
-
-NAN = float("nan")
 STALL_S = 1.0
 PERCENTILES = {"median": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 
@@ -39,25 +37,25 @@ def summarize(records: RunRecords, slo: Slo | None = None) -> Summary:
     )
 
 
-def ttft_s(records: RunRecords) -> Floats:
+def ttft_s(records: RunRecords) -> FloatArray:
     """Arrival to first token, shape (n,), seconds; NaN without a first token."""
     return records.first_token_s - records.arrival_s
 
 
-def e2el_s(records: RunRecords) -> Floats:
+def e2el_s(records: RunRecords) -> FloatArray:
     """Arrival to last token, shape (n,), seconds; NaN for unfinished requests."""
-    return np.where(records.finished, records.last_token_s - records.arrival_s, NAN)
+    return np.where(records.finished, records.last_token_s - records.arrival_s, nan)
 
 
-def tpot_s(records: RunRecords) -> Floats:
+def tpot_s(records: RunRecords) -> FloatArray:
     """Time per output token after the first, shape (n,), seconds; NaN for unfinished and one-token requests."""
     gaps = records.workload.output_tokens - 1
     has = records.finished & (gaps > 0)
     streaming_s = records.last_token_s - records.first_token_s
-    return np.asarray(np.divide(streaming_s, gaps, out=np.full(len(records), NAN), where=has))
+    return np.asarray(np.divide(streaming_s, gaps, out=np.full(len(records), nan), where=has))
 
 
-def gap_percentiles_s(counts: NDArray[np.int64], edges_s: Floats, percentiles: list[float]) -> Floats:
+def gap_percentiles_s(counts: IntArray, edges_s: FloatArray, percentiles: list[float]) -> FloatArray:
     """Percentiles of histogrammed gaps, shape (len(percentiles),), seconds; NaN without a gap.
 
     Interpolates between order statistics as `numpy.percentile` does; each lies within its bin, so the error is
@@ -65,14 +63,14 @@ def gap_percentiles_s(counts: NDArray[np.int64], edges_s: Floats, percentiles: l
     """
     total = int(counts.sum())
     if total == 0:
-        return np.full(len(percentiles), NAN)
+        return np.full(len(percentiles), nan)
     position = np.asarray(percentiles) / 100 * (total - 1)
     below = np.floor(position)
     low, high = (_order_statistic(counts, edges_s, np.minimum(below + k, total - 1)) for k in (0, 1))
     return low + (position - below) * (high - low)
 
 
-def _order_statistic(counts: NDArray[np.int64], edges_s: Floats, rank: Floats) -> Floats:
+def _order_statistic(counts: IntArray, edges_s: FloatArray, rank: FloatArray) -> FloatArray:
     """The gap of each rank (from 0), as if gaps lay evenly in their bins."""
     cumulative = np.cumsum(counts)
     bins = np.searchsorted(cumulative, rank, side="right")
@@ -96,13 +94,13 @@ def _latencies(records: RunRecords) -> dict[str, Any]:
 
 def _rates(records: RunRecords, slo: Slo | None) -> dict[str, Any]:
     streamed = ~np.isnan(records.last_token_s)
-    last_s = float(records.last_token_s[streamed].max()) if streamed.any() else NAN
+    last_s = float(records.last_token_s[streamed].max()) if streamed.any() else nan
     duration_s = last_s - float(records.arrival_s[0])
 
     def per_second(amount: float) -> float:
         return _ratio(amount, duration_s) if amount else 0.0  # nothing came: zero, over any time
 
-    good = int(_meets(records, slo).sum()) if slo is not None else NAN
+    good = int(_meets(records, slo).sum()) if slo is not None else nan
     return {
         "output_throughput": per_second(int(records.generated_tokens.sum())),
         "effective_throughput": per_second(int(records.generated_tokens[records.finished].sum())),
@@ -113,7 +111,7 @@ def _rates(records: RunRecords, slo: Slo | None) -> dict[str, Any]:
     }
 
 
-def _meets(records: RunRecords, slo: Slo) -> NDArray[np.bool_]:
+def _meets(records: RunRecords, slo: Slo) -> BoolArray:
     good = records.finished.copy()
     for bound_ms, values_s in (
         (slo.ttft_ms, ttft_s(records)),
@@ -165,13 +163,13 @@ def _engine(records: RunRecords) -> dict[str, Any]:
     }
 
 
-def _mean(values: Floats) -> float:
-    return float(values.mean()) if len(values) else NAN
+def _mean(values: FloatArray) -> float:
+    return float(values.mean()) if len(values) else nan
 
 
-def _percentile(values: Floats, q: float) -> float:
-    return float(np.percentile(values, q)) if len(values) else NAN
+def _percentile(values: FloatArray, q: float) -> float:
+    return float(np.percentile(values, q)) if len(values) else nan
 
 
 def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else NAN
+    return part / whole if whole > 0 else nan

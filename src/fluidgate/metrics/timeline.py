@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.engine import RunRecords, StepRecords
 from fluidgate.errors import InputError
 from fluidgate.metrics.batches import batch_entries
 from fluidgate.metrics.summarize import e2el_s, tpot_s, ttft_s
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 BINS = 300
 """Bins of time; with a least and a most value each, a figure has 600 points."""
@@ -93,13 +90,13 @@ def timeline(records: RunRecords, stage_edges: list[int]) -> Timeline:
     )
 
 
-def _edges(records: RunRecords, bins: int) -> Floats:
+def _edges(records: RunRecords, bins: int) -> FloatArray:
     """From the first arrival to the end of the run; one second where no time passed, in a run that stalled at once."""
     start_s = float(records.arrival_s[0])
     return np.linspace(start_s, records.end_s if records.end_s > start_s else start_s + 1.0, bins + 1)
 
 
-def _coarse_edges(records: RunRecords, steps: StepRecords) -> Floats:
+def _coarse_edges(records: RunRecords, steps: StepRecords) -> FloatArray:
     """So few bins that an iteration is short against one."""
     return _edges(records, max(1, min(COARSE_BINS, len(steps) // 10)))
 
@@ -108,28 +105,28 @@ def _coarse_edges(records: RunRecords, steps: StepRecords) -> Floats:
 class StepFunction:
     """`value[k]` from `time_s[k]` (rising) to the next, the last one for ever."""
 
-    time_s: Floats
-    value: Floats
+    time_s: FloatArray
+    value: FloatArray
 
-    def mean(self, edges: Floats) -> Floats:
+    def mean(self, edges: FloatArray) -> FloatArray:
         """The time average between neighbouring edges; the first edge is not before the first time."""
         area = np.concatenate(([0.0], np.cumsum(self.value[:-1] * np.diff(self.time_s))))
         before = self._at(edges)
         total = area[before] + self.value[before] * (edges - self.time_s[before])
         return np.asarray(np.diff(total) / np.diff(edges))
 
-    def least(self, edges: Floats) -> Floats:
+    def least(self, edges: FloatArray) -> FloatArray:
         """The least value between neighbouring edges."""
         return self._extreme(edges, np.minimum)
 
-    def most(self, edges: Floats) -> Floats:
+    def most(self, edges: FloatArray) -> FloatArray:
         """The largest value between neighbouring edges."""
         return self._extreme(edges, np.maximum)
 
-    def _at(self, times: Floats) -> Ints:
+    def _at(self, times: FloatArray) -> IntArray:
         return np.maximum(np.searchsorted(self.time_s, times, side="right") - 1, 0)
 
-    def _extreme(self, edges: Floats, which: np.ufunc) -> Floats:
+    def _extreme(self, edges: FloatArray, which: np.ufunc) -> FloatArray:
         at = self._at(edges)
         ends = np.searchsorted(self.time_s, edges[1:], side="left")  # a change at the end belongs to the next bin
         starts = np.minimum(at[:-1], ends - 1)
@@ -138,7 +135,7 @@ class StepFunction:
         return np.asarray(which.reduceat(padded, pairs)[::2])
 
 
-def _in_engine(records: RunRecords, steps: StepRecords, value: Floats) -> StepFunction:
+def _in_engine(records: RunRecords, steps: StepRecords, value: FloatArray) -> StepFunction:
     """A quantity of each batch, from its start to the next one's; zero while the engine is idle."""
     idle = np.flatnonzero(steps.start_s[1:] > steps.end_s[:-1])
     times = np.concatenate((records.arrival_s[:1], steps.start_s, steps.end_s[idle], steps.end_s[-1:]))
@@ -158,7 +155,7 @@ def _waiting(records: RunRecords, steps: StepRecords) -> StepFunction:
     return StepFunction(times, arrived - left - inside)
 
 
-def batch_by_stage(records: RunRecords, stage_edges: list[int], edges: Floats) -> Floats:
+def batch_by_stage(records: RunRecords, stage_edges: list[int], edges: FloatArray) -> FloatArray:
     """Mean number of batch members per stage range and bin of time, shape (ranges, bins), idle time included."""
     entries = batch_entries(records)
     steps = records.steps
@@ -173,12 +170,12 @@ def batch_by_stage(records: RunRecords, stage_edges: list[int], edges: Floats) -
     return np.asarray(member_s / np.diff(edges))
 
 
-def _mean_by(at_s: Floats, values: Floats, edges: Floats) -> Floats:
+def _mean_by(at_s: FloatArray, values: FloatArray, edges: FloatArray) -> FloatArray:
     count, _ = np.histogram(at_s, edges)
     total, _ = np.histogram(at_s, edges, weights=values)
     return np.asarray(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
 
 
-def _percentiles(values: Floats) -> list[float]:
+def _percentiles(values: FloatArray) -> list[float]:
     known = values[~np.isnan(values)]
     return np.percentile(known, LEVELS).tolist() if len(known) else []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from fluidgate.policies.lookahead import LookAhead, admissible, least_output, seats_of
+from fluidgate.policies.parts.lookahead import LookAhead, admissible, least_output, seats_of
 from fluidgate.policies.protocol import MANY
 from fluidgate.policies.registry import policy
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray
 from fluidgate.kernel import kernel
-from fluidgate.policies.forecast import FORECAST_SIZE, add_request, clear_forecast, copy_forecast, peak
-from fluidgate.policies.length_law import (
+from fluidgate.policies.parts.forecast import FORECAST_SIZE, add_request, clear_forecast, copy_forecast, peak
+from fluidgate.policies.parts.length_law import (
     CELLS,
     LAW_SIZE,
     MEANS_WINDOW,
@@ -41,7 +41,7 @@ from fluidgate.policies.length_law import (
     start_count,
     tabulate,
 )
-from fluidgate.policies.margin import (
+from fluidgate.policies.parts.margin import (
     COMPLETED,
     HELD,
     MARGIN,
@@ -396,7 +396,7 @@ class Fluid(Policy):
         """One class per label of the plan's traffic."""
         return len(self.shares)
 
-    def new_memory(self) -> NDArray[np.float64]:
+    def new_memory(self) -> FloatArray:
         """The laws that the prior gives, and the first margin."""
         header = np.zeros(_CLASSES)
         header[_REFUSED] = -1.0

@@ -14,7 +14,7 @@ import numpy as np
 
 from fluidgate.kernel import kernel
 from fluidgate.policies.fluid import LAWS, SHARES, Fluid
-from fluidgate.policies.length_law import UNKNOWN_MEDIAN_TOKENS
+from fluidgate.policies.parts.length_law import UNKNOWN_MEDIAN_TOKENS
 from fluidgate.policies.registry import policy
 
 if TYPE_CHECKING:

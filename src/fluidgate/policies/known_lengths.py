@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fluidgate.policies.lookahead import LookAhead, admissible
+from fluidgate.policies.parts.lookahead import LookAhead, admissible
 from fluidgate.policies.registry import policy
 
 

@@ -11,11 +11,11 @@ for prompts and outputs of 1k.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray
 from fluidgate.kernel import kernel
-from fluidgate.policies.blocks import blocks_for
-from fluidgate.policies.pacing import blocks_for_next_step
+from fluidgate.policies.parts.blocks import blocks_for
+from fluidgate.policies.parts.pacing import blocks_for_next_step
 from fluidgate.policies.protocol import MANY, Policy
 from fluidgate.policies.registry import policy
 
@@ -85,6 +85,6 @@ class MaxUtilization(Policy):
 
     admit = staticmethod(_admit)
 
-    def new_memory(self) -> NDArray[np.float64]:
+    def new_memory(self) -> FloatArray:
         """Iterations for which prompts have been held."""
         return np.zeros(1)

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray
 from fluidgate.kernel import kernel
-from fluidgate.policies.pacing import MEMORY_SLACK, accrue, blocks_for_next_step, blocks_short, pause_for_memory
+from fluidgate.policies.parts.pacing import MEMORY_SLACK, accrue, blocks_for_next_step, blocks_short, pause_for_memory
 from fluidgate.policies.protocol import ADMITTED, MANY, Policy
 from fluidgate.policies.registry import policy
 
@@ -154,7 +154,7 @@ class NestedWait(Policy):
         """Only to the letter."""
         return self.strict
 
-    def new_memory(self) -> NDArray[np.float64]:
+    def new_memory(self) -> FloatArray:
         """The iteration the credit was last reckoned at, and the credit."""
         return np.array([0.0, 1.0])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fluidgate.kernel import kernel
-from fluidgate.policies.blocks import blocks_for
+from fluidgate.policies.parts.blocks import blocks_for
 from fluidgate.policies.protocol import MANY, Policy
 from fluidgate.policies.registry import policy
 

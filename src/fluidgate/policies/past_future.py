@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray
 from fluidgate.kernel import kernel
-from fluidgate.policies.lookahead import seats_of
+from fluidgate.policies.parts.lookahead import seats_of
 from fluidgate.policies.protocol import FINISHED, MANY, Policy
 from fluidgate.policies.registry import policy
 
@@ -182,7 +182,7 @@ class PastFuture(Policy):
     admit = staticmethod(_admit)
     observe = staticmethod(_observe)
 
-    def new_memory(self) -> NDArray[np.float64]:
+    def new_memory(self) -> FloatArray:
         """The window, filled with the quantiles in turn, and room to sort residents."""
         came = np.resize(np.array(self.output_quantiles, dtype=np.float64), int(self.window))
         return np.concatenate(([0.0], came, np.sort(came), np.zeros(2 * int(self.seats))))

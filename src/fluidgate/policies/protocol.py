@@ -22,8 +22,8 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,16 +75,16 @@ class View(NamedTuple):
     block_size: int
     token_budget: int
     max_num_seqs: int
-    residents: NDArray[np.int64]
-    waiting_head: NDArray[np.int64]
-    waiting_count: NDArray[np.int64]
-    next_waiting: NDArray[np.int64]
-    arrival_s: NDArray[np.float64]
-    prompt_tokens: NDArray[np.int64]
-    generated_tokens: NDArray[np.int64]
-    computed_tokens: NDArray[np.int64]
-    output_tokens: NDArray[np.int64]
-    class_id: NDArray[np.int64]
+    residents: IntArray
+    waiting_head: IntArray
+    waiting_count: IntArray
+    next_waiting: IntArray
+    arrival_s: FloatArray
+    prompt_tokens: IntArray
+    generated_tokens: IntArray
+    computed_tokens: IntArray
+    output_tokens: IntArray
+    class_id: IntArray
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Policy:
         """The policy with its parameters set by the fluid plan; `overrides` are the user's own values."""
         return cls(**overrides)
 
-    def pack(self) -> NDArray[np.float64]:
+    def pack(self) -> FloatArray:
         """All parameters in one float array, in field order; a tuple is preceded by its length."""
         packed: list[float] = []
         for field in fields(self):
@@ -134,7 +134,7 @@ class Policy:
             packed += [len(value), *value] if isinstance(value, tuple) else [value]
         return np.array(packed, dtype=np.float64)
 
-    def new_memory(self) -> NDArray[np.float64]:
+    def new_memory(self) -> FloatArray:
         """A fresh array of what the policy learns during one run."""
         return np.zeros(1)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fluidgate.policies.pacing import accrue
+from fluidgate.arrays import FloatArray
+from fluidgate.policies.parts.pacing import accrue
 from fluidgate.policies.protocol import ADMITTED, MANY, Policy
 from fluidgate.policies.registry import policy
 
@@ -47,7 +47,7 @@ class RateLimited(Policy):
     admit = staticmethod(_admit)
     observe = staticmethod(_observe)
 
-    def new_memory(self) -> NDArray[np.float64]:
+    def new_memory(self) -> FloatArray:
         """The credit, and the iteration it was last reckoned at; the first request enters at once."""
         return np.array([1.0, 0.0])
 

@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import FloatArray
 from fluidgate.kernel import kernel
-from fluidgate.policies.blocks import blocks_for
+from fluidgate.policies.parts.blocks import blocks_for
 from fluidgate.policies.protocol import ARRIVED, FINISHED, MANY, PREEMPTED, Policy
 from fluidgate.policies.registry import policy
 
@@ -127,7 +127,7 @@ class SGLang(Policy):
     admit = staticmethod(_admit)
     observe = staticmethod(_observe)
 
-    def new_memory(self) -> NDArray[np.float64]:
+    def new_memory(self) -> FloatArray:
         """The ratio, its iteration, whether someone was evicted since, requests present, and when the last one left."""
         first = min(INIT_RATIO * self.conservativeness, 1.0)
         return np.array([first, _UNKNOWN, 0.0, 0.0, -np.inf])

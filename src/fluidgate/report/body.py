@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluidgate.experiments import Comparison, Frontier
-from fluidgate.fluid.verdict import percent
 from fluidgate.report import figures, pictures
 from fluidgate.report.controls import controls
 from fluidgate.report.deployment import Deployment, deployment
@@ -15,6 +13,8 @@ from fluidgate.report.losses import parts_legend
 from fluidgate.report.over_time import stage_legend
 from fluidgate.report.sections import answer, compared, made, plan, section, stability_strip
 from fluidgate.report.svg import legend
+from fluidgate.runs import Comparison, Frontier
+from fluidgate.words import percent
 
 CONTENTS = (
     ("plan", "Plan"),

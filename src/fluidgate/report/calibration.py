@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fluidgate.fluid.verdict import number, percent
-from fluidgate.hardware import CalibrationReport, QueriedHardware, StepPoints
+from fluidgate.arrays import BoolArray, FloatArray
+from fluidgate.calibration import CalibrationReport, QueriedHardware, StepPoints
 from fluidgate.hardware.fit import COEFFICIENTS
 from fluidgate.report.axes import Axis, frame, svg
 from fluidgate.report.html import Html, tag
 from fluidgate.report.svg import colour
+from fluidgate.words import number, percent
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from rich.table import Table
 
-    from fluidgate.hardware.step_grid import FloatArray
 
 SIZE, LEFT, RIGHT, TOP, FOOT = 420.0, 58.0, 14.0, 26.0, 60.0
 MOST_POINTS = 2000
@@ -97,7 +95,7 @@ def grid_figure(queried: QueriedHardware) -> Html:
 
 
 def _steps_figure(
-    points: StepPoints, modelled_s: FloatArray, outlier: NDArray[np.bool_], labels: tuple[str, str], alt: str
+    points: StepPoints, modelled_s: FloatArray, outlier: BoolArray, labels: tuple[str, str], alt: str
 ) -> Html:
     measured_ms, modelled_ms = points.duration_s * 1e3, modelled_s * 1e3
     low, high = min(measured_ms.min(), modelled_ms.min()) / 1.1, max(measured_ms.max(), modelled_ms.max()) * 1.1

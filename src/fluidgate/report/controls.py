@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluidgate.experiments import Comparison
-from fluidgate.fluid.verdict import percent
 from fluidgate.report.figures import policies
 from fluidgate.report.html import Html, tag
 from fluidgate.report.svg import marker
+from fluidgate.runs import Comparison
+from fluidgate.words import percent
 
 
 def controls(comparison: Comparison) -> Html:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fluidgate.experiments import Comparison
 from fluidgate.report.html import Html, join, tag
 from fluidgate.report.recommend import recommend
 from fluidgate.report.words import load_title
+from fluidgate.runs import Comparison
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import os
 import re
 from pathlib import Path
 
-from fluidgate.experiments import Comparison
 from fluidgate.output import make_folder, write_text
 from fluidgate.report.html import Html
 from fluidgate.report.pictures import all_figures
 from fluidgate.report.template import CHART_STYLE, LIGHT
+from fluidgate.runs import Comparison
 
 FONT = "svg { background: #fff; font-family: system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; }"
 

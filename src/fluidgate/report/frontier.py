@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from fluidgate.experiments import Frontier, StableRate
-from fluidgate.fluid.verdict import number, percent
+from fluidgate.runs import Frontier, StableRate
+from fluidgate.words import number, percent
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from math import isfinite
 
-from fluidgate.experiments import Cell, Comparison, Scenario
-from fluidgate.fluid.verdict import percent
 from fluidgate.report.axes import svg
 from fluidgate.report.html import Html, tag
 from fluidgate.report.words import load_title, short
+from fluidgate.runs import Cell, Comparison, Scenario
+from fluidgate.words import percent
 
 PARTS = (
     ("fluid_efficiency", "fluid bound", "bound"),

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import nan
 
-from fluidgate.experiments import Cell, Comparison, Scenario
 from fluidgate.fluid import residents_by_stage, stage_edges
-from fluidgate.fluid.verdict import number, percent
 from fluidgate.metrics import Timeline
 from fluidgate.report.figures import policies
 from fluidgate.report.html import Html, tag
 from fluidgate.report.plots import Level, Line, distributions, envelope, lines_over_time, shade, stack
 from fluidgate.report.words import duration
+from fluidgate.runs import Cell, Comparison, Scenario
+from fluidgate.words import number, percent
 
 DISTRIBUTIONS = {
     "ttft_s": "TTFT: time to the first token",

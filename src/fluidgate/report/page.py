@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fluidgate.errors import InputError
-from fluidgate.experiments import Comparison, Frontier
 from fluidgate.output import write_text
 from fluidgate.report.body import contents, sections
 from fluidgate.report.deployment import Deployment
 from fluidgate.report.html import join
 from fluidgate.report.script import SCRIPT
 from fluidgate.report.template import PAGE, STYLE
+from fluidgate.runs import Comparison, Frontier
+from fluidgate.version import version
 
 
 def write_report(
@@ -51,7 +52,6 @@ def render(
     frontier: Frontier | None = None,
 ) -> str:
     """The page as text."""
-    from fluidgate import __version__
 
     title = f"{comparison.workload_name} on {comparison.hardware.name}"
     policies = len({cell.policy for cell in comparison.cells})
@@ -63,8 +63,8 @@ def render(
         title=join([title]),
         subtitle=join([subtitle]),
         style=STYLE,
-        version=__version__,
+        version=version(),
         contents=contents(),
-        sections="\n".join(sections(comparison, __version__, command, deployments, frontier)),
+        sections="\n".join(sections(comparison, version(), command, deployments, frontier)),
         script=SCRIPT,
     )

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import IntArray
 from fluidgate.engine import RunRecords, StepRecords
 from fluidgate.errors import InputError
 from fluidgate.metrics import batch_entries, evictions
 from fluidgate.output import replacing
 
 Event = dict[str, Any]
-Ints = NDArray[np.int64]
 
 ENGINE, REQUESTS = 1, 2
 """Process numbers: the engine's iterations and counters, and the requests, a thread each."""
@@ -37,7 +36,7 @@ def write_perfetto(
 
     Args:
         records: of a run with `record="decisions"`.
-        about: JSON-ready values to keep with the trace (`otherData`), such as `experiments.provenance`.
+        about: JSON-ready values to keep with the trace (`otherData`), such as `runs.provenance`.
 
     Raises:
         InputError: a run without decisions, or the file cannot be written.
@@ -103,7 +102,7 @@ def _requests(records: RunRecords, most: int) -> Iterator[Event]:
 
 
 def _spans(
-    records: RunRecords, row: int, iterations: Ints, tokens: Ints, evicted: Ints
+    records: RunRecords, row: int, iterations: IntArray, tokens: IntArray, evicted: IntArray
 ) -> Iterator[tuple[str, float, float]]:
     """Name, start and end of each phase of a request, end to end from its arrival on."""
     steps = _steps(records)

@@ -6,9 +6,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fluidgate.experiments import Comparison, Scenario
-from fluidgate.experiments.policy_runs import MOST_TOKENS
-from fluidgate.fluid.verdict import percent
 from fluidgate.report.controls import choice
 from fluidgate.report.figures import kv_bars, metric_bars, policies, throughput_latency
 from fluidgate.report.html import Html, join, tag
@@ -23,6 +20,9 @@ from fluidgate.report.over_time import (
     watched,
 )
 from fluidgate.report.words import load_title
+from fluidgate.runs import Comparison, Scenario
+from fluidgate.runs.policy_runs import MOST_TOKENS
+from fluidgate.words import percent
 
 NOT_WATCHED = join(
     [

@@ -8,11 +8,11 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from fluidgate.fluid.verdict import number
 from fluidgate.report.axes import Axis, Format, frame, svg
 from fluidgate.report.html import Html, join, tag
 from fluidgate.report.svg import colour
 from fluidgate.report.words import duration
+from fluidgate.words import number
 
 WIDTH, LEFT, RIGHT, TOP, FOOT = 340.0, 42.0, 8.0, 24.0, 36.0
 TALL, LOW = 205.0, 175.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import isfinite, isnan
 
-from fluidgate.experiments import Cell, Comparison, Scenario
-from fluidgate.fluid.verdict import percent
 from fluidgate.metrics import METRICS, mean_interval, paired_difference
 from fluidgate.report.words import listed, measured, unfinished
+from fluidgate.runs import Cell, Comparison, Scenario
+from fluidgate.words import percent
 
 SELDOM_FULL = 0.01
 """KV above 90% for less than this share of the busy time leaves a memory gate next to nothing to decide."""

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from itertools import groupby
 from math import isfinite
 
-from fluidgate.experiments import Cell, Comparison, Scenario
-from fluidgate.fluid.verdict import percent
 from fluidgate.hardware import Hardware
 from fluidgate.metrics import METRICS, Interval, PairedDifference
 from fluidgate.report.html import Html, tag
 from fluidgate.report.judge import judge
 from fluidgate.report.recommend import Recommendation, recommend, rule
 from fluidgate.report.words import load_title, stability, unfinished
+from fluidgate.runs import Cell, Comparison, Scenario
+from fluidgate.words import percent
 
 COMPARED = (
     "mean_ttft_ms",

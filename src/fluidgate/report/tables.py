@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from fluidgate.experiments import Cell, Comparison
 from fluidgate.fluid import FluidPlan
-from fluidgate.fluid.verdict import number, percent
 from fluidgate.report.judge import judge
 from fluidgate.report.words import load_title, stability, unfinished
+from fluidgate.runs import Cell, Comparison
+from fluidgate.words import number, percent
 
 if TYPE_CHECKING:
     from rich.table import Table

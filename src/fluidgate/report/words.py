@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite
 
-from fluidgate.experiments import Cell, Scenario
-from fluidgate.fluid.verdict import number, percent
 from fluidgate.metrics import METRICS
+from fluidgate.runs import Cell, Scenario
+from fluidgate.words import number, percent
 
 
 def measured(key: str, value: float) -> str:

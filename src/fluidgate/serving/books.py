@@ -8,14 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import NONE, FloatArray, IntArray
 from fluidgate.kernel import entry_kernel
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-NONE = -1
 FIRST_ROWS = 1024
 
 COLUMNS = (
@@ -162,7 +158,13 @@ class Books:
 
 @entry_kernel
 def book_tokens(
-    now_s: float, rows: Ints, tokens: Ints, prompt: Ints, generated: Ints, computed: Ints, last_token_s: Floats
+    now_s: float,
+    rows: IntArray,
+    tokens: IntArray,
+    prompt: IntArray,
+    generated: IntArray,
+    computed: IntArray,
+    last_token_s: FloatArray,
 ) -> tuple[int, float, int]:
     """Advance the scheduled requests; returns (tokens computed, longest gap between two tokens, first tokens).
 

@@ -15,18 +15,19 @@ from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from fluidgate.arrays import NONE
 from fluidgate.engine import EngineConfig, Record, RunRecords, loop
 from fluidgate.engine import state as layout
 from fluidgate.engine.compiled import load_program
 from fluidgate.engine.kv_cache import Cache
 from fluidgate.engine.run import run_program
-from fluidgate.engine.state import NONE, State
+from fluidgate.engine.state import State
 from fluidgate.engine.step import evict, put_in_batch, seat
 from fluidgate.errors import InputError
-from fluidgate.experiments import plan_for
 from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy, make_policy
+from fluidgate.runs import plan_for
 from fluidgate.serving.versions import EQUAL_VERSIONS, public
 from fluidgate.workload import Workload
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from fluidgate.errors import InputError
-from fluidgate.fluid.verdict import number, percent
 from fluidgate.policies import ConcurrencyCap, Greedy, Watermark
 from fluidgate.serving.planfile import PlanFile
 from fluidgate.serving.versions import FLAG_SINCE, NEWEST, Release
+from fluidgate.words import number, percent
 
 Form = Literal["plugin", "stock"]
 

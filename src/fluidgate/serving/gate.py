@@ -12,6 +12,7 @@ from math import inf
 
 import numpy as np
 
+from fluidgate.arrays import NONE
 from fluidgate.engine.compiled import load_program, new_params
 from fluidgate.engine.loop import HAS_ADMIT, HAS_ADVANCE, HAS_CLASSIFY, HAS_OBSERVE, NO_LIMIT
 from fluidgate.policies import Policy
@@ -26,7 +27,7 @@ from fluidgate.policies.protocol import (
     Request,
     View,
 )
-from fluidgate.serving.books import FIRST_ROWS, NONE, Books, book_tokens
+from fluidgate.serving.books import FIRST_ROWS, Books, book_tokens
 
 
 @dataclass(frozen=True)

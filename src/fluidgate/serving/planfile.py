@@ -22,15 +22,14 @@ from pydantic import (
     model_validator,
 )
 
-from fluidgate import __version__
 from fluidgate.bounds import MOST_BLOCK_SIZE, MOST_COUNT, MOST_KV_TOKENS, MOST_NUMBER
 from fluidgate.errors import InputError
-from fluidgate.fluid.verdict import number
 from fluidgate.hardware._json import read_object
 from fluidgate.output import write_text
 from fluidgate.policies import Policy, policy_class
 from fluidgate.serving.labels import Classes
-from fluidgate.words import has_control, shown
+from fluidgate.version import version
+from fluidgate.words import has_control, number, shown
 
 if TYPE_CHECKING:
     from fluidgate.engine import EngineConfig
@@ -226,7 +225,7 @@ class PlanFile(_Section):
             raise InputError(f"{type(policy).__name__} is not the policy registered as {policy.name!r}; register it")
         try:
             file = cls(
-                fluidgate=__version__,
+                fluidgate=version(),
                 policy=policy.name,
                 parameters={field.name: _plain(getattr(policy, field.name)) for field in fields(policy)},
                 model=model or ServedModel(),
@@ -389,12 +388,12 @@ def _refuse_other_formats(values: dict[str, Any], path: Path | str) -> None:
             f"{path}: is not a plan for a server: its 'format' is {found}, not {FORMAT!r}; {_AGAIN} "
             "(--format json and --output-dir write a report, which no server reads)"
         )
-    version = values.get("version")
-    if type(version) is not int or version != VERSION:
+    given = values.get("version")
+    if type(given) is not int or given != VERSION:
         writer = f"{values.get('fluidgate', '(unknown)')!s:.40}"
         raise InputError(
-            f"{path}: 'version' = {shown(version)} was written by fluidgate {writer}; this is "
-            f"fluidgate {__version__}, which reads version {VERSION}: install the fluidgate that wrote it, or {_AGAIN}"
+            f"{path}: 'version' = {shown(given)} was written by fluidgate {writer}; this is "
+            f"fluidgate {version()}, which reads version {VERSION}: install the fluidgate that wrote it, or {_AGAIN}"
         )
 
 

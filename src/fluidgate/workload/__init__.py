@@ -1,7 +1,7 @@
 """Requests: arrival times, lengths, classes, shared prefixes; where they come from."""
 
 from fluidgate.workload.arrivals import MMPP2, AllAtOnce, ArrivalProcess, Cox, Gamma, Poisson
-from fluidgate.workload.core import FloatArray, IntArray, Workload
+from fluidgate.workload.core import Workload
 from fluidgate.workload.formats import FORMATS, detect_format, read_trace, write_mooncake, write_vidur
 from fluidgate.workload.lengths import (
     Discrete,

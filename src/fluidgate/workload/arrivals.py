@@ -13,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray
 from fluidgate.errors import InputError
-from fluidgate.workload.core import FloatArray
 
 
 class ArrivalProcess(Protocol):

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidgate.arrays import BoolArray, FloatArray, IntArray
 from fluidgate.bounds import MOST_COUNT, MOST_RATE, MOST_SECONDS, check_name
 from fluidgate.errors import InputError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +92,7 @@ class Workload:
         if len(self.prefix_ids) and self.prefix_block_tokens < 1:
             raise InputError(f"{self.name}: prefix_ids need prefix_block_tokens, the tokens per prefix block")
 
-    def _refuse_where(self, bad: NDArray[np.bool_], column: str, why: str) -> None:
+    def _refuse_where(self, bad: BoolArray, column: str, why: str) -> None:
         if bad.any():
             i = int(np.argmax(bad))
             raise InputError(f"{self.name}: request {i}: {column} = {getattr(self, column)[i]} {why}")
@@ -140,7 +138,7 @@ class Workload:
             raise InputError(f"rate scale {rate_scale:g} stretches {self.name} beyond 272 years; take a larger one")
         return self.with_(arrival_s=self.arrival_s / rate_scale, name=f"{self.name} ×{rate_scale:g}")
 
-    def take(self, index: IntArray | NDArray[np.bool_] | slice) -> Workload:
+    def take(self, index: IntArray | BoolArray | slice) -> Workload:
         """The requests at `index` (kept in order of arrival), with times counted from the first of them."""
         rows = np.sort(np.arange(len(self))[index])
         if len(rows) == 0:

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.errors import InputError
-from fluidgate.workload.core import FloatArray, IntArray
 
 # Above every context length in use; it bounds the sum that gives a mixture's mean.
 DEFAULT_HIGH_TOKENS = 131_072

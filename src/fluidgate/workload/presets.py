@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray
 from fluidgate.bounds import LEAST_RATE, MOST_RATE, MOST_REQUESTS, check_number
 from fluidgate.errors import InputError
 from fluidgate.workload._random import random_streams
 from fluidgate.workload.arrivals import MMPP2, ArrivalProcess, Cox, Poisson
-from fluidgate.workload.core import FloatArray, Workload
+from fluidgate.workload.core import Workload
 from fluidgate.workload.lengths import Independent, JointLengths, JointMixture, Lengths, Types, max_entropy
 
 

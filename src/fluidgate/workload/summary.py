@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fluidgate.workload.core import FloatArray, IntArray, Workload
+from fluidgate.arrays import FloatArray, IntArray
+from fluidgate.workload.core import Workload
 
 WINDOWS_S = (1, 10, 60)
 # Fewer windows say nothing about a variance.

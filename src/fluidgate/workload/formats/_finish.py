@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import BoolArray, FloatArray, IntArray
 from fluidgate.errors import InputError
-from fluidgate.workload.core import FloatArray, IntArray, Workload
+from fluidgate.workload.core import Workload
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -65,9 +65,7 @@ def finish(
     return workload, f"{path.name}: {'; '.join(said)}"
 
 
-def drop_failed(
-    path: Path, failed: str, bad: NDArray[np.bool_], where: str, why: str
-) -> tuple[NDArray[np.bool_], list[str]]:
+def drop_failed(path: Path, failed: str, bad: BoolArray, where: str, why: str) -> tuple[BoolArray, list[str]]:
     """The requests to keep and what to say about it, or an error at the first bad one.
 
     Args:

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.bounds import MOST_COUNT, MOST_SECONDS
 from fluidgate.errors import InputError
 from fluidgate.words import has_control, shown
-from fluidgate.workload.core import FloatArray, IntArray
 from fluidgate.workload.formats._files import read_text, refuse
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 2199

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fluidgate.arrays import BoolArray, FloatArray, IntArray
 from fluidgate.bounds import MOST_COUNT, MOST_SECONDS
 from fluidgate.errors import InputError
 from fluidgate.jsonfile import DuplicateKey, decode
 from fluidgate.words import has_control, shown
 from fluidgate.workload._random import random_streams
-from fluidgate.workload.core import FloatArray, IntArray, Workload
+from fluidgate.workload.core import Workload
 from fluidgate.workload.formats._files import read_text, refuse, write_text
 from fluidgate.workload.formats._finish import finish
 
@@ -179,7 +179,7 @@ def _classes(path: Path, rows: Rows) -> tuple[IntArray, tuple[str, ...]] | None:
     return np.array([index[name] for name in found], np.int64), names  # type: ignore[return-value]
 
 
-def _refuse_where(path: Path, rows: Rows, key: str, bad: NDArray[np.bool_], why: str) -> None:
+def _refuse_where(path: Path, rows: Rows, key: str, bad: BoolArray, why: str) -> None:
     if bad.any():
         number = int(np.argmax(bad))
         refuse(path, number + 1, f"{key} = {shown(rows[number][key])} {why}")

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray
 from fluidgate.bounds import MOST_COUNT, MOST_SECONDS
 from fluidgate.errors import InputError
 from fluidgate.words import shown
-from fluidgate.workload.core import FloatArray, Workload
+from fluidgate.workload.core import Workload
 from fluidgate.workload.formats._files import read_json
 from fluidgate.workload.formats._finish import drop_failed, finish
 

@@ -1,0 +1,135 @@
+"""`RunningServer`: what a vLLM server says of itself before it is measured. The names are those of vLLM 0.32."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from fluidgate.errors import InputError
+from fluidgate.vllm_metrics import Scrape, fetch
+from fluidgate.vllm_metrics.address import DEADLINE_S, Address
+
+MOST_BYTES = 2**20
+"""Of a list of models; adapters are in it."""
+
+MOST_TOKENS = 10**12
+"""A longest request above this is none that anybody measures."""
+
+NEEDED = (
+    "iteration_tokens_total",
+    "time_to_first_token_seconds",
+    "request_prompt_tokens",
+    "request_generation_tokens",
+)
+"""Histograms without which steps cannot be told."""
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A vLLM server with one idle engine.
+
+    Attributes:
+        url: its address, without a path.
+        model: the name that requests give.
+        tokenizer: where the model, and its tokenizer with it, was loaded from.
+        max_model_len: most tokens of a request, prompt and output.
+        num_gpu_blocks, block_size: its KV memory; one block is the null block.
+        authorization: what lets us in; never shown.
+    """
+
+    url: str
+    model: str
+    tokenizer: str
+    max_model_len: int
+    num_gpu_blocks: int
+    block_size: int
+    authorization: str | None = field(default=None, repr=False)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache holds."""
+        return (self.num_gpu_blocks - 1) * self.block_size
+
+    def scrape(self) -> Scrape:
+        """Its metrics now."""
+        return fetch(Address(self.url, self.authorization))
+
+
+def look_at(url: str, *, api_key: str | None = None, deadline_s: float = DEADLINE_S) -> RunningServer:
+    """The server at an address.
+
+    Args:
+        url: `http://HOST:PORT`; user and password may stand before the host.
+        api_key: that the server asks for.
+        deadline_s: for each of the two pages that are read.
+
+    Raises:
+        InputError: it is not vLLM, has several engines, is at work, decodes speculatively, or does not say what is
+            needed.
+    """
+    address = Address.of(url, api_key)
+    scrape = fetch(address, deadline_s=deadline_s)
+    base = address.at("").url
+    _refuse(scrape, base)
+    blocks, size = scrape.count("num_gpu_blocks") or 0, scrape.count("block_size") or 0
+    if blocks < 2 or size < 1:
+        raise InputError(
+            f"{base}: does not state num_gpu_blocks and block_size in vllm:cache_config_info, so the size of the KV "
+            "cache is unknown; calibrate from measured steps instead: `fluidgate calibrate steps`"
+        )
+    model = _first_model(address.at("/v1/models"), deadline_s)
+    return RunningServer(
+        url=base,
+        model=model["id"],
+        tokenizer=model.get("root") or model["id"],
+        max_model_len=model["max_model_len"],
+        num_gpu_blocks=blocks,
+        block_size=size,
+        authorization=address.authorization,
+    )
+
+
+def _refuse(scrape: Scrape, base: str) -> None:
+    engines = len(scrape.moments())
+    if engines > 1:
+        raise InputError(
+            f"{base}: has {engines} data-parallel engines, whose steps cannot be told apart; calibrate a server with "
+            "one of them, with --data-parallel-size 1"
+        )
+    for name in NEEDED:
+        if scrape.histogram(name) is None:
+            raise InputError(f"{base}: has no vllm:{name}; fluidgate reads the names of vLLM 0.32")
+    if "vllm:spec_decode_num_drafts_total" in scrape:
+        raise InputError(
+            f"{base}: decodes speculatively, so that tokens do not tell steps; start it without --speculative-config"
+        )
+    at_work = scrape.in_system()
+    if at_work:
+        raise InputError(
+            f"{base}: {at_work:g} requests run or wait there; calibrate a server that serves nobody else meanwhile"
+        )
+
+
+def _first_model(address: Address, deadline_s: float) -> dict[str, Any]:
+    """The base model; adapters come after it."""
+    page = address.get("application/json", deadline_s=deadline_s, most_bytes=MOST_BYTES)
+    try:
+        model = json.loads(page)["data"][0]
+        if _is_model(model):
+            return dict(model)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise InputError(
+        f"{address.url}: is not a list of models with their max_model_len; fluidgate reads the answers of vLLM"
+    )
+
+
+def _is_model(model: dict[str, Any]) -> bool:
+    """Its names go into a command line and a file, its length into a load."""
+    names, longest = [model["id"], model.get("root") or model["id"]], model["max_model_len"]
+    return (
+        all(isinstance(name, str) and name.strip() and name.isprintable() and name[0] != "-" for name in names)
+        and type(longest) is int
+        and 0 < longest <= MOST_TOKENS
+    )

@@ -1,0 +1,35 @@
+"""A server's log to `Facts`."""
+
+from __future__ import annotations
+
+from fluidgate.doctor.facts import Facts
+from fluidgate.vllm_metrics.log import read_log
+from fluidgate.words import number
+
+NO_PREEMPTIONS = (
+    "Cannot tell preemptions: vLLM 0.32 forgets their number before it logs it. Scrape /metrics instead: "
+    "`fluidgate doctor http://HOST:8000`."
+)
+NO_LENGTHS = (
+    "Cannot tell the lengths of requests, nor the stability boundary: a log has neither. Scrape /metrics instead."
+)
+
+
+def facts_of_log(text: str, where: str) -> Facts:
+    """What a server's log says.
+
+    Raises:
+        InputError: no line of statistics, one that cannot be read, or the logs of several runs in one file.
+    """
+    log = read_log(text, where)
+    over = f" over {number(log.window_s)} s" if log.window_s else ""
+    return Facts(
+        source=f"{where}, {len(log.moments)} lines of statistics{over}",
+        moments=log.moments,
+        window_s=log.window_s,
+        preemptions=None if log.preemptions is None else float(log.preemptions),
+        kv_tokens=log.kv_tokens,
+        max_num_seqs=log.max_num_seqs,
+        max_num_batched_tokens=log.max_num_batched_tokens,
+        notes=(*(() if log.preemptions is not None else (NO_PREEMPTIONS,)), NO_LENGTHS),
+    )

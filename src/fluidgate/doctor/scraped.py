@@ -1,0 +1,143 @@
+"""One page of a vLLM server's metrics, or two, to `Facts`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fluidgate.doctor.facts import Facts, GateFacts
+from fluidgate.errors import InputError
+from fluidgate.vllm_metrics.histogram import Histogram, went_backwards
+from fluidgate.vllm_metrics.scrape import CONFIG, FINISHED, PREEMPTIONS, Scrape
+
+LENGTHS = ("request_prompt_tokens", "request_generation_tokens")
+HISTOGRAMS = (
+    *LENGTHS,
+    "iteration_tokens_total",
+    "time_to_first_token_seconds",
+    "inter_token_latency_seconds",
+    "request_queue_time_seconds",
+    "request_prefill_time_seconds",
+)
+FEWEST_REQUESTS = 30
+"""With fewer finished between two scrapes the law of lengths is taken from the whole run."""
+
+
+def facts_of(
+    scrape: Scrape, earlier: Scrape | None = None, apart_s: float | None = None, between: Sequence[Scrape] = ()
+) -> Facts:
+    """What a scrape says since the server's start, or two scrapes about the time between them.
+
+    Args:
+        earlier: a scrape of the same run, taken before.
+        apart_s: seconds between the two; None if unknown, so that nothing can be said per second.
+        between: scrapes in between, of which only the moments count.
+
+    Raises:
+        InputError: a counter fell between the scrapes, or they are of different servers.
+    """
+    later = _Window(scrape, earlier)
+    histograms = later.histograms()
+    scrapes = (*((earlier,) if earlier else ()), *between, scrape)
+    prompt_tokens = later.added("vllm:prompt_tokens_by_source_total", source="local_compute")
+    if "vllm:prompt_tokens_by_source_total" not in scrape:
+        prompt_tokens = later.added("vllm:prompt_tokens_total")
+    finished = later.added(FINISHED)
+    grown = scrape.in_system() - (earlier.in_system() if earlier else 0.0)
+    facts = Facts(
+        source=_source(scrape, earlier, apart_s),
+        moments=tuple(moment for one in scrapes for moment in one.moments()),
+        window_s=apart_s if earlier else scrape.age_s(),
+        arrivals=max(0.0, finished + grown),
+        finished=finished,
+        preemptions=later.added(PREEMPTIONS),
+        computed_tokens=prompt_tokens + later.added("vllm:generation_tokens_total"),
+        histograms=histograms,
+        prefix_queries=later.added("vllm:prefix_cache_queries_total"),
+        prefix_hits=later.added("vllm:prefix_cache_hits_total"),
+        gate=_gate(scrape, later),
+        notes=later.notes,
+    )
+    return _with_settings(facts, scrape)
+
+
+class _Window:
+    """What the counters of two scrapes added between them; with one, since the start."""
+
+    def __init__(self, scrape: Scrape, earlier: Scrape | None) -> None:
+        self.scrape, self.earlier = scrape, earlier
+        self.notes: tuple[str, ...] = ()
+        if earlier is not None and earlier.models != scrape.models:
+            names = f"{', '.join(earlier.models)} and {', '.join(scrape.models)}"
+            raise InputError(f"{earlier.where}, {scrape.where}: are of two servers ({names}); scrape one server twice")
+
+    def added(self, name: str, **labels: str) -> float:
+        """How much a counter grew."""
+        now = self.scrape.total(name, **labels)
+        if self.earlier is None:
+            return now
+        before = self.earlier.total(name, **labels)
+        if now < before:
+            raise InputError(went_backwards(name, before, now))
+        return now - before
+
+    def histograms(self) -> dict[str, Histogram]:
+        found = {}
+        for name in HISTOGRAMS:
+            now = self.scrape.histogram(name)
+            before = self.earlier.histogram(name) if self.earlier else None
+            if now is not None:
+                found[name] = now if before is None else now.since(before, f"vllm:{name}")
+        few = self.earlier is not None and any(found[name].count < FEWEST_REQUESTS for name in LENGTHS if name in found)
+        if few:
+            whole = {name: self.scrape.histogram(name) for name in LENGTHS}
+            found |= {name: one for name, one in whole.items() if one is not None}
+            self.notes += (
+                f"Fewer than {FEWEST_REQUESTS} requests finished between the scrapes: the lengths are those of the "
+                "whole run. Scrapes further apart show the present ones.",
+            )
+        return found
+
+
+def _source(scrape: Scrape, earlier: Scrape | None, apart_s: float | None) -> str:
+    if earlier is None:
+        return f"{scrape.where}, since the server's start"
+    between = "" if apart_s is None else f" {apart_s:g} s apart"
+    return (
+        f"{scrape.where}, two scrapes{between}"
+        if earlier.where == scrape.where
+        else (f"{earlier.where} and {scrape.where}{',' if between else ''}{between}")
+    )
+
+
+def _gate(scrape: Scrape, window: _Window) -> GateFacts | None:
+    if "fluidgate_fallbacks_total" not in scrape:
+        return None
+    return GateFacts(
+        fallbacks=scrape.total("fluidgate_fallbacks_total"),
+        held=scrape.total("fluidgate_held_requests"),
+        computed_tokens=window.added("fluidgate_computed_tokens_total"),
+        recomputed_tokens=window.added("fluidgate_recomputed_tokens_total"),
+        longest_silence_s=scrape.highest("fluidgate_longest_silence_seconds"),
+        predicted_peak=scrape.highest("fluidgate_predicted_peak_kv_share"),
+    )
+
+
+def _with_settings(facts: Facts, scrape: Scrape) -> Facts:
+    """What `cache_config_info` states; its labels are texts, and a version may leave any of them out."""
+    num_gpu_blocks, block_size = scrape.count("num_gpu_blocks"), scrape.count("block_size")
+    share, caching = scrape.setting("gpu_memory_utilization"), scrape.setting("enable_prefix_caching")
+    try:
+        gpu_memory_utilization = share and float(share)
+    except ValueError:
+        raise InputError(f"{scrape.where}: {CONFIG} holds a label that is no number; scrape the page again") from None
+    known = replace(
+        facts,
+        gpu_memory_utilization=gpu_memory_utilization or None,
+        prefix_caching=None if caching is None else caching == "True",
+        kv_cache_dtype=scrape.setting("cache_dtype"),
+    )
+    if not num_gpu_blocks or not block_size:
+        note = f"The page does not state the size of the KV cache ({CONFIG}): give --num-gpu-blocks and --block-size."
+        return replace(known, notes=(*known.notes, note))
+    return known.with_kv(num_gpu_blocks, block_size)

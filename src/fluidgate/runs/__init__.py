@@ -1,0 +1,29 @@
+"""Runs made of the rooms below: one simulation, policies compared, and many jobs over processes or Ray."""
+
+from fluidgate.runs.comparison import DEFAULT_POLICIES, Cell, Comparison, Scenario, compare, repeated
+from fluidgate.runs.export import comparison_provenance, provenance, rows, write_csv, write_parquet, write_table
+from fluidgate.runs.frontier import FRONTIER_POLICIES, Frontier, StableRate, frontier
+from fluidgate.runs.jobs import run_jobs
+from fluidgate.runs.simulation import plan_for, simulate
+
+__all__ = [
+    "DEFAULT_POLICIES",
+    "FRONTIER_POLICIES",
+    "Cell",
+    "Comparison",
+    "Frontier",
+    "Scenario",
+    "StableRate",
+    "compare",
+    "comparison_provenance",
+    "frontier",
+    "plan_for",
+    "provenance",
+    "repeated",
+    "rows",
+    "run_jobs",
+    "simulate",
+    "write_csv",
+    "write_parquet",
+    "write_table",
+]

@@ -1,0 +1,251 @@
+"""`compare`: policies side by side on the same requests, near and past the stability boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fluidgate.engine import EngineConfig, Fleet
+from fluidgate.errors import InputError
+from fluidgate.fluid import FluidPlan, stage_edges
+from fluidgate.hardware import Hardware
+from fluidgate.metrics import (
+    METRICS,
+    Interval,
+    PairedDifference,
+    Slo,
+    Summary,
+    Timeline,
+    aggregate,
+    paired_difference,
+)
+from fluidgate.policies import make_policy
+from fluidgate.runs.export import comparison_provenance
+from fluidgate.runs.jobs import run_jobs
+from fluidgate.runs.policy_runs import PolicyRun, PolicyRuns, TimelineRun, TimelineRuns, load_policies_once
+from fluidgate.runs.result_shape import shape_of
+from fluidgate.runs.simulation import plan_for
+from fluidgate.workload import Synthetic, Workload, generate, resample
+
+DEFAULT_POLICIES = ("greedy", "watermark", "concurrency-cap", "rate-limited", "wait", "nested-wait", "fluid")
+
+
+@dataclass(frozen=True, eq=False)
+class Scenario:
+    """One load: the repeats' workloads all arrive at about this rate.
+
+    Attributes:
+        load: arrival rate ÷ stability boundary, of all replicas together.
+        plan: the fluid plan of one replica, made from the first repeat.
+    """
+
+    load: float
+    plan: FluidPlan
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One policy at one load.
+
+    Attributes:
+        scenario: the load.
+        policy: the spec it was made from.
+        parameters: its parameters, as set by the plan or by hand.
+        summaries: one per repeat.
+        timeline: the first repeat over time, None unless asked for.
+    """
+
+    scenario: Scenario
+    policy: str
+    parameters: dict[str, Any]
+    summaries: tuple[Summary, ...]
+    timeline: Timeline | None = None
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Mean and 95% confidence interval of every metric over the repeats."""
+        return aggregate(self.summaries)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Cells in order of load, then policy; all policies of a load saw the same requests in every repeat."""
+
+    workload_name: str
+    workload_digest: str
+    requests: int
+    hardware: Hardware
+    config: EngineConfig
+    slo: Slo | None
+    seed: int
+    repeats: int
+    baseline: str
+    cells: tuple[Cell, ...]
+    fleet: Fleet = Fleet()  # noqa: RUF009 - it is frozen
+
+    @property
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """The loads, in order."""
+        return tuple(dict.fromkeys(cell.scenario for cell in self.cells))
+
+    def at(self, scenario: Scenario) -> tuple[Cell, ...]:
+        """The policies at one load."""
+        return tuple(cell for cell in self.cells if cell.scenario is scenario)
+
+    def difference(self, cell: Cell, metric: str) -> PairedDifference:
+        """Paired difference of a metric from the baseline policy at the same load, with its 95% interval."""
+        base = next(c for c in self.at(cell.scenario) if c.policy == self.baseline)
+        own, other = ([getattr(summary, metric) for summary in c.summaries] for c in (cell, base))
+        return paired_difference(own, other)
+
+    def to_dict(self, command: str | None = None) -> dict[str, Any]:
+        """JSON-ready values: provenance, and per cell every metric's interval, difference and repeats."""
+        return {
+            **comparison_provenance(self, command),
+            "scenarios": [
+                {"load": s.load, "plan": s.plan.to_dict(), "cells": [self._cell_dict(c) for c in self.at(s)]}
+                for s in self.scenarios
+            ],
+        }
+
+    def _cell_dict(self, cell: Cell) -> dict[str, Any]:
+        intervals = cell.intervals
+        return {
+            "policy": cell.policy,
+            "parameters": cell.parameters,
+            "metrics": {
+                key: _interval_dict(intervals[key]) | {"difference": _interval_dict(self.difference(cell, key))}
+                for key in METRICS
+            },
+            "repeats": [summary.to_dict() for summary in cell.summaries],
+        }
+
+
+def compare(
+    source: Workload | Sequence[Workload] | Synthetic | str,
+    hardware: Hardware,
+    policies: Sequence[str] = DEFAULT_POLICIES,
+    *,
+    loads: Sequence[float] | None = None,
+    requests: int = 4000,
+    config: EngineConfig | None = None,
+    slo: Slo | None = None,
+    repeats: int = 3,
+    seed: int = 0,
+    policy_file: Path | None = None,
+    workers: int = 1,
+    ray_address: str | None = None,
+    results: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    timelines: bool = False,
+    fleet: Fleet | None = None,
+) -> Comparison:
+    """Compare policies on the same requests.
+
+    Args:
+        source: a workload, whose further repeats are block-bootstrapped from it; a synthetic workload or preset
+            name, of which every repeat draws `requests` requests anew; or the repeats themselves.
+        policies: names or specs; the first is the baseline of the differences.
+        loads: arrival rates as multiples of the stability boundary; None takes the workload as it arrives.
+        repeats: paired repeats, where `source` does not list them; 95% intervals need at least two.
+        policy_file: Python file that registers policies of your own, here and in workers.
+        workers, ray_address, results: where runs happen and are kept, as in `run_jobs`; the numbers are the same.
+        progress: called after each run with (runs done, runs in all).
+        timelines: run the first repeat of every cell once more, for its `timeline`; batches are not followed in
+            repeats of very many tokens (`MOST_TOKENS`). A results file does not keep these. Of several replicas
+            they show the first.
+        fleet: how many engines serve the requests, and the router in front of them; None: one engine.
+
+    Raises:
+        InputError: nothing to compare, an unknown policy, a request that can never fit.
+        JobFailed: workers die again and again at the same run.
+    """
+    if not policies:
+        raise InputError("compare needs at least one policy")
+    if len(set(policies)) < len(policies):
+        raise InputError(f"a policy is named twice in {', '.join(policies)}")
+    load_policies_once(policy_file and policy_file.absolute())
+    config, fleet = config or EngineConfig(), fleet or Fleet()
+    draws = repeated(source, repeats, seed=seed, requests=requests)
+    if not draws:
+        raise InputError("compare needs at least one repeat")
+    work = PolicyRuns(draws, hardware, config, slo, policy_file, fleet)
+    settings = [
+        (scenario, spec, rate, make_policy(spec, scenario.plan))
+        for scenario, rate in _scenarios(draws, loads, hardware, config, fleet.replicas)
+        for spec in policies
+    ]
+    jobs = [PolicyRun(d.digest, rate, policy.name, asdict(policy)) for _, _, rate, policy in settings for d in draws]
+    spread = partial(run_jobs, workers=workers, ray_address=ray_address, progress=progress)
+    header = {"command": "compare", "seed": seed, **work.header()}
+    summaries = iter(
+        [Summary(**row) for row in spread(work, jobs, results=results, header=header, shape=shape_of(Summary))]
+    )
+    watched: list[Timeline | None] = [None] * len(settings)
+    if timelines:
+        edges = [stage_edges(scenario.plan) for scenario, *_ in settings]
+        first = [TimelineRun(**vars(job), stage_edges=own) for job, own in zip(jobs[:: len(draws)], edges, strict=True)]
+        watched = [Timeline(**row) for row in spread(TimelineRuns(work), first)]
+    cells = tuple(
+        Cell(scenario, spec, asdict(policy), tuple(islice(summaries, len(draws))), over_time)
+        for (scenario, spec, _, policy), over_time in zip(settings, watched, strict=True)
+    )
+    return Comparison(
+        workload_name=draws[0].name,
+        workload_digest=draws[0].digest,
+        requests=len(draws[0]),
+        hardware=hardware,
+        config=config,
+        slo=slo,
+        seed=seed,
+        repeats=len(draws),
+        baseline=policies[0],
+        cells=cells,
+        fleet=fleet,
+    )
+
+
+def repeated(
+    source: Workload | Sequence[Workload] | Synthetic | str, repeats: int, *, seed: int = 0, requests: int = 4000
+) -> list[Workload]:
+    """The workloads of paired repeats; see `compare`. A recorded workload is itself the first of them."""
+    if isinstance(source, Workload):
+        return [source] + [resample(source, seed + k) for k in range(1, repeats)]
+    if isinstance(source, Synthetic | str):
+        return [generate(source, n=requests, seed=seed + k) for k in range(repeats)]
+    return list(source)
+
+
+def _scenarios(
+    draws: Sequence[Workload],
+    loads: Sequence[float] | None,
+    hardware: Hardware,
+    config: EngineConfig,
+    replicas: int,
+) -> list[tuple[Scenario, float | None]]:
+    """Every load, with the rate that all draws are scaled to; None where they run as they arrive."""
+    as_given = plan_for(draws[0], hardware, config, replicas)
+    if loads is None:
+        return [(Scenario(as_given.stability.load, as_given), None)]
+    scenarios: list[tuple[Scenario, float | None]] = []
+    for load in loads:
+        if not load > 0:
+            raise InputError(f"load {load} must be a multiple of the stability boundary, above 0")
+        if not all(draw.duration_s > 0 for draw in draws):
+            raise InputError(f"{draws[0].name}: all requests arrive at once, so no load can be set; leave loads out")
+        rate = load * replicas * as_given.stability.boundary_rate
+        plan = plan_for(draws[0].scaled(rate / draws[0].rate), hardware, config, replicas)
+        scenarios.append((Scenario(load, plan), rate))
+    return scenarios
+
+
+def _interval_dict(interval: Interval) -> dict[str, float | None]:
+    return {"mean": _finite(interval.mean), "low": _finite(interval.low), "high": _finite(interval.high)}
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

@@ -1,0 +1,258 @@
+"""One search, as a job: the stable rate of a policy for a workload on a machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluidgate.arrays import FloatArray
+from fluidgate.engine import EngineConfig
+from fluidgate.errors import InputError
+from fluidgate.fluid import Limits, RequestMix, Stability, affine_step_time, stability
+from fluidgate.fluid.stability import bound_seconds
+from fluidgate.hardware import Hardware
+from fluidgate.metrics.losses import busy_shares
+from fluidgate.policies import make_policy
+from fluidgate.runs.frontier.drift import WorkLeft, with_backlog, work_left
+from fluidgate.runs.frontier.sequential import Decision, Rule, bisect, until_decided
+from fluidgate.runs.policy_runs import load_policies_once
+from fluidgate.runs.simulation import plan_for, simulate
+from fluidgate.workload import PRESETS, Synthetic, Workload, generate, resample
+
+REQUESTS_PER_RESIDENT = 40
+"""A run has at least so many requests per resident at n*: a quarter of them make a backlog of ten times n*."""
+
+Source = Workload | Synthetic
+"""A recorded workload, whose replications are bootstrapped from it, or one that is drawn anew."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A job.
+
+    Attributes:
+        source: name of the workload in `Searches`.
+        output_scale: factor on all output lengths.
+        hardware: the machine.
+        policy: a spec as `make_policy` takes it.
+    """
+
+    source: str
+    output_scale: float
+    hardware: Hardware
+    policy: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate that was tested.
+
+    Attributes:
+        rate: requests per second.
+        load: as a share of the predicted boundary.
+        stable: None if it cannot be told.
+        left, left_low, left_high: share of the arriving work that stays behind while a queue stands; below 0 the
+            queue is worked off. The bounds are those of the test.
+        replications: runs that it took.
+        recompute_loss: share of busy time that recomputation takes, mean.
+    """
+
+    rate: float
+    load: float
+    stable: bool | None
+    left: float
+    left_low: float
+    left_high: float
+    replications: int
+    recompute_loss: float
+
+
+class Searches:
+    """What all searches share; called with one, gives the fields of its `StableRate`.
+
+    Args:
+        requests: per run, at least; recorded workloads keep their own number.
+        seed: of the first replication; the others count on.
+        policy_file: a Python file that registers policies.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        config: EngineConfig,
+        rule: Rule,
+        *,
+        requests: int,
+        seed: int,
+        policy_file: Path | None = None,
+    ) -> None:
+        self.sources, self.config, self.rule = dict(sources), config, rule
+        self.requests, self.seed = requests, seed
+        self.policy_file = policy_file and policy_file.absolute()
+
+    def __call__(self, job: Search) -> dict[str, Any]:
+        load_policies_once(self.policy_file)
+        law = self._law(job)
+        trials: dict[int, Trial] = {}
+
+        def test(index: int) -> bool | None:
+            trials[index] = self._trial(job, law, self.rule.load(index))
+            return trials[index].stable
+
+        stable, unstable = bisect(test, self.rule.depth)
+        between = [trials[index] for index in sorted(trials) if stable <= index <= unstable]
+        above = trials[unstable].recompute_loss if unstable in trials else float("nan")
+        return {
+            "boundary_rate": law.stability.boundary_rate,
+            "limit": law.stability.limit,
+            "residents": law.stability.residents,
+            "eta": law.stability.eta,
+            "fluctuation_cost": law.stability.empty_memory_cost(law.stability.watermark / 2.0),
+            "requests": len(law.draws[0]),
+            "rate": _without_drift(between) if stable in trials and unstable in trials else float("nan"),
+            "low": trials[stable].rate if stable in trials else 0.0,
+            "high": trials[unstable].rate if unstable in trials else float("inf"),
+            "runs": sum(trial.replications for trial in trials.values()),
+            "recompute_loss": above,
+            "trials": [asdict(trials[index]) for index in sorted(trials)],
+        }
+
+    def header(self) -> dict[str, Any]:
+        """What the numbers depend on beside the jobs, for a results file."""
+        return {
+            "workloads": {name: _identity(source) for name, source in self.sources.items()},
+            "engine": asdict(self.config),
+            "rule": asdict(self.rule),
+            "requests": self.requests,
+            "seed": self.seed,
+            "policy_file": self.policy_file and hashlib.sha256(self.policy_file.read_bytes()).hexdigest()[:12],
+        }
+
+    def _law(self, job: Search) -> _Law:
+        return _law(
+            self.sources[job.source],
+            job.output_scale,
+            job.hardware,
+            self.config,
+            self.requests,
+            self.seed,
+            self.rule.replications,
+        )
+
+    def _trial(self, job: Search, law: _Law, load: float) -> Trial:
+        rate = load * law.stability.boundary_rate
+        first = law.draws[0]
+        policy = make_policy(job.policy, plan_for(first.scaled(rate / first.rate), job.hardware, self.config))
+        hardware = job.hardware.with_(calibration=None)  # the plan has warned of its range
+        measured: list[WorkLeft] = []
+        recompute_loss: list[float] = []
+
+        def replications() -> Iterator[float]:
+            for draw, request_s in zip(law.draws, law.request_s, strict=True):
+                records = simulate(with_backlog(draw, rate), hardware, policy, config=self.config)
+                measured.append(work_left(records, request_s, load, law.stability.residents))
+                recompute_loss.append(busy_shares(records)["recompute_loss"])
+                yield measured[-1].left_s
+
+        decision: Decision = until_decided(replications(), self.rule)
+        offered_s = float(np.mean([one.offered_s for one in measured]))
+        return Trial(
+            rate=rate,
+            load=load,
+            stable=decision.stable,
+            left=decision.mean / offered_s,
+            left_low=decision.low / offered_s,
+            left_high=decision.high / offered_s,
+            replications=decision.replications,
+            recompute_loss=float(np.mean(recompute_loss)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Law:
+    """The replications of a job's workload, and the law of lengths that they are together.
+
+    Attributes:
+        draws: one per replication, equal for all rates and policies.
+        request_s: seconds that the bound gives each request of each draw.
+        stability: the predicted boundary of all draws together.
+    """
+
+    draws: tuple[Workload, ...]
+    request_s: tuple[FloatArray, ...]
+    stability: Stability
+
+
+@lru_cache(maxsize=2)
+def _law(
+    source: Source,
+    output_scale: float,
+    hardware: Hardware,
+    config: EngineConfig,
+    requests: int,
+    seed: int,
+    replications: int,
+) -> _Law:
+    draws = _draws(source, output_scale, hardware, config, requests, seed, replications)
+    prompts, outputs = (
+        np.concatenate([getattr(d, name) for d in draws]) for name in ("prompt_tokens", "output_tokens")
+    )
+    mix = RequestMix(np.ones(len(prompts)), prompts, outputs)
+    limits = Limits.of(hardware, config.token_budget(int((prompts + outputs).max())), config.seats)
+    step_time = affine_step_time(mix, hardware, limits)
+    request_s = bound_seconds(mix, step_time, limits)
+    return _Law(draws, tuple(np.split(request_s, len(draws))), stability(mix.scaled(1.0), step_time, limits))
+
+
+def _draws(
+    source: Source,
+    output_scale: float,
+    hardware: Hardware,
+    config: EngineConfig,
+    requests: int,
+    seed: int,
+    replications: int,
+) -> tuple[Workload, ...]:
+    first = _scaled_outputs(_draw(source, requests, seed), output_scale)
+    if not np.isfinite(first.rate):
+        raise InputError(f"{first.name}: all requests arrive at once, so they can come at no other rate; give arrivals")
+    residents = plan_for(first, hardware, config).concurrency_cap
+    enough = int(np.ceil(REQUESTS_PER_RESIDENT * residents))
+    if isinstance(source, Workload) and len(source) < enough:
+        raise InputError(
+            f"{source.name}: {len(source):,} requests are too few for the {residents:.0f} residents that this machine "
+            f"holds; give at least {enough:,}"
+        )
+    n = max(requests, enough)
+    return tuple(_scaled_outputs(_draw(source, n, seed + k), output_scale) for k in range(replications))
+
+
+def _draw(source: Source, requests: int, seed: int) -> Workload:
+    return resample(source, seed) if isinstance(source, Workload) else generate(source, n=requests, seed=seed)
+
+
+def _scaled_outputs(workload: Workload, factor: float) -> Workload:
+    outputs = np.maximum(1, np.rint(workload.output_tokens * factor)).astype(np.int64)
+    return replace(workload, output_tokens=outputs)
+
+
+def _without_drift(trials: list[Trial]) -> float:
+    """The rate at which nothing stays behind, by a straight line between the trials beside it."""
+    for below, above in pairwise(trials):
+        if below.left <= 0 < above.left:
+            part = below.left / (below.left - above.left)
+            return below.rate + part * (above.rate - below.rate)
+    return float("nan")
+
+
+def _identity(source: Source) -> str:
+    if isinstance(source, Workload):
+        return source.digest
+    return source.name if PRESETS.get(source.name) is source else generate(source, n=1000, seed=0).digest

@@ -1,0 +1,114 @@
+"""One policy on one workload, as a job: its numbers come from the job and from what all jobs of a comparison share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fluidgate.engine import EngineConfig, Fleet, FleetRecords, Record, RunRecords
+from fluidgate.hardware import Hardware
+from fluidgate.metrics import Slo, summarize, timeline
+from fluidgate.policies import load_policy_file, policy_class
+from fluidgate.runs.results_file import plain
+from fluidgate.runs.simulation import simulate
+from fluidgate.workload import Workload
+
+MOST_TOKENS = 20_000_000
+"""Output tokens of a repeat up to which batches are followed member by member: 16 bytes each, twice that at times."""
+
+
+@dataclass(frozen=True)
+class PolicyRun:
+    """A job.
+
+    Attributes:
+        workload: digest of the workload, as drawn.
+        rate: the rate it is scaled to, req/s; None: as it arrives.
+        policy: registered name.
+        parameters: the policy's parameters.
+    """
+
+    workload: str
+    rate: float | None
+    policy: str
+    parameters: dict[str, Any]
+
+
+class PolicyRuns:
+    """What `PolicyRun`s share; called with one, gives the fields of its `Summary`.
+
+    Args:
+        policy_file: a Python file that registers policies; a worker loads it once.
+    """
+
+    def __init__(
+        self,
+        workloads: Sequence[Workload],
+        hardware: Hardware,
+        config: EngineConfig,
+        slo: Slo | None,
+        policy_file: Path | None,
+        fleet: Fleet,
+    ) -> None:
+        self.workloads = {workload.digest: workload for workload in workloads}
+        self.hardware, self.config, self.slo, self.fleet = hardware, config, slo, fleet
+        self.policy_file = policy_file and policy_file.absolute()
+
+    def __call__(self, job: PolicyRun) -> dict[str, Any]:
+        return asdict(summarize(self.run(job, "requests"), self.slo))
+
+    def run(self, job: PolicyRun, record: Record) -> RunRecords:
+        """The run of a job; iterations are recorded of the first replica that was sent anything."""
+        load_policies_once(self.policy_file)
+        workload = self.workloads[job.workload]
+        if job.rate is not None:
+            workload = workload.scaled(job.rate / workload.rate)
+        policy = policy_class(job.policy)(**job.parameters)
+        hardware = self.hardware.with_(calibration=None)  # the plans of the policies have warned of its range
+        if record == "requests" or self.fleet.replicas == 1:
+            return simulate(workload, hardware, policy, config=self.config, record=record, fleet=self.fleet)
+        whole = simulate(workload, hardware, policy, config=self.config, fleet=self.fleet)
+        assert isinstance(whole, FleetRecords)
+        followed = next(part for part in whole.runs if part is not None)
+        return simulate(followed.workload, hardware, policy, config=followed.config, record=record)
+
+    def header(self) -> dict[str, Any]:
+        """What the numbers depend on beside the jobs, for a results file."""
+        first = next(iter(self.workloads.values()))
+        fleet = {"fleet": asdict(self.fleet)} if self.fleet.replicas > 1 else {}
+        return fleet | {
+            "workload": {"name": first.name, "digest": first.digest},
+            "hardware": plain(self.hardware),
+            "engine": asdict(self.config),
+            "slo": self.slo and asdict(self.slo),
+            "policy_file": self.policy_file and hashlib.sha256(self.policy_file.read_bytes()).hexdigest()[:12],
+        }
+
+
+@dataclass(frozen=True)
+class TimelineRun(PolicyRun):
+    """A job whose run is looked at over time, in these ranges of output tokens."""
+
+    stage_edges: list[int]
+
+
+class TimelineRuns:
+    """What `TimelineRun`s share; called with one, gives the fields of its `Timeline`."""
+
+    def __init__(self, runs: PolicyRuns) -> None:
+        self.runs = runs
+
+    def __call__(self, job: TimelineRun) -> dict[str, Any]:
+        tokens = int(self.runs.workloads[job.workload].output_tokens.sum())
+        record: Record = "decisions" if tokens <= MOST_TOKENS else "steps"
+        return asdict(timeline(self.runs.run(job, record), job.stage_edges))
+
+
+@cache
+def load_policies_once(path: Path | None) -> None:
+    """`load_policy_file`, once per process."""
+    load_policy_file(path)

@@ -1,0 +1,280 @@
+"""The parts of the gate experiment: the runs that each needs, and the tuning of the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluidgate.errors import InputError
+from fluidgate.runs.jobs import run_jobs
+from fluidgate.studies.gate.cases import CELLS, FURTHER_CELLS, LOADED, LONG_OUTPUTS, MOONCAKE, case
+from fluidgate.studies.gate.runs import GATE_SHAPE, PRIORS, SEATS, GateRun, GateRuns, planned
+
+LOADS = (0.3, 0.6, 0.8, 0.9, 0.95, 1.0, 1.05, 1.2, 1.5)
+
+POLICIES = (
+    "greedy",
+    "watermark:share=0.05",
+    "concurrency-cap",
+    "rate-limited",
+    "wait",
+    "nested-wait",
+    "no-evict",
+    "max-utilization",
+    "sglang",
+    "past-future",
+    "a-min",
+    "expected-completions",
+    "smallest-volume-first",
+    "mc-sf",
+    "shortest-first",
+    "known-lengths",
+    "fluid",
+)
+MAIN = ("greedy", "watermark:share=0.05", "known-lengths", "fluid")
+TUNED = "tuned vLLM"
+
+TUNED_WATERMARKS, TUNED_CAPS = (0.0, 0.01, 0.02, 0.05, 0.1), (None, 0.8, 0.9, 1.0, 1.2)
+"""The grid that the baseline is tuned on: watermark × cap as a multiple of n*; None: no cap."""
+FIRST_TUNING_SEED = 500
+
+CURVES = {
+    "fluid": [f"fluid:stalled_share={x}" for x in (0, 0.02, 0.05, 0.1, 0.2, 0.5, 1)],
+    "watermark": [f"watermark:share={x}" for x in (0, 0.01, 0.02, 0.05, 0.1, 0.2)],
+    "past-future": [f"past-future:reserve={x}" for x in (0, 0.03, 0.05, 0.08, 0.15)],
+}
+CURVE_CAPS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.3)
+CURVE_CELLS = ("reasoning", "reasoning, 40k", "reasoning, 420k", "chat", "chat, 16k", "three types, 16k")
+EVICTION_COSTS = ("restart", "no cache", "prefix cache", "offload")
+
+RESIDENTS_PER_RUN = 40
+"""A saturated run has at least so many requests per resident at n*."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the experiment is: requests per run, paired seeds, and seeds to tune baselines on."""
+
+    requests: int = 2000
+    seeds: int = 10
+    tuning_seeds: int = 2
+
+    def __post_init__(self) -> None:
+        if self.requests < 100 or self.seeds < 2 or self.tuning_seeds < 1:
+            raise InputError("the gate experiment needs at least 100 requests, 2 seeds and 1 tuning seed")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where policies are compared: all but the policy and the seed."""
+
+    case: str
+    engine: str
+    load: float | None
+    requests: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy in one cell: the numbers of all seeds, each of shape (seeds,)."""
+
+    part: str
+    cell: Cell
+    policy: str
+    values: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """Everything the page is made of.
+
+    Attributes:
+        rows: in order of part, cell, policy.
+        tuned: per cell, the watermark and the cap (residents; None: none) of the tuned baseline.
+    """
+
+    scale: Scale
+    rows: tuple[Row, ...]
+    tuned: dict[Cell, tuple[float, int | None]]
+
+    def row(self, part: str, cell: Cell, policy: str) -> Row:
+        """The row of a policy."""
+        return next(r for r in self.rows if (r.part, r.cell, r.policy) == (part, cell, policy))
+
+    def cells(self, part: str) -> list[Cell]:
+        """The cells of a part, in order."""
+        return list(dict.fromkeys(r.cell for r in self.rows if r.part == part))
+
+    def policies(self, part: str, cell: Cell) -> list[str]:
+        """The policies of a cell, in order."""
+        return [r.policy for r in self.rows if r.part == part and r.cell == cell]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Cells and policies of a part; `tunes`: which of its cells have a tuned baseline."""
+
+    cells: Callable[[Scale, Path | None], list[Cell]]
+    policies: Callable[[Cell, float], Sequence[str]]
+    tunes: Callable[[Cell], bool] = lambda cell: False
+    priors: Sequence[str] = ("right",)
+
+
+def run_gate(
+    parts: Sequence[str],
+    scale: Scale,
+    *,
+    mooncake: Path | None = None,
+    results: Path | None = None,
+    workers: int = 1,
+    ray_address: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> GateResult:
+    """Run parts of the experiment: first the tuning of the baselines, then everything.
+
+    Args:
+        parts: keys of `PARTS`.
+        mooncake: the Mooncake trace; without it its case is left out.
+        results, workers, ray_address, progress: as in `run_jobs`; the same file continues any parts and seeds.
+
+    Raises:
+        InputError: an unknown part, or a results file of something else.
+    """
+    unknown = [name for name in parts if name not in PARTS]
+    if unknown:
+        raise InputError(f"no part {unknown[0]!r}; known: {', '.join(PARTS)}")
+
+    def run(jobs: Sequence[GateRun]) -> list[dict[str, Any]]:
+        return run_jobs(
+            GateRuns(mooncake),
+            jobs,
+            results=results,
+            workers=workers,
+            ray_address=ray_address,
+            header={"command": "experiment gate"},
+            shape=GATE_SHAPE,
+            progress=progress,
+        )
+
+    cells = {name: PARTS[name].cells(scale, mooncake) for name in parts}
+    residents = {cell: _residents(cell, mooncake) for found in cells.values() for cell in found}
+    tuned = _tuned([c for name in parts for c in cells[name] if PARTS[name].tunes(c)], residents, scale, run)
+    wanted = [
+        (name, cell, label, job)
+        for name in parts
+        for cell in cells[name]
+        for label, job in _jobs(PARTS[name], cell, residents[cell], tuned.get(cell))
+    ]
+    seeds = range(scale.seeds)
+    numbers = iter(run([replace(job, seed=seed) for _, _, _, job in wanted for seed in seeds]))
+    rows = []
+    for name, cell, label, _ in wanted:
+        of_seeds = [next(numbers) for _ in seeds]
+        rows.append(Row(name, cell, label, {key: np.array([n[key] for n in of_seeds]) for key in of_seeds[0]}))
+    return GateResult(scale, tuple(rows), tuned)
+
+
+def _job(cell: Cell, policy: str, **settings: Any) -> GateRun:
+    return GateRun(cell.case, cell.engine, cell.load, cell.requests, 0, policy, **settings)
+
+
+def _jobs(
+    part: _Part, cell: Cell, residents: float, tuned: tuple[float, int | None] | None
+) -> list[tuple[str, GateRun]]:
+    """The policies of a cell, by label, with a job each."""
+    found = []
+    for policy in part.policies(cell, residents):
+        for prior in part.priors:
+            label = policy if part.priors == ("right",) else f"{policy}, prior: {prior}"
+            found.append((label, _job(cell, policy, prior=prior)))
+        if policy == "greedy" and tuned is not None:
+            watermark, cap = tuned
+            found.append((TUNED, _job(cell, "greedy", watermark=watermark, cap=cap)))
+    return found
+
+
+def _tuned(
+    cells: list[Cell], residents: dict[Cell, float], scale: Scale, run: Callable[[Sequence[GateRun]], list[Any]]
+) -> dict[Cell, tuple[float, int | None]]:
+    """The watermark and cap of least mean E2E latency per cell, on seeds of their own.
+
+    Saturated, the least mean E2E latency is the highest throughput.
+    """
+    seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + scale.tuning_seeds)
+    cells = list(dict.fromkeys(cells))
+    settings = {cell: _grid(residents[cell]) for cell in cells}
+    jobs = [
+        replace(_job(cell, "greedy", watermark=watermark, cap=cap), seed=seed)
+        for cell in cells
+        for watermark, cap in settings[cell]
+        for seed in seeds
+    ]
+    numbers = iter(run(jobs))
+    best = {}
+    for cell in cells:
+        e2el = {setting: sum(next(numbers)["mean_e2el_ms"] for _ in seeds) for setting in settings[cell]}
+        best[cell] = min(settings[cell], key=lambda setting: e2el[setting])
+    return best
+
+
+def _grid(residents: float) -> list[tuple[float, int | None]]:
+    caps = [None if share is None else min(SEATS, max(1, round(share * residents))) for share in TUNED_CAPS]
+    return [(watermark, cap) for watermark in TUNED_WATERMARKS for cap in dict.fromkeys(caps)]
+
+
+def _residents(cell: Cell, mooncake: Path | None) -> float:
+    """n* of a cell, at most the engine's seats."""
+    return planned(case(cell.case, mooncake), cell.requests, None).concurrency_cap
+
+
+def _saturated(name: str, engine: str, scale: Scale) -> Cell:
+    residents = planned(case(name), scale.requests, None).concurrency_cap
+    return Cell(name, engine, None, max(scale.requests, int(RESIDENTS_PER_RUN * residents)))
+
+
+def _curve(cell: Cell, residents: float) -> list[str]:
+    caps = [f"concurrency-cap:cap={max(1, round(share * residents))}" for share in CURVE_CAPS]
+    return [*(spec for specs in CURVES.values() for spec in specs), *caps]
+
+
+def _loaded(scale: Scale, mooncake: Path | None) -> list[Cell]:
+    cases: list[tuple[str, tuple[str, ...]]] = [(name, ("no cache",)) for name in LOADED]
+    cases += [(MOONCAKE, ("no cache", "prefix cache"))] if mooncake else []
+    return [Cell(n, e, load, scale.requests) for n, engines in cases for e in engines for load in LOADS]
+
+
+PARTS: dict[str, _Part] = {
+    "long-outputs": _Part(
+        lambda scale, mooncake: [Cell(LONG_OUTPUTS, "no cache", None, 300)],
+        lambda cell, residents: (*MAIN, "concurrency-cap", "past-future", "sglang"),
+    ),
+    "cells": _Part(
+        lambda scale, mooncake: [_saturated(name, "no cache", scale) for name in CELLS + FURTHER_CELLS],
+        lambda cell, residents: POLICIES,
+        tunes=lambda cell: True,
+    ),
+    "curves": _Part(
+        lambda scale, mooncake: [_saturated(name, "no cache", scale) for name in CURVE_CELLS],
+        _curve,
+    ),
+    "eviction-costs": _Part(
+        lambda scale, mooncake: [_saturated(name, e, scale) for name in CELLS for e in EVICTION_COSTS],
+        lambda cell, residents: ("greedy", "watermark:share=0.05", "fluid", "fluid:stalled_share=1"),
+        tunes=lambda cell: True,
+    ),
+    "priors": _Part(
+        lambda scale, mooncake: [_saturated(name, "no cache", scale) for name in CELLS],
+        lambda cell, residents: ("fluid",),
+        priors=PRIORS,
+    ),
+    "loads": _Part(
+        _loaded,
+        lambda cell, residents: POLICIES if cell.engine == "no cache" else MAIN,
+        tunes=lambda cell: True,
+    ),
+}
+"""The parts, in the order of the page."""

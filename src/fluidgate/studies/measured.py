@@ -1,0 +1,163 @@
+"""A measured vLLM run against its simulation: fit the step time to one half of the requests, predict the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fluidgate.arrays import FloatArray, IntArray
+from fluidgate.engine import EngineConfig, RunRecords
+from fluidgate.errors import InputError
+from fluidgate.hardware import Hardware, StepTime
+from fluidgate.policies import Greedy
+from fluidgate.runs.simulation import simulate
+from fluidgate.workload import Workload, read_trace
+
+SEARCH_RUNS = 300
+SEARCH_STEP = 0.2
+TIMES = ("scheduled_at", "first_token_at", "last_token_at")
+GAUGES = ("t", "running", "waiting", "kv_cache_pct")
+
+
+@dataclass(frozen=True, eq=False)
+class Timings:
+    """What a client of n requests saw; arrays of shape (n,), seconds, in order of arrival."""
+
+    arrival_s: FloatArray
+    first_scheduled_s: FloatArray
+    first_token_s: FloatArray
+    last_token_s: FloatArray
+    output_tokens: IntArray
+
+    @classmethod
+    def of(cls, records: RunRecords) -> Timings:
+        """Those of a simulated run."""
+        return cls(
+            records.arrival_s,
+            records.first_scheduled_s,
+            records.first_token_s,
+            records.last_token_s,
+            records.workload.output_tokens,
+        )
+
+    @property
+    def latencies_s(self) -> dict[str, FloatArray]:
+        """TTFT, TPOT and E2E latency of every request."""
+        return {
+            "TTFT": self.first_token_s - self.arrival_s,
+            "TPOT": (self.last_token_s - self.first_token_s) / (self.output_tokens - 1),
+            "E2E": self.last_token_s - self.arrival_s,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Gauges:
+    """The server's gauges at m times: requests running and waiting, and the share of KV blocks in use."""
+
+    at_s: FloatArray
+    running: FloatArray
+    waiting: FloatArray
+    kv_use: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRun:
+    """A run on a real server."""
+
+    workload: Workload
+    timings: Timings
+    gauges: Gauges
+
+
+def read_measured_run(path: Path | str) -> MeasuredRun:
+    """A run in Vidur's format with the columns of `TIMES`, and its gauges in `NAME.timeseries.csv` beside it.
+
+    Raises:
+        InputError: a file or column is missing, or the requests are not in order of arrival.
+    """
+    path = Path(path)
+    workload, _ = read_trace(path)
+    times = _columns(path, ("arrived_at", *TIMES))
+    if not np.array_equal(times["arrived_at"], workload.arrival_s):
+        raise InputError(f"{path}: arrived_at must rise from 0; sort the requests by arrival")
+    gauges = _columns(path.with_name(path.name.removesuffix(".gz").removesuffix(".csv") + ".timeseries.csv"), GAUGES)
+    return MeasuredRun(
+        workload,
+        Timings(
+            workload.arrival_s,
+            times["scheduled_at"],
+            times["first_token_at"],
+            times["last_token_at"],
+            workload.output_tokens,
+        ),
+        Gauges(gauges["t"], gauges["running"], gauges["waiting"], gauges["kv_cache_pct"] / 100.0),
+    )
+
+
+def fit_to_timings(
+    run: MeasuredRun, start: StepTime, num_gpu_blocks: int, config: EngineConfig, fitted_on: slice
+) -> StepTime:
+    """The step time whose simulation comes closest to the measured timings of some requests.
+
+    A run without a log of its steps shows them only through its latencies: the loss is the mean absolute error of
+    TTFT and E2E, each over its mean, and of the logarithm of TPOT. Nelder-Mead on the logarithms of the coefficients,
+    from `start`; evictions make the loss rough, so derivatives say nothing.
+
+    Args:
+        start: where the search starts, such as an estimate from data sheets.
+        fitted_on: the requests whose timings are looked at; all of them are simulated.
+    """
+    from scipy.optimize import minimize
+
+    measured = run.timings.latencies_s
+
+    def loss(log_coefficients: FloatArray) -> float:
+        found = replay(run, StepTime(*np.exp(log_coefficients)), num_gpu_blocks, config)
+        total = 0.0
+        for name, simulated in Timings.of(found).latencies_s.items():
+            own, other = measured[name][fitted_on], simulated[fitted_on]
+            error = np.abs(np.log(other / own)) if name == "TPOT" else np.abs(other - own) / own.mean()
+            total += float(error.mean())
+        return total
+
+    first = np.log([start.c0, start.c_tok, start.c_kv, start.c_attn])
+    corners = np.vstack([first, first + SEARCH_STEP * np.eye(len(first))])
+    options = {"maxfev": SEARCH_RUNS, "initial_simplex": corners}
+    best = minimize(loss, first, method="Nelder-Mead", options=options)
+    return StepTime(*(float(c) for c in np.exp(best.x)))
+
+
+def replay(
+    run: MeasuredRun, step_time: StepTime, num_gpu_blocks: int, config: EngineConfig, *, steps: bool = False
+) -> RunRecords:
+    """The run's requests, arriving as they did, through the simulator under stock admission."""
+    machine = Hardware("the measured server", step_time, num_gpu_blocks)
+    return simulate(run.workload, machine, Greedy(), config=config, record="steps" if steps else "requests")
+
+
+def simulated_gauges(records: RunRecords, at_s: FloatArray) -> Gauges:
+    """The gauges after the last iteration that ended by each time; `records` must have steps."""
+    assert records.steps is not None
+    steps = records.steps
+    i = np.maximum(np.searchsorted(steps.end_s, at_s, side="right") - 1, 0)
+    idle = at_s >= records.end_s
+    used = 1.0 - steps.free_blocks[i] / records.total_blocks
+    return Gauges(at_s, *(np.where(idle, 0.0, values) for values in (steps.running[i], steps.waiting[i], used)))
+
+
+def _columns(path: Path, names: tuple[str, ...]) -> dict[str, FloatArray]:
+    try:
+        table = np.genfromtxt(path, delimiter=",", names=True)
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path}: cannot be read as the CSV of a measured run: {problem}") from None
+    missing = [name for name in names if name not in (table.dtype.names or ())]
+    if missing:
+        raise InputError(f"{path}: no column {', '.join(missing)}; a measured run has {', '.join(names)}")
+    columns = {name: np.atleast_1d(np.asarray(table[name], dtype=np.float64)) for name in names}
+    for name, values in columns.items():
+        if not np.all(np.isfinite(values)):
+            line = int(np.argmax(~np.isfinite(values))) + 2
+            raise InputError(f"{path}:{line}: {name} is not a finite number; correct or remove the line")
+    return columns

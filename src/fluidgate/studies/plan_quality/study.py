@@ -1,0 +1,140 @@
+"""Plan quality: the predicted boundary against the simulated frontier, over pairs of workload and machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+from fluidgate.engine import EngineConfig
+from fluidgate.hardware import Hardware, get_hardware
+from fluidgate.runs.frontier.axes import Setting
+from fluidgate.runs.frontier.search import Search, Searches
+from fluidgate.runs.frontier.sequential import Rule
+from fluidgate.runs.frontier.study import SEARCH_SHAPE, StableRate, stable_rate
+from fluidgate.runs.jobs import run_jobs
+from fluidgate.workload import PRESETS
+
+QUALITY_POLICIES = ("fluid", "greedy", "concurrency-cap", "rate-limited")
+"""What a machine sustains is the most that one of these does; none of them knows output lengths."""
+
+GOAL = 0.05
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A workload on a machine; `memory` multiplies the KV blocks."""
+
+    workload: str
+    model: str
+    gpu: str
+    tp: int = 1
+    memory: float = 1.0
+
+    def hardware(self) -> Hardware:
+        """The machine."""
+        whole = get_hardware(self.model, self.gpu, tp=self.tp)
+        if self.memory == 1.0:
+            return whole
+        blocks = round(self.memory * (whole.num_gpu_blocks - 1)) + 1
+        return whole.with_(name=f"{whole.name}, {self.memory:g} × memory", num_gpu_blocks=blocks)
+
+
+PAIRS = (
+    Pair("azure-conv-2023", "llama-2-7b", "a100-80gb"),
+    Pair("azure-conv-2023", "llama-2-7b", "a100-80gb", memory=0.25),
+    Pair("azure-conv-2023", "llama-3.1-8b", "a10g"),
+    Pair("azure-conv-2023", "llama-3.1-8b", "l40s"),
+    Pair("azure-conv-2023", "llama-3.1-8b", "h100-80gb"),
+    Pair("azure-conv-2023", "qwen3-32b", "h100-80gb", tp=2),
+    Pair("azure-conv-2023", "llama-3.1-70b", "a100-80gb", tp=4),
+    Pair("azure-code-2023", "llama-2-7b", "a100-80gb"),
+    Pair("azure-code-2023", "llama-3.1-8b", "l40s"),
+    Pair("azure-code-2023", "llama-3.1-8b", "h100-80gb"),
+    Pair("sharegpt", "llama-2-7b", "a100-80gb"),
+    Pair("sharegpt", "llama-2-7b", "a100-80gb", memory=0.25),
+    Pair("sharegpt", "llama-3.1-8b", "rtx-4090"),
+    Pair("sharegpt", "llama-3.1-8b", "l40s"),
+    Pair("sharegpt", "qwen3-32b", "h100-80gb", tp=2),
+    Pair("lmsys", "llama-2-7b", "a100-80gb"),
+    Pair("lmsys", "llama-2-7b", "a100-80gb", memory=0.25),
+    Pair("lmsys", "llama-3.1-8b", "l4"),
+    Pair("lmsys", "llama-3.1-8b", "b200"),
+    Pair("r1-reasoning", "llama-2-7b", "a100-80gb"),
+    Pair("r1-reasoning", "llama-3.1-8b", "l40s"),
+    Pair("r1-reasoning", "llama-3.1-8b", "h100-80gb"),
+    Pair("mooncake-conversation", "llama-3.1-8b", "h100-80gb"),
+    Pair("mooncake-conversation", "llama-3.1-70b", "h200", tp=4),
+    Pair("p512-d20", "llama-2-7b", "a100-80gb"),
+    Pair("p512-d20-d50-mix", "llama-3.1-8b", "l40s"),
+    Pair("p512-d1000", "llama-2-7b", "a100-80gb"),
+    Pair("p512-d1000", "llama-3.1-8b", "l40s"),
+    Pair("three-types", "llama-2-7b", "a100-80gb"),
+    Pair("three-types", "llama-2-7b", "a100-80gb", memory=0.125),
+)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One pair, judged.
+
+    Attributes:
+        pair: workload and machine.
+        rates: one per policy of `QUALITY_POLICIES`.
+    """
+
+    pair: Pair
+    rates: tuple[StableRate, ...]
+
+    @property
+    def best(self) -> StableRate:
+        """The policy with the largest stable rate: what the machine sustains."""
+        return max(self.rates, key=lambda found: found.rate if isfinite(found.rate) else found.low)
+
+    @property
+    def error(self) -> float:
+        """Predicted boundary ÷ simulated rate − 1."""
+        return self.best.boundary_rate / self.best.rate - 1.0
+
+
+def plan_quality(
+    *,
+    pairs: tuple[Pair, ...] = PAIRS,
+    requests: int = 4000,
+    rule: Rule | None = None,
+    workers: int = 1,
+    ray_address: str | None = None,
+    results: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Quality, ...]:
+    """Predict and simulate every pair; arguments as in `frontier`.
+
+    Raises:
+        InputError: a results file of something else.
+    """
+    sources = {pair.workload: PRESETS[pair.workload] for pair in pairs}
+    work = Searches(sources, EngineConfig(), rule or Rule(), requests=requests, seed=0)
+    header = work.header()
+    header.pop("workloads")  # each job names its own, so that pairs can be added to a file
+    machines = [pair.hardware() for pair in pairs]
+    rows = iter(
+        run_jobs(
+            work,
+            [
+                Search(pair.workload, 1.0, machine, policy)
+                for pair, machine in zip(pairs, machines, strict=True)
+                for policy in QUALITY_POLICIES
+            ],
+            results=results,
+            workers=workers,
+            ray_address=ray_address,
+            header={"command": "experiment plan-quality", **header},
+            shape=SEARCH_SHAPE,
+            progress=progress,
+        )
+    )
+    return tuple(
+        Quality(pair, tuple(stable_rate(p, Setting(machine.name, machine), next(rows)) for p in QUALITY_POLICIES))
+        for pair, machine in zip(pairs, machines, strict=True)
+    )

@@ -1,0 +1,9 @@
+"""What a vLLM server says of itself: its page of metrics, how it is fetched, and its log."""
+
+from fluidgate.vllm_metrics.address import Address
+from fluidgate.vllm_metrics.histogram import Histogram
+from fluidgate.vllm_metrics.log import ServerLog, read_log
+from fluidgate.vllm_metrics.moment import Moment
+from fluidgate.vllm_metrics.scrape import Scrape, fetch
+
+__all__ = ["Address", "Histogram", "Moment", "Scrape", "ServerLog", "fetch", "read_log"]

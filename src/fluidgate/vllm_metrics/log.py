@@ -1,0 +1,145 @@
+"""vLLM's log: its periodic "Engine 000: Avg prompt throughput …" lines, in the words of vLLM 0.32, to `ServerLog`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import pairwise
+
+from fluidgate.bounds import MOST_COUNT, MOST_KV_TOKENS
+from fluidgate.errors import InputError
+from fluidgate.vllm_metrics.moment import Moment
+from fluidgate.words import shown
+
+MARK = "Avg prompt throughput:"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TIME = re.compile(r"\b(\d\d-\d\d \d\d:\d\d:\d\d)\b", re.ASCII)
+_STATISTICS = re.compile(
+    r"(?:Engine (?P<engine>\d+)|(?P<engines>\d+) Engines Aggregated): "
+    r"Avg prompt throughput: [\d.]+ tokens/s, Avg generation throughput: [\d.]+ tokens/s, "
+    r"Running: (?P<running>\d+) reqs, Waiting: (?P<waiting>\d+) reqs(?:, Deferred: (?P<deferred>\d+) reqs)?.*?"
+    r"(?:, Preemptions: (?P<preemptions>\d+))?, \w+ KV cache usage: (?P<kv_use>\d+(?:\.\d+)?)%",
+    re.ASCII,
+)
+_CAPACITY = re.compile(r"\w+ KV cache size: (\d[\d,]*) tokens", re.ASCII)
+_BUDGET = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)", re.ASCII)
+_ARGUMENTS = re.compile(r"non-default args: (\{.*\})")
+MOST_CHARACTERS = 16_384
+"""Of a line that is looked at; vLLM's longest, with all its arguments, has a few thousand."""
+YEAR_S = 366 * 86400.0
+_OWN_LOG = "give vLLM's own log"
+
+
+@dataclass(frozen=True)
+class ServerLog:
+    """What a server's log says. None: it does not say.
+
+    Attributes:
+        where: the file.
+        moments: one for each line of statistics.
+        window_s: from the first to the last of them.
+        preemptions: as far as the lines count them.
+        kv_tokens: KV memory of one engine.
+        max_num_seqs, max_num_batched_tokens: settings of the last start.
+    """
+
+    where: str
+    moments: tuple[Moment, ...]
+    window_s: float | None
+    preemptions: int | None
+    kv_tokens: float | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+
+
+def read_log(text: str, where: str) -> ServerLog:
+    """Read a server's log.
+
+    Raises:
+        InputError: no line of statistics, one that cannot be read, or the logs of several runs in one file.
+    """
+    lines = [_COLOUR.sub("", line[:MOST_CHARACTERS]) for line in text.splitlines()]
+    found = [(number_, line, _STATISTICS.search(line)) for number_, line in enumerate(lines, 1) if MARK in line]
+    if not found:
+        raise InputError(
+            f"{where}: holds no '{MARK}' line; vLLM writes one every 10 s under load, unless --disable-log-stats"
+        )
+    matches = []
+    for at, line, match in found:
+        if match is None:
+            raise InputError(
+                f"{where}, line {at}: {line.strip()[:80]!r} is not worded as vLLM 0.32 words its statistics"
+            )
+        matches.append(match)
+    preemptions = [_count(match["preemptions"], "preemptions", where) for match in matches if match["preemptions"]]
+    log = ServerLog(
+        where,
+        moments=tuple(_moment(match, where) for match in matches),
+        window_s=_window_s([line for _, line, _ in found], where),
+        preemptions=sum(preemptions) if preemptions else None,
+    )
+    return _with_settings(log, lines)
+
+
+def _count(digits: str, what: str, where: str, most: int = MOST_COUNT) -> int:
+    digits = digits.replace(",", "")
+    if len(digits.lstrip("0")) > len(str(most)) or int(digits) > most:
+        raise InputError(f"{where}: {what} = {shown(digits)} must be at most {most:,}; {_OWN_LOG}")
+    return int(digits)
+
+
+def _moment(match: re.Match[str], where: str) -> Moment:
+    """One engine; the sums of an aggregate are shared out evenly."""
+    engines = max(1, _count(match["engines"] or "1", "engines", where))
+    waiting = _count(match["waiting"], "waiting", where) - _count(match["deferred"] or "0", "deferred", where)
+    if waiting < 0:
+        raise InputError(f"{where}: {match['deferred']} requests deferred of {match['waiting']} that wait; {_OWN_LOG}")
+    kv_use = float(match["kv_use"]) / 100.0
+    if kv_use > 1.0:
+        raise InputError(f"{where}: KV cache usage of {match['kv_use']}% must be at most 100%; {_OWN_LOG}")
+    return Moment(
+        engine=match["engine"] or "all",
+        running=_count(match["running"], "running", where) / engines,
+        waiting=waiting / engines,
+        kv_use=kv_use,
+    )
+
+
+def _window_s(lines: list[str], where: str) -> float | None:
+    """From the first to the last line; None without times. vLLM writes no year: 2000 has every date."""
+    times = [time for line in lines if (time := _time(line)) is not None]
+    if len(times) < 2:
+        return None
+    # at the turn of the year time goes back by most of one
+    steps_s = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+    steps_s = [step_s + YEAR_S if step_s < -YEAR_S / 2 else step_s for step_s in steps_s]
+    if min(steps_s) < 0.0:
+        raise InputError(f"{where}: time goes backwards between its lines; give the log of one run")
+    return sum(steps_s) or None
+
+
+def _time(line: str) -> datetime | None:
+    found = _TIME.search(line)
+    try:
+        return datetime.strptime(f"2000-{found[1]}", "%Y-%m-%d %H:%M:%S") if found else None
+    except ValueError:  # digits that are no date
+        return None
+
+
+def _with_settings(log: ServerLog, lines: list[str]) -> ServerLog:
+    """The settings that the log states when the server starts; of several starts, the last."""
+    where = log.where
+    for line in lines:
+        if found := _CAPACITY.search(line):
+            log = replace(log, kv_tokens=float(_count(found[1], "KV cache size", where, MOST_KV_TOKENS)))
+        if found := _BUDGET.search(line):
+            log = replace(log, max_num_batched_tokens=_count(found[1], "max_num_batched_tokens", where))
+        if found := _ARGUMENTS.search(line):
+            log = replace(log, max_num_seqs=_argument(found[1], "max_num_seqs", where))
+    return log
+
+
+def _argument(given: str, name: str, where: str) -> int | None:
+    found = re.search(rf"'{name}': (\d+)\b", given, re.ASCII)
+    return _count(found[1], name, where) if found else None

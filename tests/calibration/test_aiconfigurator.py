@@ -1,0 +1,151 @@
+"""Grids from aiconfigurator: that they say what it says, which names they take, and what is refused."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fluidgate.calibration import QueriedHardware, ServerLimits, query_aiconfigurator
+from fluidgate.errors import InputError
+
+core = pytest.importorskip("aiconfigurator_core", reason="needs aiconfigurator-core: pip install 'fluidgate[hardware]'")
+SMALL = ServerLimits(max_num_seqs=128, max_num_batched_tokens=2048, max_model_len=16384)
+
+
+@pytest.fixture(scope="module")
+def mixture() -> QueriedHardware:
+    """A mixture of experts, whose step time no four terms describe."""
+    return query_aiconfigurator("qwen3-30b-a3b", "h100-80gb", limits=SMALL)
+
+
+def test_it_says_what_aiconfigurator_says(mixture: QueriedHardware) -> None:
+    """Asked directly, at places between the knots."""
+    handle = core.sdk.EngineHandle.compile(
+        "Qwen/Qwen3-30B-A3B", "h100_sxm", "vllm", tp_size=1, moe_tp_size=1, moe_ep_size=1
+    )
+    grid = mixture.hardware.grid
+    assert grid is not None
+    for n, context in ((3, 777), (37, 901), (93, 333)):
+        asked_s = handle.decode_step_latency(n, context - 1, 2) / 1e3
+        assert grid.duration_s(n, n * context, 0, 0) == pytest.approx(asked_s, rel=0.01)
+    for prompts, length in ((1, 1501), (3, 450)):
+        asked_s = handle.predict_prefill_latency(prompts, length) / 1e3
+        pairs = prompts * length * (length + 1) / 2
+        assert grid.duration_s(0, 0, prompts * length, pairs) == pytest.approx(asked_s, rel=0.02)
+    asked_s = handle.mixed_step_latency(600, 50, 600, 2) / 1e3
+    assert grid.duration_s(50, 50 * 601, 600, 600 * 601 / 2) == pytest.approx(asked_s, rel=0.02)
+
+
+def test_the_error_between_the_knots_is_small_and_told(mixture: QueriedHardware) -> None:
+    kinds, error = mixture.points.kind, mixture.interpolation_error
+    assert {kind: int((kinds == kind).sum()) for kind in kinds} == dict.fromkeys(
+        ("decode", "prefill", "chunk", "mixed"), 100
+    )
+    assert error.mean() < 0.01
+    assert error.max() < 0.1
+    assert mixture.points.kv_tokens.max() <= mixture.hardware.num_gpu_blocks * 16
+    assert mixture.hardware.relative_error > 0.1  # four terms would not do
+
+
+def test_the_kv_capacity_and_the_decodes_are_those_of_an_earlier_query(
+    mixture: QueriedHardware, shared_dir: Path
+) -> None:
+    grids = json.loads((shared_dir / "hardware" / "latency_grids.json").read_text())["grids"]
+    earlier = next(g for g in grids if (g["model"], g["system"]) == ("Qwen/Qwen3-30B-A3B", "h100_sxm"))
+    large = query_aiconfigurator("qwen3-30b-a3b", "h100", limits=ServerLimits(max_model_len=16384)).hardware
+    assert large.num_gpu_blocks == earlier["kv_capacity_tokens"] // 16
+    assert mixture.hardware.num_gpu_blocks > large.num_gpu_blocks  # smaller batches take less memory
+    contexts = np.array(earlier["decode"]["ctx"])
+    grid = mixture.hardware.grid
+    assert grid is not None
+    for n, row in zip(earlier["decode"]["bs"], earlier["decode"]["ms"], strict=True):
+        met = contexts < 16384
+        if n <= 128:
+            found_ms = 1e3 * grid.duration_s(n, n * (contexts[met] + 1), 0, 0)
+            assert found_ms == pytest.approx(np.array(row)[met], rel=0.02)
+
+
+def test_tensor_parallel_experts_and_whole_experts_differ() -> None:
+    sliced, whole = (
+        query_aiconfigurator("qwen3-30b-a3b", "h100", tp=2, expert_parallel=whole, limits=SMALL).hardware
+        for whole in (False, True)
+    )
+    assert sliced.grid != whole.grid
+    assert "moe_tp_size 2, moe_ep_size 1" in sliced.source
+    assert "moe_tp_size 1, moe_ep_size 2" in whole.source
+    assert sliced.name == "qwen3-30b-a3b on 2 × h100-80gb (vllm)"
+
+
+def test_a_folder_with_a_config_is_a_model(tmp_path: Path, mixture: QueriedHardware) -> None:
+    bundled = Path(core.__file__).parent / "model_configs" / "Qwen--Qwen3-30B-A3B_config.json"
+    shutil.copy(bundled, tmp_path / "config.json")
+    found = query_aiconfigurator(str(tmp_path), "h100", limits=SMALL, num_gpu_blocks=500).hardware
+    assert found.grid == mixture.hardware.grid
+    assert found.num_gpu_blocks == 500
+    assert "num_gpu_blocks as given" in found.source
+
+
+def test_contexts_of_decodes_count_beside_a_prefill_where_attention_is_booked_with_the_rest() -> None:
+    """DeepSeek-V3: a prompt token more never makes a step shorter, and longer contexts make it longer."""
+    grid = query_aiconfigurator("deepseek-v3", "h200", tp=8, expert_parallel=True, limits=SMALL).hardware.grid
+    assert grid is not None
+    for decodes, context in ((8, 16000), (64, 4000), (128, 1000)):
+        alone, beside = grid.duration_s(decodes, decodes * context, [0, 1], [0, 1])
+        assert beside >= alone
+        short, long = grid.duration_s(decodes, [decodes * 10, decodes * context], 512, 512 * 513 / 2)
+        added = np.diff(grid.duration_s(decodes, [decodes * 10, decodes * context], 0, 0)).item()
+        assert long - short == pytest.approx(added, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("llama-9", "h100"), "unknown model 'llama-9'; did you mean"),
+        (("llama-3.1-8b", "rtx-4090"), "unknown GPU 'rtx-4090'"),
+        (("llama-3.1-405b", "a100"), "cannot tell the step times of llama-3.1-405b on a100-80gb"),
+    ],
+)
+def test_what_it_does_not_know_is_refused(arguments: tuple[str, str], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        query_aiconfigurator(*arguments, limits=SMALL)
+
+
+def test_other_refusals() -> None:
+    with pytest.raises(InputError, match="has not measured 'tgi' on h100_sxm; it has sglang, trtllm, vllm"):
+        query_aiconfigurator("llama-3.1-8b", "h100", engine="tgi", limits=SMALL)
+    with pytest.raises(InputError, match=r"llama-3\.1-8b on 3 × h100-80gb: .*tp_size 3"):
+        query_aiconfigurator("llama-3.1-8b", "h100", tp=3, limits=SMALL)
+    with pytest.raises(InputError, match="max_num_seqs = 1 must be at least 2"):
+        ServerLimits(max_num_seqs=1)
+    with pytest.raises(InputError, match=r"max_model_len = 99999999999 must be .* at most 16,777,216"):
+        ServerLimits(max_model_len=99999999999)
+    for given in (0, -5, 1):
+        with pytest.raises(InputError, match=f"num_gpu_blocks = {given} must be at least 2"):
+            query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL, num_gpu_blocks=given)
+    with pytest.raises(InputError, match=r"a KV memory of 32 tokens .* give more KV blocks"):
+        query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL, num_gpu_blocks=2)
+    with pytest.raises(InputError, match=r"gpu_memory_utilization = 1.5 must be"):
+        ServerLimits(gpu_memory_utilization=1.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", r"config\.json:1: is not JSON"),
+        ("[1]", r"config\.json: holds a JSON list, not an object"),
+        ('{"num_attention_heads": 0}', r"config\.json: 'num_attention_heads' = 0 must be at least 1"),
+    ],
+)
+def test_a_broken_config_is_named(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=named):
+        query_aiconfigurator(str(tmp_path), "h100", limits=SMALL)
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiconfigurator_core", None)
+    with pytest.raises(InputError, match=r"pip install 'fluidgate\[hardware\]'"):
+        query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL)
