@@ -27,7 +27,7 @@ FITS = {
 }
 WINDOWS_S = (0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 # Narrow enough for Azure's spike of answers near 406 tokens, too wide to fit a single value.
-LEAST_SIGMA = 0.03
+MIN_SIGMA = 0.03
 
 
 def fit_mixture(log_lengths: np.ndarray, components: int, starts: int = 6, rounds: int = 400) -> np.ndarray:
@@ -52,7 +52,7 @@ def _em(x: np.ndarray, k: int, rounds: int, rng: np.random.Generator) -> tuple:
         mass = share.sum(1) + 1e-9
         weights, mu = mass / mass.sum(), share @ x / mass[:, None]
         spread = np.stack([(share * (x[None, :, j] - mu[:, j, None]) ** 2).sum(1) / mass for j in (0, 1)], 1)
-        sigma = np.sqrt(np.maximum(spread, LEAST_SIGMA**2))
+        sigma = np.sqrt(np.maximum(spread, MIN_SIGMA**2))
     return float((top + np.log(total)).mean()), weights, mu, sigma
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from fluidgate.arrays import FloatArray
-from fluidgate.bounds import LEAST_STEP_S, MOST_COUNT, MOST_KV_TOKENS, MOST_STEP_S
+from fluidgate.bounds import MAX_COUNT, MAX_KV_TOKENS, MAX_STEP_S, MIN_STEP_S
 from fluidgate.calibration import StepPoints
 from fluidgate.errors import InputError
 from fluidgate.hardware.core import Hardware
@@ -113,17 +113,17 @@ def _grid(entry: JsonObject, source: str) -> LatencyGrid:
     if np.any(points.duration_s <= 0):
         raise InputError(f"{entry.where}: holds a latency of 0 ms; a step takes time")
     shortest_s, longest_s = float(points.duration_s.min()), float(points.duration_s.max())
-    if shortest_s < LEAST_STEP_S or longest_s > MOST_STEP_S:
+    if shortest_s < MIN_STEP_S or longest_s > MAX_STEP_S:
         raise InputError(
-            f"{entry.where}: holds latencies from {shortest_s:g} to {longest_s:g} s; a step takes {LEAST_STEP_S:g} to "
-            f"{MOST_STEP_S:g}"
+            f"{entry.where}: holds latencies from {shortest_s:g} to {longest_s:g} s; a step takes {MIN_STEP_S:g} to "
+            f"{MAX_STEP_S:g}"
         )
     return LatencyGrid(
         model=entry.text("model"),
         system=entry.text("system"),
         backend=entry.text("backend").lower(),
         tp=entry.object("parallel").integer("tp_size", default=1),
-        kv_capacity_tokens=entry.integer("kv_capacity_tokens", at_most=MOST_KV_TOKENS)
+        kv_capacity_tokens=entry.integer("kv_capacity_tokens", at_most=MAX_KV_TOKENS)
         if entry.has("kv_capacity_tokens")
         else None,
         source=source,
@@ -132,19 +132,19 @@ def _grid(entry: JsonObject, source: str) -> LatencyGrid:
 
 
 def _decode_points(decode: JsonObject) -> StepPoints:
-    bs, ctx = decode.numbers("bs", at_most=MOST_COUNT), decode.numbers("ctx", at_most=MOST_COUNT)
+    bs, ctx = decode.numbers("bs", at_most=MAX_COUNT), decode.numbers("ctx", at_most=MAX_COUNT)
     latency_ms = decode.numbers("ms", (len(bs), len(ctx)))
     requests, context = (axis.ravel() for axis in np.meshgrid(bs, ctx, indexing="ij"))
     return _points("decode", requests, requests * (context + 1), np.zeros_like(requests), latency_ms)
 
 
 def _prefill_points(prefill: JsonObject) -> StepPoints:
-    isl = prefill.numbers("isl", at_most=MOST_COUNT)
+    isl = prefill.numbers("isl", at_most=MAX_COUNT)
     return _points("prefill", isl, isl, isl * (isl + 1) / 2, prefill.numbers("ms", (len(isl),)))
 
 
 def _mixed_points(mixed: JsonObject) -> StepPoints:
-    axes = [mixed.numbers(key, at_most=MOST_COUNT) for key in ("ctx_tokens", "gen_reqs", "gen_ctx")]
+    axes = [mixed.numbers(key, at_most=MAX_COUNT) for key in ("ctx_tokens", "gen_reqs", "gen_ctx")]
     if any(np.any(axis < 1) for axis in (axes[0], axes[2])):
         raise mixed.error("ctx_tokens", "and gen_ctx must be at least 1 token")
     latency_ms = mixed.numbers("ms", (len(axes[0]), len(axes[1]), len(axes[2])))

@@ -8,31 +8,31 @@ from typing import Any
 from fluidgate.errors import InputError
 from fluidgate.words import has_control, shown
 
-MOST_COUNT = 2**31 - 1
+MAX_COUNT = 2**31 - 1
 """Tokens, KV blocks, seats, token budgets: vLLM keeps them in 32-bit integers, and products of two fit 64 bits."""
-MOST_BLOCK_SIZE = 2**16
+MAX_BLOCK_SIZE = 2**16
 """Tokens per KV block; vLLM's largest are a few thousand."""
-MOST_KV_TOKENS = MOST_COUNT * MOST_BLOCK_SIZE
+MAX_KV_TOKENS = MAX_COUNT * MAX_BLOCK_SIZE
 """Below 2⁵³, so that a float holds it exactly."""
-MOST_REPLICAS = 10_000
-MOST_REPEATS = 10_000
-MOST_JOBS = 1_024
-MOST_GPUS = 1_024
-MOST_REQUESTS = 10**8
+MAX_REPLICAS = 10_000
+MAX_REPEATS = 10_000
+MAX_JOBS = 1_024
+MAX_GPUS = 1_024
+MAX_REQUESTS = 10**8
 """More would not fit the memory of the machines this runs on."""
-MOST_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
-LEAST_STEP_S, MOST_STEP_S = 1e-9, 1e6
+MIN_STEP_S, MAX_STEP_S = 1e-9, 1e6
 """Seconds of an engine step: no GPU is done in a nanosecond, and none takes eleven days."""
-MOST_SECONDS = 2.0**33
+MAX_SECONDS = 2.0**33
 """A clock: 272 years, where the floats lie a microsecond apart."""
-LEAST_RATE, MOST_RATE = 1e-10, 1e9
+MIN_RATE, MAX_RATE = 1e-10, 1e9
 """Requests per second: two in 272 years, and one in every nanosecond."""
-MOST_NUMBER = 1e15
+MAX_NUMBER = 1e15
 """Any other number: a few of them multiplied do not overflow."""
 
 
-def check_whole(name: str, value: Any, least: int = 1, most: int = MOST_COUNT) -> None:
+def check_whole(name: str, value: Any, least: int = 1, most: int = MAX_COUNT) -> None:
     """Refuse what is not a whole number from `least` to `most`."""
     if not (value >= least and value % 1 == 0):
         raise InputError(f"{name} = {shown(value)} must be a whole number, at least {least}")

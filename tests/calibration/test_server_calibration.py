@@ -15,7 +15,7 @@ from fluidgate.calibration import CalibrationReport
 from fluidgate.calibration.server.bench_process import BenchProcess
 from fluidgate.calibration.server.fit import fit
 from fluidgate.calibration.server.iteration_log import IterationLog
-from fluidgate.calibration.server.live_load import LEAST_WINDOWS, measure
+from fluidgate.calibration.server.live_load import MIN_WINDOWS, measure
 from fluidgate.calibration.server.running_server import RunningServer, look_at
 from fluidgate.calibration.server.sweep import OUTPUT_SPREAD, Sweep, lay_out, lay_out_sweep
 from fluidgate.errors import InputError
@@ -122,8 +122,8 @@ def test_a_phase_that_was_too_short_is_repeated(fake: FakeServer, trouble: str, 
     measured = measure(sweep)
     many = sweep.phases[2]
     assert fake.loads == [1, 2, 3, 4, 5, 6, 3 + 6]  # seeds: a repeat has prompts of its own
-    assert all(measured.windows(phase) >= LEAST_WINDOWS for phase in sweep.phases)
-    assert measured.windows(many) < LEAST_WINDOWS + 2  # it ended when it had enough
+    assert all(measured.windows(phase) >= MIN_WINDOWS for phase in sweep.phases)
+    assert measured.windows(many) < MIN_WINDOWS + 2  # it ended when it had enough
     assert sum(fake.load_s) < TIME_S
     report = fit(sweep, measured)
     (remark,) = [remark for remark in report.remarks if "phase" in remark]

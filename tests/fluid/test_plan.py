@@ -7,7 +7,7 @@ import pytest
 
 from fluidgate.errors import InputError
 from fluidgate.fluid import FluidPlan, RequestMix, plan
-from fluidgate.fluid.plan import MOST_CLASSES
+from fluidgate.fluid.plan import MAX_CLASSES
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.workload.core import Workload
 
@@ -178,16 +178,16 @@ def test_of_a_label_that_nobody_carries_nothing_is_known_of_its_own() -> None:
     assert (b.mean_prompt_tokens, b.output_quantiles) == (p.mix.mean_prompt_tokens, p.mix.output_quantiles)
 
 
-@pytest.mark.parametrize("count", [MOST_CLASSES, MOST_CLASSES + 1, 3 * MOST_CLASSES])
+@pytest.mark.parametrize("count", [MAX_CLASSES, MAX_CLASSES + 1, 3 * MAX_CLASSES])
 def test_labels_past_the_most_are_one_class(count: int) -> None:
     p = plan(labelled(list(range(count)), tuple(f"label {k}" for k in range(count))), A100)
     *apart, last = p.mix.classes
-    assert len(apart) == MOST_CLASSES - 1
+    assert len(apart) == MAX_CLASSES - 1
     assert [c.share for c in apart] == pytest.approx([1 / count] * len(apart))
-    assert [c.mean_prompt_tokens for c in apart] == [10.0 * k for k in range(1, MOST_CLASSES)]
-    assert last.share == pytest.approx((count - MOST_CLASSES + 1) / count)
-    assert last.mean_prompt_tokens == pytest.approx(5.0 * (MOST_CLASSES + count))
-    assert min(last.output_quantiles) == MOST_CLASSES
+    assert [c.mean_prompt_tokens for c in apart] == [10.0 * k for k in range(1, MAX_CLASSES)]
+    assert last.share == pytest.approx((count - MAX_CLASSES + 1) / count)
+    assert last.mean_prompt_tokens == pytest.approx(5.0 * (MAX_CLASSES + count))
+    assert min(last.output_quantiles) == MAX_CLASSES
     assert max(last.output_quantiles) == count
 
 

@@ -42,7 +42,7 @@ from . import seeds
 from .campaign import Reader
 
 CONFIG = EngineConfig(max_num_seqs=64)
-MOST_REQUESTS, MOST_TOKENS, MOST_BLOCKS = 12, 3000, 10**5
+MAX_REQUESTS, MAX_TOKENS, MAX_BLOCKS = 12, 3000, 10**5
 """Of a run: larger ones are as legal, and take as long as they take."""
 
 
@@ -58,10 +58,10 @@ def shown(table: Any) -> None:
 
 def simulated(workload: Workload, hardware: Hardware) -> None:
     """Plan, run and sum up the first requests, where that is little work."""
-    first = workload.take(slice(0, MOST_REQUESTS))
+    first = workload.take(slice(0, MAX_REQUESTS))
     planned = plan_for(first, hardware, CONFIG)
     json.dumps(planned.to_dict(), allow_nan=False)
-    if (first.prompt_tokens + first.output_tokens).sum() <= MOST_TOKENS and hardware.num_gpu_blocks <= MOST_BLOCKS:
+    if (first.prompt_tokens + first.output_tokens).sum() <= MAX_TOKENS and hardware.num_gpu_blocks <= MAX_BLOCKS:
         summary = summarize(run(first, hardware, Greedy(), CONFIG)).to_dict()
         json.dumps(summary, allow_nan=False)
 

@@ -162,7 +162,7 @@ def test_it_looks_no_further_than_it_must(decide: Decide) -> None:
     # while, to see whether all fit.
     policy = fluid_policy(*DISPERSED)
     assert decide(policy, [], [(60, 0)] * 5, blocks=10**6, token_budget=100) == 5
-    assert decide(policy, [], [(60, 0)] * 100, blocks=10**6, token_budget=100) == fluid.MOST_TRIED
+    assert decide(policy, [], [(60, 0)] * 100, blocks=10**6, token_budget=100) == fluid.MAX_TRIED
     assert decide(policy, [], [(60, 0)] * 100, blocks=10**6, token_budget=6000) == 100
     assert decide(policy, [(60, 9)] * 2, [(60, 0)] * 5, blocks=10**6, max_num_seqs=5) == 3
 

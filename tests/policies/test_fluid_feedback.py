@@ -19,9 +19,9 @@ from fluidgate.policies.parts.margin import (
     GAIN,
     HELD,
     LAX_MARGIN,
-    LEAST_MARGIN,
     MARGIN,
-    MOST_MARGIN,
+    MAX_MARGIN,
+    MIN_MARGIN,
     RECOMPUTED,
     SPREAD,
     START_COMPLETIONS,
@@ -58,8 +58,8 @@ def margin_after_many(stalled_share: float, spread: float, *, recomputed: float 
     memory = policy.new_memory()
     memory[[fluid._LOOP + SPREAD, fluid._LOOP + RECOMPUTED, fluid._COHERENCE]] = spread, recomputed, coherence
     memory[fluid._LOOP + COMPLETED] = START_COMPLETIONS
-    memory[fluid._LOOP + MARGIN] = MOST_MARGIN
-    for _ in range(int(MOST_MARGIN / (GAIN * stalled_share)) + 10):
+    memory[fluid._LOOP + MARGIN] = MAX_MARGIN
+    for _ in range(int(MAX_MARGIN / (GAIN * stalled_share)) + 10):
         finish_held(policy, memory)
     return float(memory[fluid._LOOP + MARGIN])
 
@@ -70,9 +70,9 @@ def test_evictions_raise_the_margin_to_its_most() -> None:
     assert memory[fluid._LOOP + MARGIN] == FIRST_MARGIN
     tell(policy, memory, PREEMPTED)
     assert memory[fluid._LOOP + MARGIN] == pytest.approx(FIRST_MARGIN + GAIN)
-    for _ in range(int(MOST_MARGIN / GAIN)):
+    for _ in range(int(MAX_MARGIN / GAIN)):
         tell(policy, memory, PREEMPTED)
-    assert memory[fluid._LOOP + MARGIN] == MOST_MARGIN
+    assert memory[fluid._LOOP + MARGIN] == MAX_MARGIN
 
 
 @pytest.mark.parametrize("stalled_share", [0.0, 0.1, 0.7])
@@ -96,10 +96,10 @@ def test_the_floor_falls_with_what_a_margin_costs(less: float, more: float) -> N
 
 
 def test_floors_at_the_ends() -> None:
-    # A free margin is taken up to CHEAP_MARGIN, a costly one to LEAST_MARGIN, or LAX_MARGIN where nothing is computed
+    # A free margin is taken up to CHEAP_MARGIN, a costly one to MIN_MARGIN, or LAX_MARGIN where nothing is computed
     # again; at a stalled share of 1 all of them are LAX_MARGIN, at 1/2 halfway.
     assert margin_after_many(0.5, 0.0) == pytest.approx((CHEAP_MARGIN + LAX_MARGIN) / 2)
-    assert margin_after_many(0.5, 10.0) == pytest.approx((LEAST_MARGIN + LAX_MARGIN) / 2)
+    assert margin_after_many(0.5, 10.0) == pytest.approx((MIN_MARGIN + LAX_MARGIN) / 2)
     assert margin_after_many(0.5, 10.0, recomputed=0.0) == pytest.approx(LAX_MARGIN)
     assert margin_after_many(1.0, 0.0) == pytest.approx(LAX_MARGIN)
     assert margin_after_many(0.5, 0.0, coherence=COHERENT) == 0.0
@@ -215,7 +215,7 @@ def test_when_the_start_is_over_the_floor_holds_and_the_loop_is_that_with_a_prio
     policies = Fluid(0.5), Fluid(0.5, output_quantiles=(20.0,))
     memories = [policy.new_memory() for policy in policies]
     memories[0][fluid._LOOP + COMPLETED] = START_COMPLETIONS - 2
-    assert finish_held(policies[0], memories[0]) < -0.9 * (LEAST_MARGIN + LAX_MARGIN) / 2
+    assert finish_held(policies[0], memories[0]) < -0.9 * (MIN_MARGIN + LAX_MARGIN) / 2
     for policy, memory in zip(policies, memories, strict=True):
         tell(policy, memory, FINISHED)
         memory[fluid._LOOP + MARGIN] = 3.0

@@ -15,7 +15,7 @@ from fluidgate.policies.fluid import (
     COHERENCE_COMPLETIONS,
     ESTIMATE_COMPLETIONS,
     ESTIMATE_ITERATIONS,
-    LEAST_WINDOW,
+    MIN_WINDOW,
     WINDOWS,
 )
 from fluidgate.policies.parts.length_law import CELLS, DEATHS, OUTPUT, PRIOR, SHARE, WIDTH
@@ -126,7 +126,7 @@ def test_completions_are_remembered_for_a_window(residents: int, decide: Decide)
     finish(policy, memory, 50, times=40)
     decide(policy, [(10, 5)] * residents, [(10, 0)], blocks=10**5, memory=memory)
     law = fluid._CLASSES
-    window = max(LEAST_WINDOW, WINDOWS * residents)
+    window = max(MIN_WINDOW, WINDOWS * residents)
     assert memory[law + DEATHS : law + PRIOR].sum() == pytest.approx(40 * np.exp(-40 / window), rel=0.001)
 
 

@@ -59,7 +59,7 @@ def test_timelines_are_of_the_first_repeat(trace: Workload, monkeypatch: pytest.
         assert 1e3 * cell.timeline.ttft_s[50] == pytest.approx(cell.summaries[0].median_ttft_ms)
         assert cell.timeline.evicted[-1] == cell.summaries[0].preemptions
         assert len(cell.timeline.batch) == len(stage_edges(cell.scenario.plan)) - 1
-    monkeypatch.setattr("fluidgate.runs.policy_runs.MOST_TOKENS", 10)
+    monkeypatch.setattr("fluidgate.runs.policy_runs.MAX_TOKENS", 10)
     longer = compare(trace, HARDWARE, ["greedy"], loads=[1.1], repeats=1, timelines=True).cells[0].timeline
     assert longer is not None
     assert longer.batch == []

@@ -23,7 +23,7 @@ needs_vllm = pytest.mark.skipif(
 )
 
 STEP_S = 0.01
-MOST_STEPS = 5000
+MAX_STEPS = 5000
 BLOCK_SIZE = 16
 CONTENT = 1000
 NO_CLASSES = Classes()
@@ -236,7 +236,7 @@ def new_live(
 
 def run_down(live: Live) -> None:
     """Step until every request is done."""
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         live.form()
         live.receive()
         if not live.unfinished:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fluidgate.policies import Fluid, Policy
 
 from ..parity.generators import POLICIES
-from .live import MOST_STEPS, Live, needs_vllm, new_live, waiting_names
+from .live import MAX_STEPS, Live, needs_vllm, new_live, waiting_names
 
 pytestmark = needs_vllm
 
@@ -194,7 +194,7 @@ def queues(books: Any) -> list[list[str]]:
 def run(live: Live, random: Random, requests: int) -> int:
     """Serve so many requests; returns how often one was passed over."""
     blocked = Blocked(live, random)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         if live.num_seen < requests and random.random() < 0.5:
             for _ in range(random.choice([1, 1, 4])):
                 blocked.add()

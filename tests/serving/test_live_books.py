@@ -20,7 +20,7 @@ from fluidgate.policies import (
     Watermark,
 )
 
-from .live import MOST_STEPS, STEP_S, Live, disturb, needs_vllm, new_live, run_down
+from .live import MAX_STEPS, STEP_S, Live, disturb, needs_vllm, new_live, run_down
 
 pytestmark = needs_vllm
 
@@ -49,7 +49,7 @@ def run(live: Live, random: Random, requests: int) -> None:
     """Arrivals, aborts, preemptions and finishes until nothing is left, with the books compared at every step."""
     from fluidgate.serving.gate import empty_books
 
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         disturb(live, random, requests)
         if live.scheduler.has_requests():
             names = [name for name in live.form() if name in live.unfinished]
@@ -117,7 +117,7 @@ def test_an_evicted_crowd_may_come_back_in_the_same_step(monkeypatch: pytest.Mon
     live = new_live(monkeypatch, ConcurrencyCap(5.0))
     for _ in range(12):
         live.add(20, 30)
-    for step in range(MOST_STEPS):
+    for step in range(MAX_STEPS):
         if step % 7 == 3:
             live.scheduler.reset_prefix_cache(reset_running_requests=True)
         live.form()

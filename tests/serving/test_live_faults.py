@@ -13,7 +13,7 @@ import pytest
 from fluidgate.policies import ConcurrencyCap, Fluid, Greedy, Policy, Wait
 from fluidgate.serving.labels import CLASS_KEY, OUTPUT_TOKENS_KEY, Classes
 
-from .live import MOST_STEPS, Live, disturb, needs_vllm, new_live, run_down
+from .live import MAX_STEPS, Live, disturb, needs_vllm, new_live, run_down
 
 pytestmark = needs_vllm
 
@@ -82,7 +82,7 @@ def test_spoilt_books_are_vllms_again_within_a_step(
 ) -> None:
     random = Random(depth)
     live = new_live(monkeypatch, policy, blocks=40, depth=depth)
-    for step in range(MOST_STEPS):
+    for step in range(MAX_STEPS):
         disturb(live, random, 120)
         if step % 100 == 50 and live.books.num_residents:
             spoil(live, random)
@@ -217,7 +217,7 @@ def test_a_name_used_again_at_once_is_another_request(policy: Policy, monkeypatc
     live = new_live(monkeypatch, policy)
     names = [str(k) for k in range(6)]
     added = 0
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         for name in names:
             if added < 300 and name not in live.scheduler.requests:
                 live.add(random.randint(1, 60), random.randint(1, 9), name=name)

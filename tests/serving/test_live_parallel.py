@@ -10,7 +10,7 @@ import pytest
 
 from fluidgate.policies import ConcurrencyCap, Fluid, Greedy, NestedWait, Policy, Wait
 
-from .live import MOST_STEPS, Live, needs_vllm, new_live
+from .live import MAX_STEPS, Live, needs_vllm, new_live
 
 pytestmark = needs_vllm
 
@@ -60,7 +60,7 @@ def test_pipeline_stages(policy: Policy, stages: int, monkeypatch: pytest.Monkey
     live.scheduler.pp_size = live.scheduler.decode_stagger = stages
     live.scheduler.use_v2_model_runner = True
     last_decode: dict[str, int] = {}
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         if live.num_seen < 60 and random.random() < 0.4:
             live.add(random.randint(1, 100), random.randint(1, 40))
         if live.unfinished and random.random() < 0.02:
@@ -137,7 +137,7 @@ def test_native_offloading(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> N
     random = Random(1)
     live, workers = offloading(monkeypatch, policy, blocks=16), Workers(random)
     prompts = [list(range(k * 1000, k * 1000 + 64)) for k in range(8)]
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         if live.num_seen < 100 and random.random() < 0.3:
             live.add(64, random.randint(1, 40), content=random.choice(prompts))
         if live.unfinished and random.random() < 0.02:

@@ -29,7 +29,7 @@ FILES = (
     "test_swa_inflight_window_free.py",
     "test_prefix_replay.py",
 )
-LEAST_PASSED, LEAST_GATED = 150, 80
+MIN_PASSED, MIN_GATED = 150, 80
 """So many pass without the gate, and so many pass with a gate that is on: it is off with what it does not support."""
 
 POLICIES: dict[str, Policy | None] = {"greedy": Greedy(), "concurrency-cap": ConcurrencyCap(1000.0), "fluid": None}
@@ -105,7 +105,7 @@ def _short(test: str) -> str:
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Without the gate. Some fail, for want of a hub, a GPU or a compiled module."""
     made = run_tests(tmp_path_factory.mktemp("stock"), gate=False)
-    assert len(made.passed) >= LEAST_PASSED, f"only {len(made.passed)} of vLLM's own tests pass without the gate"
+    assert len(made.passed) >= MIN_PASSED, f"only {len(made.passed)} of vLLM's own tests pass without the gate"
     return made
 
 
@@ -121,4 +121,4 @@ def test_what_passes_without_the_gate_passes_with_it(name: str, stock: Run, tmp_
     excepted = EXCEPTED.get(name, {})
     assert stock.passed - gated.passed <= set(excepted)
     assert not gated.fell_back
-    assert len(gated.gated & gated.passed) >= LEAST_GATED, "the gate is off in too many of the tests"
+    assert len(gated.gated & gated.passed) >= MIN_GATED, "the gate is off in too many of the tests"

@@ -312,7 +312,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     path.write_bytes(gzip.compress((V + "1,2,3\n" * 4_000_000).encode()))
     with pytest.raises(InputError, match="unpacks to more than 100 times its size, which no trace does; fetch"):
         read_trace(path, "vidur")
-    monkeypatch.setattr(_files, "MOST_BYTES", 1000)
+    monkeypatch.setattr(_files, "MAX_BYTES", 1000)
     for content in (gzip.compress((V + "1,2,3\n" * 999).encode()), (V + "1,2,3\n" * 999).encode()):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"holds more than .* GiB; give a part of the trace"):

@@ -26,7 +26,7 @@ from fluidgate.hardware.step_grid import StepGrid
 MS_PER_S = 1e3
 CHECKED_STEPS = 100
 """Of each kind."""
-LEAST_PROMPT, MOST_PROMPTS = 16, 32
+MIN_PROMPT, MAX_PROMPTS = 16, 32
 """Of the steps that are checked: for thousands of prompts of one token the library's own answers disagree."""
 
 
@@ -96,9 +96,9 @@ def draw_steps(handle: Any, grid: StepGrid, kv_capacity_tokens: int) -> tuple[St
     for kind in ("decode", "prefill", "chunk", "mixed"):
         for _ in range(CHECKED_STEPS):
             decodes = _drawn(rng, 1, grid.max_decodes) if kind in ("decode", "mixed") else 0
-            room = min(grid.max_context, kv_capacity_tokens // (decodes + MOST_PROMPTS)) - 1
-            length = _drawn(rng, LEAST_PROMPT, room if kind == "decode" else min(room, grid.max_tokens))
-            most = min(MOST_PROMPTS, grid.max_tokens // length)
+            room = min(grid.max_context, kv_capacity_tokens // (decodes + MAX_PROMPTS)) - 1
+            length = _drawn(rng, MIN_PROMPT, room if kind == "decode" else min(room, grid.max_tokens))
+            most = min(MAX_PROMPTS, grid.max_tokens // length)
             prompts = {"decode": 0, "chunk": 1}.get(kind, _drawn(rng, 1, most))
             before = _drawn(rng, 1, room - length) if kind == "chunk" else 0
             if kind == "decode":

@@ -12,7 +12,7 @@ HUBER = 1.345
 BISQUARE = 4.685
 """Tuning constants that keep 95% efficiency under normal errors, in standard deviations."""
 MAX_ROUNDS = 100
-LEAST_SCALE = 1e-9
+MIN_SCALE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def _reweighted(
         root = np.sqrt(weight)
         rows = regressors * (root / fitted)[:, None]
         coefficients = _least_squares(rows, root * measured / fitted, prior, width)
-        last, fitted = fitted, np.maximum(regressors @ coefficients, LEAST_SCALE * measured)
+        last, fitted = fitted, np.maximum(regressors @ coefficients, MIN_SCALE * measured)
         if np.all(np.abs(fitted - last) <= 1e-10 * last):
             break
     return coefficients, fitted, width
@@ -112,7 +112,7 @@ def _sandwich(rows: FloatArray, standardised: FloatArray, prior: Prior, scale: f
 
 def _scale(residual: FloatArray) -> float:
     """The median absolute residual as a standard deviation of normal errors."""
-    return max(1.4826 * float(np.median(np.abs(residual))), LEAST_SCALE)
+    return max(1.4826 * float(np.median(np.abs(residual))), MIN_SCALE)
 
 
 def _huber(standardised: FloatArray) -> FloatArray:

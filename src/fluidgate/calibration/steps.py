@@ -23,7 +23,7 @@ SHEET_ERROR = 0.5
 NEGLIGIBLE = 0.01
 """A coefficient whose interval holds 0 matters if it may be more than this share of some step's time."""
 REGIONS_PER_AXIS = 4
-LEAST_IN_REGION = 5
+MIN_IN_REGION = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +183,7 @@ def _misfit(used: FloatArray, points: StepPoints, fit: RobustFit) -> float:
     excess, total = 0.0, 0
     for r in np.unique(region[kept]):
         own = residual[kept & (region == r)]
-        if len(own) >= LEAST_IN_REGION:
+        if len(own) >= MIN_IN_REGION:
             excess += len(own) * (float(own.mean()) ** 2 - float(own.var(ddof=1)) / len(own))
             total += len(own)
     return float(np.sqrt(max(excess, 0.0) / total)) if total else 0.0

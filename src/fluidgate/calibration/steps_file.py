@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fluidgate.arrays import FloatArray
-from fluidgate.bounds import LEAST_STEP_S, MOST_COUNT, MOST_KV_TOKENS, MOST_STEP_S
+from fluidgate.bounds import MAX_COUNT, MAX_KV_TOKENS, MAX_STEP_S, MIN_STEP_S
 from fluidgate.calibration.points import StepPoints
 from fluidgate.errors import InputError
 from fluidgate.output import write_text
@@ -29,10 +29,10 @@ NAMES = {
 REQUIRED = (TOKENS, KV, DURATION)
 MS_PER_S = 1e3
 RANGES = {
-    TOKENS: (1e-3, MOST_COUNT),
-    KV: (0.0, MOST_KV_TOKENS),
-    PAIRS: (0.0, float(MOST_COUNT) ** 2),
-    DURATION: (LEAST_STEP_S * MS_PER_S, MOST_STEP_S * MS_PER_S),
+    TOKENS: (1e-3, MAX_COUNT),
+    KV: (0.0, MAX_KV_TOKENS),
+    PAIRS: (0.0, float(MAX_COUNT) ** 2),
+    DURATION: (MIN_STEP_S * MS_PER_S, MAX_STEP_S * MS_PER_S),
 }
 """Least and most; files of means hold broken numbers of tokens."""
 

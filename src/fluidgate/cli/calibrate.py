@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fluidgate.bounds import MOST_BLOCK_SIZE, MOST_GPUS
+from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_GPUS
 from fluidgate.cli import options as o
 from fluidgate.errors import InputError
 from fluidgate.output import write_text
@@ -37,10 +37,10 @@ class MemoryOptions:
     num_gpu_blocks: Annotated[int | None, typer.Option("--num-gpu-blocks", help="KV blocks, as the server logs.")] = (
         None
     )
-    block_size: Annotated[
-        int, typer.Option("--block-size", help="Tokens per KV block.", min=1, max=MOST_BLOCK_SIZE)
-    ] = 16
-    tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, max=MOST_GPUS)] = 1
+    block_size: Annotated[int, typer.Option("--block-size", help="Tokens per KV block.", min=1, max=MAX_BLOCK_SIZE)] = (
+        16
+    )
+    tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
     gpu_memory_utilization: Annotated[
         float, typer.Option("--gpu-memory-utilization", help="Share of GPU memory to use.")
     ] = 0.9

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fluidgate.bounds import MOST_COUNT, MOST_GPUS
+from fluidgate.bounds import MAX_COUNT, MAX_GPUS
 from fluidgate.cli import options as o
 from fluidgate.errors import InputError
 from fluidgate.words import escaped
@@ -32,7 +32,7 @@ Wait = Annotated[
 ]
 Model = Annotated[str | None, typer.Option("--model", help="Model name, for step times.", rich_help_panel=_H)]
 GpuName = Annotated[str | None, typer.Option("--gpu", help="GPU name, for step times.", rich_help_panel=_H)]
-Tp = Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, max=MOST_GPUS, rich_help_panel=_H)]
+Tp = Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS, rich_help_panel=_H)]
 ModelConfig = Annotated[
     Path | None, typer.Option("--model-config", help="Hugging Face config.json of the model.", rich_help_panel=_H)
 ]
@@ -47,12 +47,12 @@ BlockSize = Annotated[
 ]
 Seats = Annotated[
     int | None,
-    typer.Option("--max-num-seqs", help="The server's seats.", min=1, max=MOST_COUNT, rich_help_panel=_E),
+    typer.Option("--max-num-seqs", help="The server's seats.", min=1, max=MAX_COUNT, rich_help_panel=_E),
 ]
 Budget = Annotated[
     int | None,
     typer.Option(
-        "--max-num-batched-tokens", help="The server's token budget.", min=1, max=MOST_COUNT, rich_help_panel=_E
+        "--max-num-batched-tokens", help="The server's token budget.", min=1, max=MAX_COUNT, rich_help_panel=_E
     ),
 ]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fluidgate.bounds import MOST_REPEATS, MOST_REQUESTS
+from fluidgate.bounds import MAX_REPEATS, MAX_REQUESTS
 from fluidgate.cli import options as o
 from fluidgate.output import write_text
 
@@ -22,11 +22,11 @@ Parts = Annotated[
         help="long-outputs, cells, curves, eviction-costs, priors or loads; may be repeated. Without: all.",
     ),
 ]
-Requests = Annotated[int, typer.Option("--requests", help="Requests per run, at least.", min=100, max=MOST_REQUESTS)]
-Seeds = Annotated[int, typer.Option("--seeds", help="Paired seeds.", min=2, max=MOST_REPEATS)]
+Requests = Annotated[int, typer.Option("--requests", help="Requests per run, at least.", min=100, max=MAX_REQUESTS)]
+Seeds = Annotated[int, typer.Option("--seeds", help="Paired seeds.", min=2, max=MAX_REPEATS)]
 TuningSeeds = Annotated[
     int,
-    typer.Option("--tuning-seeds", help="Seeds that the tuned baseline is tuned on.", min=1, max=MOST_REPEATS),
+    typer.Option("--tuning-seeds", help="Seeds that the tuned baseline is tuned on.", min=1, max=MAX_REPEATS),
 ]
 Mooncake = Annotated[Path | None, typer.Option("--mooncake", help="Mooncake's conversation trace (JSON lines).")]
 Page = Annotated[Path, typer.Option("--page", help="Write the tables to this Markdown file.")]

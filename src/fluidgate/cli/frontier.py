@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fluidgate.bounds import MOST_REPEATS
+from fluidgate.bounds import MAX_REPEATS
 from fluidgate.cli import options as o
 from fluidgate.errors import InputError
 
@@ -26,7 +26,7 @@ Values = Annotated[
 ]
 Tolerance = Annotated[float, typer.Option("--tolerance", help="Relative width of the intervals.")]
 Alpha = Annotated[float, typer.Option("--alpha", help="Probability that an interval misses, at most.")]
-Replications = Annotated[int, typer.Option("--replications", help="Most runs at one rate.", max=MOST_REPEATS)]
+Replications = Annotated[int, typer.Option("--replications", help="Most runs at one rate.", max=MAX_REPEATS)]
 
 
 @o.grouped

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from fluidgate.bounds import MOST_GPUS, MOST_JOBS, MOST_REPEATS, MOST_REQUESTS, MOST_SEED
+from fluidgate.bounds import MAX_GPUS, MAX_JOBS, MAX_REPEATS, MAX_REQUESTS, MAX_SEED
 from fluidgate.output import check_writable, make_folder, write_text
 from fluidgate.words import escaped
 
@@ -45,21 +45,19 @@ Failed = Annotated[str, _option(_W, "--failed", help="Failed requests in a trace
 JitterSeed = Annotated[
     int | None,
     _option(
-        _W, "--jitter-seed", help="Spread Mooncake's batches of equal timestamps, with this seed.", min=0, max=MOST_SEED
+        _W, "--jitter-seed", help="Spread Mooncake's batches of equal timestamps, with this seed.", min=0, max=MAX_SEED
     ),
 ]
 Preset = Annotated[str, _option(_W, "--preset", help="Built-in workload, used where no trace is given.")]
 Requests = Annotated[
     int | None,
-    _option(
-        _W, "--requests", help="Requests to draw from a preset, or to take from a trace.", min=1, max=MOST_REQUESTS
-    ),
+    _option(_W, "--requests", help="Requests to draw from a preset, or to take from a trace.", min=1, max=MAX_REQUESTS),
 ]
 Rate = Annotated[float | None, _option(_W, "--rate", help="Arrival rate in requests per second.")]
 RateScale = Annotated[float, _option(_W, "--rate-scale", help="Let requests arrive this many times as fast.")]
-Seed = Annotated[int, _option(_W, "--seed", help="Seed of all random draws.", min=0, max=MOST_SEED)]
+Seed = Annotated[int, _option(_W, "--seed", help="Seed of all random draws.", min=0, max=MAX_SEED)]
 Repeats = Annotated[
-    int, _option(_W, "--repeats", help="Paired repeats for confidence intervals.", min=1, max=MOST_REPEATS)
+    int, _option(_W, "--repeats", help="Paired repeats for confidence intervals.", min=1, max=MAX_REPEATS)
 ]
 PolicyFile = Annotated[
     Path | None, typer.Option("--policy-file", help="Python file whose `@fluidgate.policy` classes to use as well.")
@@ -68,7 +66,7 @@ Goodput = Annotated[list[str] | None, _option(_O, "--goodput", help="Objectives 
 OutputFormat = Annotated[Format, _option(_O, "--format", help="What to print.")]
 OutputDir = Annotated[Path | None, _option(_O, "--output-dir", help="Folder for result files.")]
 Jobs = Annotated[
-    int, _option(_R, "--jobs", "-j", help="Processes to run in; the numbers are the same.", min=1, max=MOST_JOBS)
+    int, _option(_R, "--jobs", "-j", help="Processes to run in; the numbers are the same.", min=1, max=MAX_JOBS)
 ]
 Ray = Annotated[str | None, _option(_R, "--ray", help="Run on Ray: a cluster's address, or `local`.")]
 Results = Annotated[
@@ -177,7 +175,7 @@ class HardwareOptions:
 
     model: Annotated[str, _option(_H, "--model", help="Model name, or any name with --model-config.")] = "llama-2-7b"
     gpu: Annotated[str, _option(_H, "--gpu", help="GPU name.")] = "a100-80gb"
-    tp: Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1, max=MOST_GPUS)] = 1
+    tp: Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
     variant: Annotated[str | None, _option(_H, "--variant", help="Profile variant, such as `paper`.")] = None
     model_config: Annotated[
         Path | None, _option(_H, "--model-config", help="Hugging Face config.json of the model.")

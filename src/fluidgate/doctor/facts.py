@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from fluidgate.bounds import MOST_BLOCK_SIZE, check_whole
+from fluidgate.bounds import MAX_BLOCK_SIZE, check_whole
 from fluidgate.errors import InputError
 from fluidgate.vllm_metrics.histogram import Histogram
 from fluidgate.vllm_metrics.moment import Moment
@@ -112,6 +112,6 @@ class Facts:
                 "give at least 2 blocks of at least 1 token"
             )
         check_whole("num_gpu_blocks", num_gpu_blocks, 2)
-        check_whole("block_size", block_size, 1, MOST_BLOCK_SIZE)
+        check_whole("block_size", block_size, 1, MAX_BLOCK_SIZE)
         kv_tokens = float((num_gpu_blocks - 1) * block_size)
         return replace(self, num_gpu_blocks=num_gpu_blocks, block_size=block_size, kv_tokens=kv_tokens)

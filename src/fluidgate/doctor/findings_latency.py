@@ -7,7 +7,7 @@ from math import isfinite
 from fluidgate.doctor.finding import GATE, Case, Change, Finding, Severity, admission_changes
 from fluidgate.words import number, percent
 
-FEWEST_REQUESTS, FEWEST_GAPS = 10, 100
+MIN_REQUESTS, MIN_GAPS = 10, 100
 SLOW_FIRST_TOKEN_S = 1.0
 SPIKE = 4.0
 """A gap is a spike from this many medians on."""
@@ -23,7 +23,7 @@ def first_token(case: Case) -> Finding | None:
     whole = case.facts.histogram("time_to_first_token_seconds")
     queue = case.facts.histogram("request_queue_time_seconds")
     prefill = case.facts.histogram("request_prefill_time_seconds")
-    if whole is None or queue is None or prefill is None or min(queue.count, prefill.count) < FEWEST_REQUESTS:
+    if whole is None or queue is None or prefill is None or min(queue.count, prefill.count) < MIN_REQUESTS:
         return None
     both = queue.mean + prefill.mean
     share = queue.mean / both if both else 0.0
@@ -52,7 +52,7 @@ def first_token(case: Case) -> Finding | None:
 def gap_spikes(case: Case) -> Finding | None:
     """Gaps between tokens of many medians: long prefills in the same step, or preemptions."""
     gaps = case.facts.histogram("inter_token_latency_seconds")
-    if gaps is None or gaps.count < FEWEST_GAPS:
+    if gaps is None or gaps.count < MIN_GAPS:
         return None
     median_high = gaps.quantile(0.5)[1]
     if not isfinite(median_high):

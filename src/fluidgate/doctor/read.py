@@ -13,7 +13,7 @@ from fluidgate.vllm_metrics.address import Address, without_credentials
 from fluidgate.vllm_metrics.log import MARK
 from fluidgate.vllm_metrics.scrape import Scrape, fetch
 
-MOST_LOOKS = 10
+MAX_LOOKS = 10
 """What runs and waits is looked at this often while doctor waits: one moment says little."""
 
 
@@ -26,7 +26,7 @@ def read_facts(
         source: `http://HOST:PORT`, or a file: a scrape, or a log with vLLM's lines of statistics. User and password
             may stand before the host; what is shown is without them.
         second: a later scrape of the same run, in a file.
-        wait_s: with an address: scrape for so many seconds, at most `MOST_LOOKS` + 1 times; with `second`: the seconds
+        wait_s: with an address: scrape for so many seconds, at most `MAX_LOOKS` + 1 times; with `second`: the seconds
             between the two.
         api_key: that an address asks for, sent as a bearer token.
 
@@ -55,7 +55,7 @@ def _is_log(text: str) -> bool:
 def _of_server(address: Address, wait_s: float | None) -> Facts:
     if wait_s is None:
         return facts_of(fetch(address))
-    looks = max(1, min(MOST_LOOKS, int(wait_s)))
+    looks = max(1, min(MAX_LOOKS, int(wait_s)))
     scrapes = [fetch(address)]
     for _ in range(looks):
         time.sleep(wait_s / looks)

@@ -19,7 +19,7 @@ HISTOGRAMS = (
     "request_queue_time_seconds",
     "request_prefill_time_seconds",
 )
-FEWEST_REQUESTS = 30
+MIN_REQUESTS = 30
 """With fewer finished between two scrapes the law of lengths is taken from the whole run."""
 
 
@@ -88,12 +88,12 @@ class _Window:
             before = self.earlier.histogram(name) if self.earlier else None
             if now is not None:
                 found[name] = now if before is None else now.since(before, f"vllm:{name}")
-        few = self.earlier is not None and any(found[name].count < FEWEST_REQUESTS for name in LENGTHS if name in found)
+        few = self.earlier is not None and any(found[name].count < MIN_REQUESTS for name in LENGTHS if name in found)
         if few:
             whole = {name: self.scrape.histogram(name) for name in LENGTHS}
             found |= {name: one for name, one in whole.items() if one is not None}
             self.notes += (
-                f"Fewer than {FEWEST_REQUESTS} requests finished between the scrapes: the lengths are those of the "
+                f"Fewer than {MIN_REQUESTS} requests finished between the scrapes: the lengths are those of the "
                 "whole run. Scrapes further apart show the present ones.",
             )
         return found

@@ -32,9 +32,9 @@ from fluidgate.engine.state import (
     LOG_TOKENS,
     LOG_VICTIMS,
     LOG_WAITING,
+    MAX_FUTILE,
     MAX_NUM_SEQS,
     MODE,
-    MOST_FUTILE,
     NEARLY_FULL,
     NEXT_ARRIVAL,
     NOW,
@@ -352,7 +352,7 @@ def run_loop(
             return PAUSED
         if not receive_arrivals(state, classify, rank, observe, hooks, params, memory):
             return UNKNOWN_CLASS
-        if state.counter[FUTILE] > state.setting[MOST_FUTILE]:
+        if state.counter[FUTILE] > state.setting[MAX_FUTILE]:
             return FUTILE_RUN
         if state.counter[RUNNING] == 0 and state.counter[WAITING] == 0:
             state.clock[WAKE] = float("inf")

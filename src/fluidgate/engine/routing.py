@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fluidgate.arrays import IntArray
-from fluidgate.bounds import MOST_REPLICAS, check_whole
+from fluidgate.bounds import MAX_REPLICAS, check_whole
 from fluidgate.engine.loop import UNKNOWN_CLASS, run_loop
 from fluidgate.engine.replicas import replica_cache, replica_state
 from fluidgate.engine.state import (
@@ -60,7 +60,7 @@ class Fleet:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole("replicas", self.replicas, 1, MOST_REPLICAS)
+        check_whole("replicas", self.replicas, 1, MAX_REPLICAS)
         if self.router not in ROUTERS:
             raise InputError(f"router {self.router!r} is not one of {', '.join(ROUTERS)}")
         random_streams(self.seed, 1)

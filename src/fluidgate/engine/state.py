@@ -63,7 +63,7 @@ CLOCK_PRECISION = 1e-3
     TOTAL_BLOCKS,  # usable ones: the null block is not counted
     WATERMARK_BLOCKS,
     SEATS,
-    MOST_FUTILE,  # more preemptions than a run that gets anywhere can have in a row
+    MAX_FUTILE,  # more preemptions than a run that gets anywhere can have in a row
     MAX_NUM_SEQS,
     TOKEN_BUDGET,
     RESERVE_FULL_PROMPT,
@@ -212,7 +212,7 @@ def new_state(
     setting[TOTAL_BLOCKS] = total_blocks
     setting[WATERMARK_BLOCKS] = int(config.watermark_share * hardware.num_gpu_blocks)
     setting[SEATS] = min(config.seats, slots)
-    setting[MOST_FUTILE] = slots * int(longest.max())  # every resident evicted at every token of a prompt
+    setting[MAX_FUTILE] = slots * int(longest.max())  # every resident evicted at every token of a prompt
     setting[MAX_NUM_SEQS] = config.max_num_seqs
     setting[TOKEN_BUDGET] = budget
     setting[RESERVE_FULL_PROMPT] = config.scheduler_reserve_full_isl

@@ -17,9 +17,9 @@ from fluidgate.hardware.step_grid import StepGrid
 
 LEVELS = (0.8, 0.9, 1.0)
 """Shares of the admissions per iteration that a fit is made for: it gives the slope there too."""
-LEAST_PROMPTS, LEAST_STEPS, DECODE_STEPS = 300, 20, 64
+MIN_PROMPTS, MIN_STEPS, DECODE_STEPS = 300, 20, 64
 """Drawn at each level; of the steps without prefill only so many, which stand for all."""
-ENOUGH, MOST_ROUNDS = 1e-3, 30
+ENOUGH, MAX_ROUNDS = 1e-3, 30
 
 Prompt = tuple[int, int]
 """Tokens in all, and those computed."""
@@ -71,7 +71,7 @@ def affine_at_load(mix: RequestMix, hardware: Hardware, limits: Limits, boundary
     if hardware.grid is None:
         return boundary
     x, found = largest_admissions(mix, limits), boundary
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         rested = equilibrium(mix, found)
         if rested is None or rested.admissions_per_iteration >= x * (1.0 - ENOUGH):
             break
@@ -86,7 +86,7 @@ def _drawn_steps(mix: RequestMix, x: float, grid: StepGrid, budget: float, rng: 
     Decodes have the mean context; prompts come at random and share, in order, what the decodes leave of the token
     budget. Steps without prefill are many where prompts are rare: a few stand for all.
     """
-    count = ceil(max(LEAST_STEPS, LEAST_PROMPTS / x))
+    count = ceil(max(MIN_STEPS, MIN_PROMPTS / x))
     decodes = x * (mix.mean(mix.iterations) - 1.0)
     context = x * mix.mean(mix.kv_token_iterations - mix.prompt_tokens) / decodes if decodes > 0 else 0.0
     arriving = np.sort(rng.integers(0, count, rng.poisson(count * x)))

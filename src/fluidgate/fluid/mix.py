@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidgate.arrays import BoolArray, FloatArray, IntArray
-from fluidgate.bounds import LEAST_RATE, MOST_RATE, check_number
+from fluidgate.bounds import MAX_RATE, MIN_RATE, check_number
 from fluidgate.errors import InputError
 from fluidgate.hardware.core import StepTime
 from fluidgate.workload.core import Workload
@@ -227,7 +227,7 @@ def _blocks_up_to(tokens: IntArray, block_size: int) -> IntArray:
 def _refuse_rate(rate: float) -> None:
     if not (np.isfinite(rate) and rate > 0):
         raise InputError(f"arrival rate {rate} must be a finite number of requests per second above 0")
-    check_number("arrival rate", rate, LEAST_RATE, MOST_RATE, "requests per second")
+    check_number("arrival rate", rate, MIN_RATE, MAX_RATE, "requests per second")
 
 
 def _column(values: Any, dtype: type, name: str) -> NDArray[Any]:

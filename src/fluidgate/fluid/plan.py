@@ -31,7 +31,7 @@ LARGEST_LOAD = 0.98
 OUTPUT_SHARES = (np.arange(64) + 0.5) / 64
 """The quantiles that stand for a law of output lengths in a plan."""
 
-MOST_CLASSES = 8
+MAX_CLASSES = 8
 """Labels that a plan tells apart; the last stands for all of higher numbers too."""
 
 
@@ -253,8 +253,8 @@ def _summary(mix: RequestMix, workload: Workload | None) -> MixSummary:
 
 
 def _classes(workload: Workload, everyone: ClassSummary) -> tuple[ClassSummary, ...]:
-    """The workload's classes by number; those beyond the first `MOST_CLASSES` - 1 are one, the last."""
-    labels = np.minimum(workload.class_id, MOST_CLASSES - 1)
+    """The workload's classes by number; those beyond the first `MAX_CLASSES` - 1 are one, the last."""
+    labels = np.minimum(workload.class_id, MAX_CLASSES - 1)
     if labels.max() == 0:
         return (everyone,)
     return tuple(_class(workload, label, labels == label, everyone) for label in range(int(labels.max()) + 1))

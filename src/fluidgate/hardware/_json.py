@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from fluidgate.arrays import FloatArray
-from fluidgate.bounds import MOST_COUNT, MOST_NUMBER
+from fluidgate.bounds import MAX_COUNT, MAX_NUMBER
 from fluidgate.errors import InputError
 from fluidgate.jsonfile import DuplicateKey, decode
 from fluidgate.words import has_control, shown
 
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 """Of a file; a grid of step times takes one or two MiB."""
 
 
@@ -36,7 +36,7 @@ class JsonObject:
         """Whether `key` is there and not null."""
         return self.values.get(key) is not None
 
-    def integer(self, key: str, *, at_least: int = 1, at_most: int = MOST_COUNT, default: int | None = None) -> int:
+    def integer(self, key: str, *, at_least: int = 1, at_most: int = MAX_COUNT, default: int | None = None) -> int:
         """The whole number at `key`; without a default the key is required."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
@@ -46,7 +46,7 @@ class JsonObject:
             raise self.error(key, f"= {shown(value)} must be at least {at_least}{most}")
         return value
 
-    def number(self, key: str, *, at_most: float = MOST_NUMBER, default: float | None = None) -> float:
+    def number(self, key: str, *, at_most: float = MAX_NUMBER, default: float | None = None) -> float:
         """The number from 0 to `at_most` at `key`."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -93,7 +93,7 @@ class JsonObject:
         shape: tuple[int, ...] | None = None,
         at_least: float = 0.0,
         axes: int = 1,
-        at_most: float = MOST_NUMBER,
+        at_most: float = MAX_NUMBER,
     ) -> FloatArray:
         """The numbers from `at_least` to `at_most` in the (nested) list at `key`, of this shape or number of axes."""
         try:
@@ -137,14 +137,14 @@ def read_object(path: Path | str, what: str) -> JsonObject:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-        text = raw.decode("utf-8", errors="strict" if len(raw) <= MOST_BYTES else "ignore")
+            raw = file.read(MAX_BYTES + 1)
+        text = raw.decode("utf-8", errors="strict" if len(raw) <= MAX_BYTES else "ignore")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of {what}") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"{path}: cannot be read as {what}: {problem}") from None
-    if len(raw) > MOST_BYTES:
-        raise InputError(f"{path}: is larger than {MOST_BYTES // 2**20} MiB, so it is not {what}")
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"{path}: is larger than {MAX_BYTES // 2**20} MiB, so it is not {what}")
     try:
         values = decode(text)
     except json.JSONDecodeError as problem:

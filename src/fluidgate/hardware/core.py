@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fluidgate.bounds import LEAST_STEP_S, MOST_BLOCK_SIZE, MOST_COUNT, MOST_STEP_S, check_name
+from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_STEP_S, MIN_STEP_S, check_name
 from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import Calibration
 from fluidgate.hardware.step_grid import StepGrid
@@ -40,14 +40,14 @@ class StepTime:
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0:
                 raise InputError(f"step time: {name} = {value} must be a finite number of seconds, at least 0")
-            if value > MOST_STEP_S:
-                raise InputError(f"step time: {name} = {value:g} must be at most {MOST_STEP_S:g} seconds")
+            if value > MAX_STEP_S:
+                raise InputError(f"step time: {name} = {value:g} must be at most {MAX_STEP_S:g} seconds")
         if self.c0 == 0 and self.c_tok == 0:
             raise InputError("step time: c0 and c_tok are both 0, so steps would take no time; set c0")
-        if self.c0 + self.c_tok < LEAST_STEP_S:
+        if self.c0 + self.c_tok < MIN_STEP_S:
             raise InputError(
                 f"step time: a step of one token would take {self.c0 + self.c_tok:g} s, and none takes less than "
-                f"{LEAST_STEP_S:g}; set c0"
+                f"{MIN_STEP_S:g}; set c0"
             )
 
     def duration_s(self, tokens: Any, kv_tokens: Any, attention_pairs: Any = 0) -> Any:
@@ -86,7 +86,7 @@ class Hardware:
         check_name("hardware source", self.source)
         if self.block_size < 1:
             raise InputError(f"{self.name}: block_size = {self.block_size} must be at least 1 token")
-        for name, most in (("block_size", MOST_BLOCK_SIZE), ("num_gpu_blocks", MOST_COUNT)):
+        for name, most in (("block_size", MAX_BLOCK_SIZE), ("num_gpu_blocks", MAX_COUNT)):
             if getattr(self, name) > most:
                 raise InputError(f"{self.name}: {name} = {shown(getattr(self, name))} must be at most {most:,}")
         if self.num_gpu_blocks < 2:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fluidgate.bounds import MOST_BLOCK_SIZE, MOST_KV_TOKENS, MOST_STEP_S
+from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_KV_TOKENS, MAX_STEP_S
 from fluidgate.errors import InputError
 from fluidgate.hardware._json import JsonObject, read_object
 from fluidgate.hardware.calibration import Calibration
@@ -49,7 +49,7 @@ def read_hardware(path: Path | str) -> Hardware:
             name=file.text("name"),
             step_time=StepTime(times.number("c0"), *(times.number(name, default=0.0) for name in COEFFICIENTS[1:])),
             num_gpu_blocks=file.integer("num_gpu_blocks", at_least=2),
-            block_size=file.integer("block_size", at_most=MOST_BLOCK_SIZE, default=16),
+            block_size=file.integer("block_size", at_most=MAX_BLOCK_SIZE, default=16),
             source=file.text("source", default=""),
             relative_error=file.number("relative_error") if file.has("relative_error") else math.nan,
             calibration=_calibration(file.object("calibration")) if file.has("calibration") else None,
@@ -98,7 +98,7 @@ def _written_grid(grid: StepGrid) -> dict[str, Any]:
 def _grid(entry: JsonObject) -> StepGrid:
     entry.refuse_others(TABLES)
     tables = {
-        name: entry.numbers(name, at_least=-MOST_STEP_S, at_most=MOST_STEP_S, axes=1 if name == "shared_s" else 2)
+        name: entry.numbers(name, at_least=-MAX_STEP_S, at_most=MAX_STEP_S, axes=1 if name == "shared_s" else 2)
         for name in TABLES
     }
     return StepGrid(**tables)
@@ -110,12 +110,12 @@ def _calibration(entry: JsonObject) -> Calibration:
     widths.refuse_others(COEFFICIENTS)
     correlation = entry.numbers("correlation", (len(COEFFICIENTS), len(COEFFICIENTS)), at_least=-1.001, at_most=1.001)
     tokens, kv_tokens = (
-        tuple(entry.numbers(key, (2,), at_most=MOST_KV_TOKENS).tolist()) for key in ("tokens", "kv_tokens")
+        tuple(entry.numbers(key, (2,), at_most=MAX_KV_TOKENS).tolist()) for key in ("tokens", "kv_tokens")
     )
     return Calibration(
         steps=entry.integer("steps"),
         plus_minus=tuple(
-            widths.number(name, at_most=MOST_STEP_S) if widths.has(name) else None for name in COEFFICIENTS
+            widths.number(name, at_most=MAX_STEP_S) if widths.has(name) else None for name in COEFFICIENTS
         ),
         correlation=tuple(tuple(row) for row in correlation.tolist()),
         misfit=entry.number("misfit"),

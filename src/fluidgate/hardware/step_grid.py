@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from fluidgate.arrays import FloatArray
-from fluidgate.bounds import LEAST_STEP_S, MOST_STEP_S
+from fluidgate.bounds import MAX_STEP_S, MIN_STEP_S
 from fluidgate.errors import InputError
 from fluidgate.hardware.knots import KNOTS_PER_OCTAVE, TOKEN_KNOTS_PER_OCTAVE, knots
 
-MOST_OCTAVES = 40
+MAX_OCTAVES = 40
 TABLES = ("decode_s", "decode_attention_s", "shared_s", "prefill_attention_s")
 
 
@@ -42,15 +42,15 @@ class StepGrid:
             table = np.ascontiguousarray(getattr(self, name), dtype=np.float64)
             object.__setattr__(self, name, table)
             axes, most = (1, TOKEN_KNOTS_PER_OCTAVE) if name == "shared_s" else (2, KNOTS_PER_OCTAVE)
-            if table.ndim != axes or min(table.shape) < 2 or max(table.shape) > MOST_OCTAVES * most:
+            if table.ndim != axes or min(table.shape) < 2 or max(table.shape) > MAX_OCTAVES * most:
                 where = "one axis" if axes == 1 else "each of two axes"
                 raise InputError(
-                    f"step grid: {name} has shape {table.shape}; give 2 to {MOST_OCTAVES * most} knots on {where}"
+                    f"step grid: {name} has shape {table.shape}; give 2 to {MAX_OCTAVES * most} knots on {where}"
                 )
             if not np.isfinite(table).all():
                 raise InputError(f"step grid: {name} holds a value that is not finite")
-            if np.abs(table).max() > MOST_STEP_S:
-                raise InputError(f"step grid: {name} holds {np.abs(table).max():g}; no step takes {MOST_STEP_S:g} s")
+            if np.abs(table).max() > MAX_STEP_S:
+                raise InputError(f"step grid: {name} holds {np.abs(table).max():g}; no step takes {MAX_STEP_S:g} s")
         if self.decode_s.shape != self.decode_attention_s.shape:
             raise InputError(
                 f"step grid: decode_s has shape {self.decode_s.shape} and decode_attention_s "
@@ -59,10 +59,10 @@ class StepGrid:
         if self.decode_s.min() <= 0 or self.shared_s.min() <= 0:
             raise InputError("step grid: decode_s and shared_s must be above 0; a step takes time")
         self._refuse_backward_steps()
-        if self.shortest_step_s < LEAST_STEP_S:
+        if self.shortest_step_s < MIN_STEP_S:
             raise InputError(
                 f"step grid: its shortest step takes {self.shortest_step_s:g} s, and none takes less than "
-                f"{LEAST_STEP_S:g}; give seconds"
+                f"{MIN_STEP_S:g}; give seconds"
             )
 
     def _least_with_prefill(self) -> tuple[FloatArray, FloatArray]:

@@ -87,13 +87,13 @@ _CLASS_SIZE = LAW_SIZE + 3
 ESTIMATE_COMPLETIONS, ESTIMATE_ITERATIONS = 16, 512
 """The laws are estimated anew after so many completions or iterations."""
 
-WINDOWS, LEAST_WINDOW = 4.0, 200.0
+WINDOWS, MIN_WINDOW = 4.0, 200.0
 """Completions remembered: so many per resident, and at least so many."""
 
 ALL_ENTER, ENOUGH, NO_ROOM = range(3)
 """How a walk along the queue ends: nobody is left, the engine takes no more in this iteration, the forecast refuses."""
 
-MOST_TRIED = 64
+MAX_TRIED = 64
 """Requests that the forecast is tried on, beyond what one iteration takes, to see whether all fit."""
 
 COHERENT = 0.8
@@ -126,7 +126,7 @@ def _is_due(memory, view):
 def _learn(params, memory, view):
     """Estimate the laws from completions and residents, and what follows from them."""
     laws = int(params[LAWS])
-    window = max(LEAST_WINDOW, WINDOWS * len(view.residents))
+    window = max(MIN_WINDOW, WINDOWS * len(view.residents))
     for c in range(laws):
         start_count(memory, _law(params, c))
     for row in view.residents:
@@ -272,13 +272,13 @@ def _margin_of(params, memory, view, row):
 def _walk(params, memory, view, out_quota, paced, own, allowed):
     """Let requests enter in order while the forecast allows it, and `allowed` ones beyond it; says how it ended.
 
-    Where the token budget ends the iteration the forecast goes on for `MOST_TRIED` requests, to see whether all fit.
+    Where the token budget ends the iteration the forecast goes on for `MAX_TRIED` requests, to see whether all fit.
     """
     _start_walk(params, memory, view, out_quota)
     residents = len(view.residents)
     capacity = view.total_blocks * view.block_size
     entering, tokens = 0, 0
-    while (tokens < view.token_budget or entering < MOST_TRIED) and residents + entering < view.max_num_seqs:
+    while (tokens < view.token_budget or entering < MAX_TRIED) and residents + entering < view.max_num_seqs:
         row, queue = _next_in_order(params, memory, view, paced)
         if row < 0:
             return ALL_ENTER

@@ -26,7 +26,7 @@ from fluidgate.policies.registry import policy
 if TYPE_CHECKING:
     from fluidgate.fluid import FluidPlan
 
-MOST_ENTRIES = 1e6
+MAX_ENTRIES = 1e6
 """Largest window and most seats: their tables stay within 16 MB each."""
 
 PER_RESIDENT, PER_ITERATION = 0.6180339887498949, 0.41421356237309515
@@ -174,7 +174,7 @@ class PastFuture(Policy):
         self.require(0 <= self.reserve < 1, f"reserve = {self.reserve} must be at least 0 and below 1")
         for name in ("window", "seats"):
             value = getattr(self, name)
-            self.require(1 <= value <= MOST_ENTRIES, f"{name} = {value} must be from 1 to {MOST_ENTRIES:,.0f}")
+            self.require(1 <= value <= MAX_ENTRIES, f"{name} = {value} must be from 1 to {MAX_ENTRIES:,.0f}")
         self.require(len(self.output_quantiles) > 0, "needs at least one output quantile")
         in_range = all(1 <= length < MANY for length in self.output_quantiles)
         self.require(in_range, f"output quantiles {self.output_quantiles} must be at least 1 token, and finite")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 SIZE, LEFT, RIGHT, TOP, FOOT = 420.0, 58.0, 14.0, 26.0, 60.0
-MOST_POINTS = 2000
+MAX_POINTS = 2000
 KEY_LINE = 18.0
 SERIES = {"decode": 1, "prefill": 2, "mixed": 3, "chunk": 4}
 UNITS = {
@@ -104,7 +104,7 @@ def _steps_figure(
     parts = frame(x, y, labels, (number, number))
     parts.append(tag("line", x1=x.start, y1=y.start, x2=x.end, y2=y.end, class_="limit"))
     kinds = list(dict.fromkeys(points.kind.tolist()))
-    for i in range(0, len(measured_ms), -(-len(measured_ms) // MOST_POINTS)):
+    for i in range(0, len(measured_ms), -(-len(measured_ms) // MAX_POINTS)):
         ink = colour(_series(kinds, str(points.kind[i])))
         parts.append(_point(x(float(modelled_ms[i])), y(float(measured_ms[i])), ink, cross=bool(outlier[i])))
     key, height = _key(kinds, outliers=bool(outlier.any()))

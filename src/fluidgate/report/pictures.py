@@ -21,7 +21,7 @@ from fluidgate.report.over_time import (
 )
 from fluidgate.report.words import load_title
 from fluidgate.runs import Comparison, Scenario
-from fluidgate.runs.policy_runs import MOST_TOKENS
+from fluidgate.runs.policy_runs import MAX_TOKENS
 from fluidgate.words import percent
 
 NOT_WATCHED = join(
@@ -34,7 +34,7 @@ NOT_WATCHED = join(
     ]
 )
 
-TOO_MANY = f"Not followed: a repeat has more than {MOST_TOKENS:,} output tokens, too many to keep every batch of."
+TOO_MANY = f"Not followed: a repeat has more than {MAX_TOKENS:,} output tokens, too many to keep every batch of."
 
 LATENCIES = ("ttft", "tpot", "e2el")
 

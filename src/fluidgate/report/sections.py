@@ -257,7 +257,7 @@ def made(comparison: Comparison, version: str, command: str | None) -> Html:
     )
 
 
-MOST_SHOWN = 8
+MAX_SHOWN = 8
 """Longer lists of numbers are summed up."""
 
 
@@ -268,7 +268,7 @@ def _settings(values: dict[str, object]) -> str:
 def _setting(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list | tuple) and len(value) > MOST_SHOWN:
+    if isinstance(value, list | tuple) and len(value) > MAX_SHOWN:
         return f"{len(value)} values from {_setting(min(value))} to {_setting(max(value))}"
     if isinstance(value, list | tuple):
         return f"({', '.join(map(_setting, value))})"

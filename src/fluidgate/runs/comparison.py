@@ -156,7 +156,7 @@ def compare(
         workers, ray_address, results: where runs happen and are kept, as in `run_jobs`; the numbers are the same.
         progress: called after each run with (runs done, runs in all).
         timelines: run the first repeat of every cell once more, for its `timeline`; batches are not followed in
-            repeats of very many tokens (`MOST_TOKENS`). A results file does not keep these. Of several replicas
+            repeats of very many tokens (`MAX_TOKENS`). A results file does not keep these. Of several replicas
             they show the first.
         fleet: how many engines serve the requests, and the router in front of them; None: one engine.
 

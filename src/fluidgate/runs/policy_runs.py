@@ -17,7 +17,7 @@ from fluidgate.runs.results_file import plain
 from fluidgate.runs.simulation import simulate
 from fluidgate.workload import Workload
 
-MOST_TOKENS = 20_000_000
+MAX_TOKENS = 20_000_000
 """Output tokens of a repeat up to which batches are followed member by member: 16 bytes each, twice that at times."""
 
 
@@ -104,7 +104,7 @@ class TimelineRuns:
 
     def __call__(self, job: TimelineRun) -> dict[str, Any]:
         tokens = int(self.runs.workloads[job.workload].output_tokens.sum())
-        record: Record = "decisions" if tokens <= MOST_TOKENS else "steps"
+        record: Record = "decisions" if tokens <= MAX_TOKENS else "steps"
         return asdict(timeline(self.runs.run(job, record), job.stage_edges))
 
 

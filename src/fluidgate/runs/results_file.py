@@ -23,7 +23,7 @@ FORMAT = 2
 
 _ADVICE = "name another results file, or delete this one to start anew"
 _CHECKED = re.compile(rb'\{"crc32": "([0-9a-f]{8})", (.+)', re.DOTALL)
-_MOST_NAMED = 10
+_MAX_NAMED = 10
 
 
 def plain(settings: Any) -> Any:
@@ -161,8 +161,8 @@ class ResultsFile:
     def _name(self, lines: Sequence[int], what: str) -> None:
         """Warn of lines that are ignored."""
         if lines:
-            named = ", ".join(str(line) for line in lines[:_MOST_NAMED])
-            more = f" and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
+            named = ", ".join(str(line) for line in lines[:_MAX_NAMED])
+            more = f" and {len(lines) - _MAX_NAMED} more" if len(lines) > _MAX_NAMED else ""
             message = f"{self.path}:{named}{more}: {what}, so ignored; what is missing runs again"
             # From one place in the code, so that Python shows it once however often a study opens the file.
             warnings.warn(message, ResultsWarning, stacklevel=1)

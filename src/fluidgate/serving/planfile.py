@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from fluidgate.bounds import MOST_BLOCK_SIZE, MOST_COUNT, MOST_KV_TOKENS, MOST_NUMBER
+from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_KV_TOKENS, MAX_NUMBER
 from fluidgate.errors import InputError
 from fluidgate.hardware._json import read_object
 from fluidgate.output import write_text
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "fluidgate-plan"
 VERSION: Final = 1
-MOST_PARAMETER = 2**53
+MAX_PARAMETER = 2**53
 """A policy's parameters are floats where it runs, and these hold no larger whole numbers exactly."""
 _AGAIN = "make the file again with `fluidgate plan … --save`"
 
-Count = Annotated[int, Field(ge=1, le=MOST_COUNT)]
-Positive = Annotated[float, Field(gt=0, le=MOST_NUMBER)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Scalar = bool | Annotated[int, Field(ge=-MOST_PARAMETER, le=MOST_PARAMETER)] | float
+Scalar = bool | Annotated[int, Field(ge=-MAX_PARAMETER, le=MAX_PARAMETER)] | float
 Parameter = Scalar | tuple[Scalar, ...]
 
 
@@ -73,9 +73,9 @@ class Machine(_Section):
     """The KV cache that was planned for; one of the blocks is vLLM's null block and holds nothing."""
 
     name: Name
-    num_gpu_blocks: Annotated[int, Field(ge=2, le=MOST_COUNT)]
-    block_size: Annotated[int, Field(ge=1, le=MOST_BLOCK_SIZE)]
-    kv_capacity_tokens: Annotated[int, Field(ge=1, le=MOST_KV_TOKENS)]
+    num_gpu_blocks: Annotated[int, Field(ge=2, le=MAX_COUNT)]
+    block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)]
+    kv_capacity_tokens: Annotated[int, Field(ge=1, le=MAX_KV_TOKENS)]
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -96,7 +96,7 @@ class EngineLimits(_Section):
     watermark: Share
     enable_prefix_caching: bool
     scheduler_reserve_full_isl: bool
-    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MOST_COUNT)]
+    long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
     @model_validator(mode="after")
     def _acceptable_to_vllm(self) -> Self:
@@ -144,7 +144,7 @@ class Planned(_Section):
     concurrency_cap: Positive
     rate_limit: Positive
     watermark: Share
-    kv_peak: Annotated[float, Field(ge=0, le=MOST_NUMBER)]
+    kv_peak: Annotated[float, Field(ge=0, le=MAX_NUMBER)]
 
 
 class ClassNames(_Section):
@@ -369,13 +369,13 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-MOST_SHOWN = 8
+MAX_SHOWN = 8
 """Longer lists are summed up."""
 
 
 def _brief(value: Parameter) -> str:
     if isinstance(value, tuple):
-        if len(value) > MOST_SHOWN:
+        if len(value) > MAX_SHOWN:
             return f"{len(value)} values from {_brief(min(value))} to {_brief(max(value))}"
         return f"[{', '.join(map(_brief, value))}]"
     return str(value).lower() if isinstance(value, bool) else number(value)

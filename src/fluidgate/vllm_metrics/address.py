@@ -20,8 +20,8 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from fluidgate.errors import InputError
 
 DEADLINE_S = 10.0
-MOST_BYTES = 64 * 2**20
-MOST_REDIRECTS = 5
+MAX_BYTES = 64 * 2**20
+MAX_REDIRECTS = 5
 
 _KEY = re.compile(r"[\x21-\x7e]+")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)?")
@@ -71,7 +71,7 @@ class Address:
         parts = urlsplit(self.url)
         return Address(urlunsplit((parts.scheme, parts.netloc, path, "", "")), self.authorization)
 
-    def get(self, accept: str, *, deadline_s: float = DEADLINE_S, most_bytes: int = MOST_BYTES) -> bytes:
+    def get(self, accept: str, *, deadline_s: float = DEADLINE_S, most_bytes: int = MAX_BYTES) -> bytes:
         """The page, whole.
 
         Args:
@@ -183,7 +183,7 @@ class _Visit:
     def page(self) -> bytes:
         """The body of the answer that is no redirect."""
         opener, url = self._opener(), self._address.url
-        for left in range(MOST_REDIRECTS, -1, -1):
+        for left in range(MAX_REDIRECTS, -1, -1):
             request = urllib.request.Request(url, headers={"Accept": self._accept})
             if self._address.authorization and urlsplit(url)[:2] == urlsplit(self._address.url)[:2]:
                 request.add_unredirected_header("Authorization", self._address.authorization)

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from fluidgate.arrays import FloatArray
-from fluidgate.bounds import MOST_NUMBER
+from fluidgate.bounds import MAX_NUMBER
 from fluidgate.errors import InputError
 
 
@@ -40,13 +40,13 @@ class Histogram:
         counts = np.diff(np.asarray(up_to, dtype=np.float64)[order], prepend=0.0)
         if len(edges) < 2 or sorted_edges[-1] != inf or np.any(np.diff(sorted_edges) <= 0):
             raise InputError(f"{where}: a histogram needs rising bucket edges up to +Inf; scrape the page again")
-        if not ((counts >= 0).all() and counts.max() <= MOST_NUMBER and isfinite(total) and total >= 0):
+        if not ((counts >= 0).all() and counts.max() <= MAX_NUMBER and isfinite(total) and total >= 0):
             raise InputError(
                 f"{where}: the counts of a histogram must rise and its sum be finite; scrape the page again"
             )
-        if max(np.abs(sorted_edges[:-1]).max(), total) > MOST_NUMBER:
+        if max(np.abs(sorted_edges[:-1]).max(), total) > MAX_NUMBER:
             raise InputError(
-                f"{where}: a histogram's edges and sum must be at most {MOST_NUMBER:g}; scrape the page again"
+                f"{where}: a histogram's edges and sum must be at most {MAX_NUMBER:g}; scrape the page again"
             )
         return cls(sorted_edges, counts, total)
 

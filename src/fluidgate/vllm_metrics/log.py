@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 
-from fluidgate.bounds import MOST_COUNT, MOST_KV_TOKENS
+from fluidgate.bounds import MAX_COUNT, MAX_KV_TOKENS
 from fluidgate.errors import InputError
 from fluidgate.vllm_metrics.moment import Moment
 from fluidgate.words import shown
@@ -25,7 +25,7 @@ _STATISTICS = re.compile(
 _CAPACITY = re.compile(r"\w+ KV cache size: (\d[\d,]*) tokens", re.ASCII)
 _BUDGET = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)", re.ASCII)
 _ARGUMENTS = re.compile(r"non-default args: (\{.*\})")
-MOST_CHARACTERS = 16_384
+MAX_CHARACTERS = 16_384
 """Of a line that is looked at; vLLM's longest, with all its arguments, has a few thousand."""
 YEAR_S = 366 * 86400.0
 _OWN_LOG = "give vLLM's own log"
@@ -59,7 +59,7 @@ def read_log(text: str, where: str) -> ServerLog:
     Raises:
         InputError: no line of statistics, one that cannot be read, or the logs of several runs in one file.
     """
-    lines = [_COLOUR.sub("", line[:MOST_CHARACTERS]) for line in text.splitlines()]
+    lines = [_COLOUR.sub("", line[:MAX_CHARACTERS]) for line in text.splitlines()]
     found = [(number_, line, _STATISTICS.search(line)) for number_, line in enumerate(lines, 1) if MARK in line]
     if not found:
         raise InputError(
@@ -82,7 +82,7 @@ def read_log(text: str, where: str) -> ServerLog:
     return _with_settings(log, lines)
 
 
-def _count(digits: str, what: str, where: str, most: int = MOST_COUNT) -> int:
+def _count(digits: str, what: str, where: str, most: int = MAX_COUNT) -> int:
     digits = digits.replace(",", "")
     if len(digits.lstrip("0")) > len(str(most)) or int(digits) > most:
         raise InputError(f"{where}: {what} = {shown(digits)} must be at most {most:,}; {_OWN_LOG}")
@@ -132,7 +132,7 @@ def _with_settings(log: ServerLog, lines: list[str]) -> ServerLog:
     where = log.where
     for line in lines:
         if found := _CAPACITY.search(line):
-            log = replace(log, kv_tokens=float(_count(found[1], "KV cache size", where, MOST_KV_TOKENS)))
+            log = replace(log, kv_tokens=float(_count(found[1], "KV cache size", where, MAX_KV_TOKENS)))
         if found := _BUDGET.search(line):
             log = replace(log, max_num_batched_tokens=_count(found[1], "max_num_batched_tokens", where))
         if found := _ARGUMENTS.search(line):

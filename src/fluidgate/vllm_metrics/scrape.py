@@ -8,7 +8,7 @@ from functools import cached_property
 from math import inf
 from urllib.parse import urlsplit
 
-from fluidgate.bounds import MOST_NUMBER
+from fluidgate.bounds import MAX_NUMBER
 from fluidgate.errors import InputError
 from fluidgate.vllm_metrics.address import DEADLINE_S, Address
 from fluidgate.vllm_metrics.exposition import Sample, parse
@@ -114,10 +114,10 @@ class Scrape:
     def _amounts(self, name: str, labels: dict[str, str]) -> dict[str, float]:
         amounts: dict[str, float] = {}
         for sample in self._by_name.get(name, []):
-            if not 0 <= sample.value <= MOST_NUMBER:
+            if not 0 <= sample.value <= MAX_NUMBER:
                 raise InputError(
                     f"{self.where}, line {sample.line}: {name} = {sample.value:g} must be a finite number of at least 0"
-                    f" and at most {MOST_NUMBER:g}"
+                    f" and at most {MAX_NUMBER:g}"
                 )
             if labels.items() <= sample.labels.items():
                 engine = sample.labels.get("engine", "0")

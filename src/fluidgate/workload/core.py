@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidgate.arrays import BoolArray, FloatArray, IntArray
-from fluidgate.bounds import MOST_COUNT, MOST_RATE, MOST_SECONDS, check_name
+from fluidgate.bounds import MAX_COUNT, MAX_RATE, MAX_SECONDS, check_name
 from fluidgate.errors import InputError
 
 
@@ -72,11 +72,11 @@ class Workload:
             "arrival_s",
             "is before the request ahead of it; sort by arrival",
         )
-        self._refuse_where(self.arrival_s > MOST_SECONDS, "arrival_s", "is beyond 272 years; give seconds")
+        self._refuse_where(self.arrival_s > MAX_SECONDS, "arrival_s", "is beyond 272 years; give seconds")
         self._refuse_where(self.prompt_tokens < 1, "prompt_tokens", "must be at least 1 token")
         self._refuse_where(self.output_tokens < 1, "output_tokens", "must be at least 1 token")
         for column in ("prompt_tokens", "output_tokens"):
-            self._refuse_where(getattr(self, column) > MOST_COUNT, column, f"must be at most {MOST_COUNT:,}")
+            self._refuse_where(getattr(self, column) > MAX_COUNT, column, f"must be at most {MAX_COUNT:,}")
         self._refuse_where(
             (self.class_id < 0) | (self.class_id >= len(self.class_names)),
             "class_id",
@@ -109,7 +109,7 @@ class Workload:
     def rate(self) -> float:
         """Mean arrival rate in requests per second; infinite when all arrive at once, or as good as that."""
         span = float(self.arrival_s[-1] - self.arrival_s[0])
-        return (len(self) - 1) / span if span * MOST_RATE >= len(self) - 1 > 0 else float("inf")
+        return (len(self) - 1) / span if span * MAX_RATE >= len(self) - 1 > 0 else float("inf")
 
     @property
     def digest(self) -> str:
@@ -134,7 +134,7 @@ class Workload:
         """The same requests arriving `rate_scale` times as fast."""
         if not (np.isfinite(rate_scale) and rate_scale > 0):
             raise InputError(f"rate scale {rate_scale} must be a finite number above 0")
-        if not self.duration_s / float(rate_scale) <= MOST_SECONDS:
+        if not self.duration_s / float(rate_scale) <= MAX_SECONDS:
             raise InputError(f"rate scale {rate_scale:g} stretches {self.name} beyond 272 years; take a larger one")
         return self.with_(arrival_s=self.arrival_s / rate_scale, name=f"{self.name} ×{rate_scale:g}")
 

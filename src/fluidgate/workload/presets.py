@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluidgate.arrays import FloatArray
-from fluidgate.bounds import LEAST_RATE, MOST_RATE, MOST_REQUESTS, check_number
+from fluidgate.bounds import MAX_RATE, MAX_REQUESTS, MIN_RATE, check_number
 from fluidgate.errors import InputError
 from fluidgate.workload._random import random_streams
 from fluidgate.workload.arrivals import MMPP2, ArrivalProcess, Cox, Poisson
@@ -180,8 +180,8 @@ def generate(
     if (n is None) == (duration_s is None):
         raise InputError("give either n, the number of requests, or duration_s, the time they arrive in")
     if n is not None:
-        if not 1 <= n <= MOST_REQUESTS:
-            raise InputError(f"n = {n} must be between 1 and {MOST_REQUESTS:,} requests")
+        if not 1 <= n <= MAX_REQUESTS:
+            raise InputError(f"n = {n} must be between 1 and {MAX_REQUESTS:,} requests")
         arrival_s = spec.arrivals.sample(n, np.random.default_rng(arrival_stream)) / speed
     else:
         arrival_s = _until(spec.arrivals, float(duration_s or 0), speed, arrival_stream)
@@ -212,7 +212,7 @@ def _speed(own_rate: float, rate: float | None) -> float:
         return 1.0
     if not (np.isfinite(rate) and rate > 0):
         raise InputError(f"rate = {rate} must be a finite number of requests per second, above 0")
-    check_number("rate", rate, LEAST_RATE, MOST_RATE, "requests per second")
+    check_number("rate", rate, MIN_RATE, MAX_RATE, "requests per second")
     if not np.isfinite(own_rate):
         raise InputError("arrivals all at once have no rate to change; leave rate out or choose another process")
     return rate / own_rate
@@ -223,7 +223,7 @@ def _until(arrivals: ArrivalProcess, duration_s: float, speed: float, stream: np
     expected = arrivals.rate * speed * duration_s
     if not (np.isfinite(duration_s) and duration_s > 0):
         raise InputError(f"duration_s = {duration_s} must be a finite number of seconds, above 0")
-    if not expected <= MOST_REQUESTS:
+    if not expected <= MAX_REQUESTS:
         raise InputError(f"{expected:.3g} requests would arrive in {duration_s:g} s; shorten it, or give n instead")
     n = int(expected + 6 * np.sqrt(expected)) + 16
     while True:

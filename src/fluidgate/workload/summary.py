@@ -11,7 +11,7 @@ from fluidgate.workload.core import Workload
 
 WINDOWS_S = (1, 10, 60)
 # Fewer windows say nothing about a variance.
-_LEAST_WINDOWS = 10
+_MIN_WINDOWS = 10
 
 
 def info(workload: Workload) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def info(workload: Workload) -> dict[str, Any]:
 def dispersion(arrival_s: FloatArray, window_s: float) -> float | None:
     """Index of dispersion: variance ÷ mean of the arrivals per window; None with under 10 windows."""
     windows = int((arrival_s[-1] - arrival_s[0]) / window_s)
-    if windows < _LEAST_WINDOWS:
+    if windows < _MIN_WINDOWS:
         return None
     index = ((arrival_s - arrival_s[0]) / window_s).astype(np.int64)
     counts = np.unique(index[index < windows], return_counts=True)[1]  # of windows with arrivals: most may have none

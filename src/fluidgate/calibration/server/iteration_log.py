@@ -21,7 +21,7 @@ from fluidgate.calibration.points import StepPoints, points_of
 from fluidgate.calibration.server.live_steps import PhaseLooks, Window
 from fluidgate.errors import InputError
 
-LEAST_EXPLAINED = 0.5
+MIN_EXPLAINED = 0.5
 """Share of the time that the lines must account for; with less, only the mean of a window is known."""
 _LINE = re.compile(
     rb"Iteration\(\d+\): (\d+) context requests, (\d+) context tokens, (\d+) generation requests, "
@@ -103,7 +103,7 @@ class IterationLog:
                 elapsed_s + missing_s,
             ]
         )
-        if elapsed_s.sum() < LEAST_EXPLAINED * window.duration_s or values[:, 3].min() <= 0:
+        if elapsed_s.sum() < MIN_EXPLAINED * window.duration_s or values[:, 3].min() <= 0:
             values = values.mean(axis=0, keepdims=True)
         return [(phase.name, *row) for row in values.tolist()]
 

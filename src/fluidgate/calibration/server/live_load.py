@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fluidgate.calibration.server.bench_process import BenchError, BenchProcess
 from fluidgate.calibration.server.iteration_log import IterationLog
-from fluidgate.calibration.server.live_steps import LEAST_ITERATIONS, LEAST_WINDOW_S, Counters, Look, PhaseLooks
+from fluidgate.calibration.server.live_steps import MIN_ITERATIONS, MIN_WINDOW_S, Counters, Look, PhaseLooks
 from fluidgate.calibration.server.running_server import RunningServer
 from fluidgate.calibration.server.sweep import Phase, Sweep
 from fluidgate.errors import InputError
@@ -21,9 +21,9 @@ AWAIT_EVERY_S = 0.25
 IDLE_WITHIN_S = 60.0
 START_WITHIN_S = 300.0
 """For one start of the benchmark, which imports vLLM and makes its prompts: 10 s, or minutes on a busy machine."""
-LEAST_WINDOWS = 4
+MIN_WINDOWS = 4
 """Of a phase; one that has fewer is repeated."""
-A_WINDOW = f"{LEAST_WINDOW_S:g} s and {LEAST_ITERATIONS} steps"
+A_WINDOW = f"{MIN_WINDOW_S:g} s and {MIN_ITERATIONS} steps"
 FULL_SHARE = 0.75
 """A phase at which fewer than these of its requests ever ran was not the load that was laid out."""
 
@@ -67,9 +67,9 @@ class ServerMeasurement:
             said.append(f"{lost} windows with preemptions were left out")
         for phase in sweep.phases:
             found = self.windows(phase)
-            if found < LEAST_WINDOWS:
+            if found < MIN_WINDOWS:
                 said.append(
-                    f"the phase '{phase.name}' has {found} of the {LEAST_WINDOWS} windows that it needs, so "
+                    f"the phase '{phase.name}' has {found} of the {MIN_WINDOWS} windows that it needs, so "
                     f"{phase.tells} rests on the other phases; a larger --time-s gives it its own"
                 )
             most = max((look.running for run in self.runs if run.name == phase.name for look in run.looks), default=0)
@@ -97,7 +97,7 @@ def measure(sweep: Sweep, *, log: IterationLog | None = None, progress: Progress
     first, load = sweep.server.scrape(), _Load(sweep, log, progress)
     for k, phase in enumerate(sweep.phases):
         load.run(phase, load.left_s / (len(sweep.phases) - k + 1))
-    short = [phase for phase in sweep.phases if _windows(load.runs, phase) < LEAST_WINDOWS]
+    short = [phase for phase in sweep.phases if _windows(load.runs, phase) < MIN_WINDOWS]
     for k, phase in enumerate(short):
         load.repeat(phase, load.left_s / (len(short) - k))
     return ServerMeasurement(tuple(load.runs), first, _at_rest(sweep.server), tuple(load.repeats))
@@ -129,12 +129,10 @@ class _Load:
 
     def repeat(self, phase: Phase, share_s: float) -> None:
         """Run a phase again, until it has enough windows, if there is time."""
-        if share_s < LEAST_WINDOW_S:
+        if share_s < MIN_WINDOW_S:
             return
         found = _windows(self.runs, phase)
-        why = self.troubles.get(
-            phase.name, f"it had {found} of the {LEAST_WINDOWS} windows of {A_WINDOW} that it needs"
-        )
+        why = self.troubles.get(phase.name, f"it had {found} of the {MIN_WINDOWS} windows of {A_WINDOW} that it needs")
         self.repeats.append(f"the phase '{phase.name}' was repeated: {why}")
         self.run(phase, share_s, again=True)
 
@@ -167,7 +165,7 @@ class _Load:
                 self.spent_s = before_s + max(0.0, time.monotonic() - loaded_s)
                 if self.progress:
                     self.progress(int(min(self.spent_s, self.sweep.time_s)), int(self.sweep.time_s))
-                if again and _windows((*self.runs, looks), phase) >= LEAST_WINDOWS:
+                if again and _windows((*self.runs, looks), phase) >= MIN_WINDOWS:
                     break
                 wait_s = LOOK_EVERY_S if looks.looks else AWAIT_EVERY_S
                 time.sleep(max(0.0, min(wait_s, end_s - time.monotonic())))

@@ -22,9 +22,9 @@ from fluidgate.calibration.points import StepPoints, points_of
 from fluidgate.errors import InputError
 from fluidgate.vllm_metrics import Histogram, Scrape
 
-LEAST_WINDOW_S = 1.0
+MIN_WINDOW_S = 1.0
 """Answers to scrapes are late by a few ms, more where the server's cores are busy: 1% of a second."""
-LEAST_ITERATIONS = 10
+MIN_ITERATIONS = 10
 
 
 class Counters(NamedTuple):
@@ -118,7 +118,7 @@ class Window:
     @property
     def long_enough(self) -> bool:
         """Whether the lateness of looks, and of what they count, is small against it."""
-        return self.duration_s >= LEAST_WINDOW_S and self.added.iterations >= LEAST_ITERATIONS
+        return self.duration_s >= MIN_WINDOW_S and self.added.iterations >= MIN_ITERATIONS
 
     def mean_step(self, prompt_tokens: float, cached_prefix: float) -> tuple[float, float, float, float]:
         """Tokens, KV tokens, attention pairs and seconds of its mean step.

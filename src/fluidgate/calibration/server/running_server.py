@@ -10,10 +10,10 @@ from fluidgate.errors import InputError
 from fluidgate.vllm_metrics import Scrape, fetch
 from fluidgate.vllm_metrics.address import DEADLINE_S, Address
 
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20
 """Of a list of models; adapters are in it."""
 
-MOST_TOKENS = 10**12
+MAX_TOKENS = 10**12
 """A longest request above this is none that anybody measures."""
 
 NEEDED = (
@@ -113,7 +113,7 @@ def _refuse(scrape: Scrape, base: str) -> None:
 
 def _first_model(address: Address, deadline_s: float) -> dict[str, Any]:
     """The base model; adapters come after it."""
-    page = address.get("application/json", deadline_s=deadline_s, most_bytes=MOST_BYTES)
+    page = address.get("application/json", deadline_s=deadline_s, most_bytes=MAX_BYTES)
     try:
         model = json.loads(page)["data"][0]
         if _is_model(model):
@@ -131,5 +131,5 @@ def _is_model(model: dict[str, Any]) -> bool:
     return (
         all(isinstance(name, str) and name.strip() and name.isprintable() and name[0] != "-" for name in names)
         and type(longest) is int
-        and 0 < longest <= MOST_TOKENS
+        and 0 < longest <= MAX_TOKENS
     )

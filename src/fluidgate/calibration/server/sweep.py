@@ -11,8 +11,8 @@ from fluidgate.calibration.server.running_server import RunningServer
 from fluidgate.errors import InputError
 
 DEFAULT_CONCURRENCY = 64
-LEAST_CONCURRENCY = 4
-LEAST_MODEL_LEN = 128
+MIN_CONCURRENCY = 4
+MIN_MODEL_LEN = 128
 TOKEN_BUDGET = 2048
 """The least that vLLM allows a step by default; a longer prompt takes steps that give no token and are not counted."""
 KV_SHARE = 0.9
@@ -20,7 +20,7 @@ KV_SHARE = 0.9
 OUTPUT_SPREAD = 0.5
 """Outputs are uniform, ± half: of equal lengths all requests would end, and the engine idle, at once."""
 SHORTEST_STEP_S = 0.004
-MOST_PROMPTS = 2000
+MAX_PROMPTS = 2000
 """The benchmark makes all prompts before it sends the first; one that runs out of them ends its phase early."""
 
 
@@ -139,17 +139,17 @@ def lay_out(
     most = DEFAULT_CONCURRENCY if concurrency is None else concurrency
     budget = min(TOKEN_BUDGET, token_budget or TOKEN_BUDGET)
     longest = server.max_model_len
-    if most < LEAST_CONCURRENCY:
+    if most < MIN_CONCURRENCY:
         raise InputError(f"--max-concurrency {most}: steps of so few requests tell little; give at least 4")
-    if longest < LEAST_MODEL_LEN:
+    if longest < MIN_MODEL_LEN:
         raise InputError(
             f"{server.url}: its max_model_len of {longest} tokens leaves no room for long and short prompts; start it "
-            f"with at least {LEAST_MODEL_LEN}"
+            f"with at least {MIN_MODEL_LEN}"
         )
     brief, long_output = min(32, longest // 8), min(512, longest // 4)
     wanted = (
-        ("few decodes", "c0", LEAST_CONCURRENCY, brief, min(256, longest // 4)),
-        ("some decodes", "c0 and c_tok", max(LEAST_CONCURRENCY, most // 4), brief, min(128, longest // 4)),
+        ("few decodes", "c0", MIN_CONCURRENCY, brief, min(256, longest // 4)),
+        ("some decodes", "c0 and c_tok", max(MIN_CONCURRENCY, most // 4), brief, min(128, longest // 4)),
         ("many decodes", "c_tok", most, brief, min(128, longest // 4)),
         ("long contexts", "c_kv", most, _prompt(longest, long_output, budget), long_output),
         ("short prompts", "c_tok", 16, min(128, longest // 8, budget), 8),
@@ -186,4 +186,4 @@ def _within(
         )
     at_once = min(concurrency, most, room)
     waves = slot_s / (output_tokens * SHORTEST_STEP_S) + 2
-    return Phase(name, tells, at_once, prompt_tokens, output_tokens, min(MOST_PROMPTS, int(at_once * waves)))
+    return Phase(name, tells, at_once, prompt_tokens, output_tokens, min(MAX_PROMPTS, int(at_once * waves)))

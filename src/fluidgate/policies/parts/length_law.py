@@ -47,7 +47,7 @@ follows what is seen, tokens generated ÷ completions, after counting as one com
 UNKNOWN_HORIZON = 8.0
 """Medians that the look-ahead spans where nobody has run that long yet: one in nine runs longer."""
 
-LEAST_SURVIVAL = 1e-6
+MIN_SURVIVAL = 1e-6
 HORIZON_SURVIVAL = 0.005
 
 
@@ -89,9 +89,9 @@ def survival(memory, law, tokens):
     j = int(place)
     if j >= CELLS:
         scale = memory[law + SCALE] / memory[law + WIDTH]
-        return max(LEAST_SURVIVAL, memory[law + SURVIVAL + CELLS]) * (CELLS + scale) / (place + scale)
+        return max(MIN_SURVIVAL, memory[law + SURVIVAL + CELLS]) * (CELLS + scale) / (place + scale)
     before = memory[law + SURVIVAL + j]
-    return max(LEAST_SURVIVAL, before + (memory[law + SURVIVAL + j + 1] - before) * (place - j))
+    return max(MIN_SURVIVAL, before + (memory[law + SURVIVAL + j + 1] - before) * (place - j))
 
 
 @kernel

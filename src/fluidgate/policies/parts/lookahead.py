@@ -24,7 +24,7 @@ from fluidgate.policies.protocol import Policy
 if TYPE_CHECKING:
     from fluidgate.fluid import FluidPlan, Limits
 
-MOST_SEATS = 1e6
+MAX_SEATS = 1e6
 """A table of this many seats takes 48 MB."""
 
 # memory: [entries, then per entry in the residents' order: row, tokens held less the iteration's number, tokens at its
@@ -50,7 +50,7 @@ class LookAhead(Policy):
     needs_output_length = True
 
     def __post_init__(self) -> None:
-        self.require(1 <= self.seats <= MOST_SEATS, f"seats = {self.seats} must be from 1 to {MOST_SEATS:,.0f}")
+        self.require(1 <= self.seats <= MAX_SEATS, f"seats = {self.seats} must be from 1 to {MAX_SEATS:,.0f}")
 
     def new_memory(self) -> FloatArray:
         """An empty table with an entry per seat, and one to try a newcomer on."""

@@ -32,13 +32,13 @@ from fluidgate.kernel import kernel
     MARGIN_SIZE,
 ) = range(10)
 
-FIRST_MARGIN, MOST_MARGIN, GAIN = 2.25, 4.0, 0.02
+FIRST_MARGIN, MAX_MARGIN, GAIN = 2.25, 4.0, 0.02
 """The margin at first where a prior is known, the most there is, and its rise for an eviction."""
 
 CHEAP, CHEAP_MARGIN = 0.1, 2.5
 """A margin that takes less than this share of memory is taken whatever the evictions, up to `CHEAP_MARGIN`."""
 
-LEAST_MARGIN, LAX_MARGIN = 1.0, 0.5
+MIN_MARGIN, LAX_MARGIN = 1.0, 0.5
 """The margin is not lowered further than this where evicted requests compute everything again, and not further than
 `LAX_MARGIN` where they find it in the prefix cache, or where everybody may be evicted."""
 
@@ -83,7 +83,7 @@ def least_margin(memory, at, stalled_share, paced):
     """The margin that evictions do not have to justify."""
     if paced:
         return 0.0
-    least = LAX_MARGIN + (LEAST_MARGIN - LAX_MARGIN) * memory[at + RECOMPUTED]
+    least = LAX_MARGIN + (MIN_MARGIN - LAX_MARGIN) * memory[at + RECOMPUTED]
     cheap = min(CHEAP_MARGIN, max(least, CHEAP / (memory[at + SPREAD] + RESERVE)))
     return cheap + (LAX_MARGIN - cheap) * stalled_share
 
@@ -115,7 +115,7 @@ def note_eviction(memory, at):
     memory[at + EVICTED] += 1.0
     memory[at + IN_A_ROW] += 1.0
     left = doubt(memory, at)
-    rise, most = GAIN, MOST_MARGIN
+    rise, most = GAIN, MAX_MARGIN
     if left > 0.0:
         rise, most = GAIN * (1.0 + IN_A_ROW_GAIN * left * memory[at + IN_A_ROW]), FIRST_MARGIN
     memory[at + MARGIN] = max(memory[at + MARGIN], min(most, memory[at + MARGIN] + rise))

@@ -30,7 +30,7 @@ from fluidgate.studies.paper.study import SATURATED, Cell, PaperResult, Row
 
 POLICIES = ("greedy", "rate-limited")
 
-MOST_STUCK = 0.5
+MAX_STUCK = 0.5
 """Where fewer of the requests complete, their rate says nothing."""
 
 
@@ -140,7 +140,7 @@ def _stable_rates(result: PaperResult) -> str:
 
 
 def _rate(row: Row) -> str:
-    if row.mean("completed") < MOST_STUCK:
+    if row.mean("completed") < MAX_STUCK:
         return f"stalls ({1 - row.mean('completed'):.0%} unfinished)"
     notes = [_setting(row)] if row.setting else []
     if row.mean("restarts") > 0:

@@ -20,7 +20,7 @@ from fluidgate.studies.paper.settings import CAP_ALONE, CHUNKS, EQUAL, SCHEDULER
 SEARCH_SEED = 500
 """The cap is searched on a draw of its own."""
 
-LEAST_REQUESTS = 300
+MIN_REQUESTS = 300
 SATURATED = 3
 """Times as many requests in a saturated run: its window must hold many times the residents."""
 
@@ -39,8 +39,8 @@ class Scale:
     seeds: int = 3
 
     def __post_init__(self) -> None:
-        if self.requests < LEAST_REQUESTS or self.seeds < 2:
-            raise InputError(f"the paper's studies need at least {LEAST_REQUESTS} requests and 2 seeds")
+        if self.requests < MIN_REQUESTS or self.seeds < 2:
+            raise InputError(f"the paper's studies need at least {MIN_REQUESTS} requests and 2 seeds")
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from fluidgate.output import write_bytes
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
-MOST_BYTES = 2 * 2**30
+MAX_BYTES = 2 * 2**30
 """Of a file, unpacked: the largest published trace, a week of Azure's, takes 1.2 GiB."""
-MOST_PACKED = 100
+MAX_PACKED = 100
 """Bytes out of one packed byte: traces give 5 to 20, gzip could give 1,000."""
 _CHUNK = 16 * 2**20
 
@@ -91,10 +91,10 @@ def _bounded(path: Path, content: BinaryIO | gzip.GzipFile, file: BinaryIO, size
         if not part:
             break
         found += part
-        if len(found) > MOST_BYTES:
-            raise InputError(f"{path}: holds more than {MOST_BYTES / 2**30:g} GiB; give a part of the trace")
-        if len(found) > max(_CHUNK, MOST_PACKED * file.tell()):
+        if len(found) > MAX_BYTES:
+            raise InputError(f"{path}: holds more than {MAX_BYTES / 2**30:g} GiB; give a part of the trace")
+        if len(found) > max(_CHUNK, MAX_PACKED * file.tell()):
             raise InputError(
-                f"{path}: unpacks to more than {MOST_PACKED} times its size, which no trace does; fetch the file again"
+                f"{path}: unpacks to more than {MAX_PACKED} times its size, which no trace does; fetch the file again"
             )
     return bytes(found)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fluidgate.arrays import FloatArray, IntArray
-from fluidgate.bounds import MOST_COUNT, MOST_SECONDS
+from fluidgate.bounds import MAX_COUNT, MAX_SECONDS
 from fluidgate.errors import InputError
 from fluidgate.words import has_control, shown
 from fluidgate.workload.formats._files import read_text, refuse
@@ -51,7 +51,7 @@ class Table:
         """A column of finite numbers."""
         values = self._cast(column, "double", "is not a number of seconds; correct or remove the line")
         self.refuse_where(~np.isfinite(values), column, "is not finite; correct or remove the line")
-        self.refuse_where(np.abs(values) > MOST_SECONDS, column, "is more than 272 years; give seconds")
+        self.refuse_where(np.abs(values) > MAX_SECONDS, column, "is more than 272 years; give seconds")
         return np.asarray(values, np.float64)
 
     def tokens(self, column: str, least: int = 1) -> IntArray:
@@ -60,7 +60,7 @@ class Table:
         whole = np.isfinite(values) & (values == np.floor(values))
         self.refuse_where(~whole, column, "is not a whole number of tokens; correct or remove the line")
         self.refuse_where(values < least, column, f"must be at least {least}; correct or remove the line")
-        self.refuse_where(values > MOST_COUNT, column, "is too large for a token count; correct the line")
+        self.refuse_where(values > MAX_COUNT, column, "is too large for a token count; correct the line")
         return np.asarray(values, np.int64)
 
     def nanoseconds(self, column: str) -> IntArray:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fluidgate.arrays import BoolArray, FloatArray, IntArray
-from fluidgate.bounds import MOST_COUNT, MOST_SECONDS
+from fluidgate.bounds import MAX_COUNT, MAX_SECONDS
 from fluidgate.errors import InputError
 from fluidgate.jsonfile import DuplicateKey, decode
 from fluidgate.words import has_control, shown
@@ -122,7 +122,7 @@ def _numbers(path: Path, rows: Rows, key: str) -> FloatArray:
 def _milliseconds(path: Path, rows: Rows) -> FloatArray:
     time_ms = _numbers(path, rows, "timestamp")
     _refuse_where(
-        path, rows, "timestamp", np.abs(time_ms) > 1e3 * MOST_SECONDS, "is more than 272 years; give milliseconds"
+        path, rows, "timestamp", np.abs(time_ms) > 1e3 * MAX_SECONDS, "is more than 272 years; give milliseconds"
     )
     return time_ms
 
@@ -132,13 +132,13 @@ def _tokens(path: Path, rows: Rows, key: str) -> IntArray:
     whole = numbers == np.floor(numbers)
     _refuse_where(path, rows, key, ~whole, "is not a whole number of tokens; correct or remove the line")
     _refuse_where(path, rows, key, numbers < 1, "must be at least 1; correct or remove the line")
-    _refuse_where(path, rows, key, numbers > MOST_COUNT, "is too large for a token count; correct the line")
+    _refuse_where(path, rows, key, numbers > MAX_COUNT, "is too large for a token count; correct the line")
     return numbers.astype(np.int64)
 
 
 def _block_tokens(path: Path, rows: Rows) -> int:
     size = rows[0].get("block_tokens", BLOCK_TOKENS)
-    if type(size) is not int or not 1 <= size <= MOST_COUNT:
+    if type(size) is not int or not 1 <= size <= MAX_COUNT:
         refuse(path, 1, f"block_tokens = {shown(size)} is not a whole number of tokens, at least 1; correct it")
     for number, row in enumerate(rows, 1):
         if row.get("block_tokens", BLOCK_TOKENS) != size:

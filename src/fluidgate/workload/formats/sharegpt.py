@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fluidgate.bounds import MOST_COUNT
+from fluidgate.bounds import MAX_COUNT
 from fluidgate.errors import InputError
 from fluidgate.workload.core import Workload
 from fluidgate.workload.formats._files import read_json
@@ -76,7 +76,7 @@ def _first_exchange(path: Path, number: int, item: Any) -> tuple[str, str]:
 
 def _count(count_tokens: Callable[[str], int], text: str, path: Path) -> int:
     count = count_tokens(text) if text else 0
-    if not isinstance(count, int | np.integer) or not 0 <= count <= MOST_COUNT:
+    if not isinstance(count, int | np.integer) or not 0 <= count <= MAX_COUNT:
         raise InputError(
             f"{path}: count_tokens gave {count!r} for {text[:40]!r}; it must give a whole number, at least 0"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fluidgate.arrays import FloatArray
-from fluidgate.bounds import MOST_COUNT, MOST_SECONDS
+from fluidgate.bounds import MAX_COUNT, MAX_SECONDS
 from fluidgate.errors import InputError
 from fluidgate.words import shown
 from fluidgate.workload.core import Workload
@@ -58,7 +58,7 @@ def read(path: Path, *, failed: str = "stop") -> tuple[Workload, str]:
     why = f"failed ({errors[first] or 'no output'!s:.80})" if bad.any() else ""
     keep, remarks = drop_failed(path, failed, bad, f": request {first}", why)
     for key, values in (("input_lens", prompt), ("output_lens", output)):
-        _refuse_where(path, key, values, keep & ((values < 1) | (values > MOST_COUNT) | (values != np.floor(values))))
+        _refuse_where(path, key, values, keep & ((values < 1) | (values > MAX_COUNT) | (values != np.floor(values))))
     return finish(
         path,
         start_s[keep],
@@ -76,9 +76,9 @@ def _numbers(path: Path, result: dict[str, Any], key: str) -> FloatArray:
     if not isinstance(values, list) or not values:
         raise InputError(f"{path}: {key} is not a list of numbers, or empty; run the benchmark again")
     for number, value in enumerate(values):
-        if type(value) not in (int, float) or not abs(value) <= MOST_SECONDS:  # lengths are far below that, too
+        if type(value) not in (int, float) or not abs(value) <= MAX_SECONDS:  # lengths are far below that, too
             raise InputError(
-                f"{path}: request {number}: {key} = {shown(value)} is not a number below {MOST_SECONDS:g}; correct it"
+                f"{path}: request {number}: {key} = {shown(value)} is not a number below {MAX_SECONDS:g}; correct it"
             )
     return np.array(values, np.float64)
 
