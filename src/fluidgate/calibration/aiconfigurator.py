@@ -16,12 +16,12 @@ from fluidgate.arrays import FloatArray
 from fluidgate.calibration.aiconfigurator_grid import draw_steps, query_grid
 from fluidgate.calibration.points import StepPoints
 from fluidgate.errors import InputError
-from fluidgate.hardware._json import read_object
 from fluidgate.hardware._names import resolve
 from fluidgate.hardware.core import Hardware
 from fluidgate.hardware.fit import fit_step_grid
 from fluidgate.hardware.gpus import canonical_gpu_name, check_memory_utilization
 from fluidgate.hardware.model_config import canonical_model_name
+from fluidgate.jsonfile import read_object
 
 LIBRARY = "aiconfigurator-core"
 MOST = 2**24

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from math import isfinite
+from dataclasses import dataclass
 from typing import Any
 
 from fluidgate.doctor.boundary import boundary_of, memory_of
@@ -16,6 +15,7 @@ from fluidgate.doctor.findings_load import load
 from fluidgate.doctor.findings_preemption import preemptions
 from fluidgate.doctor.findings_queue import kv_binds, other_limit
 from fluidgate.hardware import Hardware
+from fluidgate.jsonfile import plain
 
 EXAMINATIONS: tuple[Callable[[Case], Finding | None], ...] = (
     gate,
@@ -56,8 +56,8 @@ class Diagnosis:
         """JSON-ready values; an unknown number is None."""
         return {
             "source": self.source,
-            "findings": [_plain(finding) for finding in self.findings],
-            "changes": [asdict(change) for change in self.changes],
+            "findings": plain(self.findings, finite=True),
+            "changes": plain(self.changes),
             "notes": list(self.notes),
         }
 
@@ -95,14 +95,3 @@ def _nothing_wrong(facts: Facts) -> Finding:
     else:
         says = "Nothing to change: memory does not bind, and no queue builds up."
     return Finding("nothing-wrong", Severity.FINE, says, benefit=1.0)
-
-
-def _plain(finding: Finding) -> dict[str, Any]:
-    return {
-        "name": finding.name,
-        "severity": finding.severity.value,
-        "says": finding.says,
-        "benefit": finding.benefit,
-        "numbers": {name: value if isfinite(value) else None for name, value in finding.numbers.items()},
-        "changes": [asdict(change) for change in finding.changes],
-    }

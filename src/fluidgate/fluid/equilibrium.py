@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fluidgate.arrays import FloatArray
 from fluidgate.fluid.mix import RequestMix
@@ -30,7 +30,7 @@ class Equilibrium:
     iteration_time_s: float
     kv_tokens: float
     memory_tokens: float
-    requests_per_stage: FloatArray
+    requests_per_stage: FloatArray = field(metadata={"json": False})  # one number per request type
     residents: float
     admissions_per_iteration: float
     throughput_tokens_s: float

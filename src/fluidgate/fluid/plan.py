@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass, replace
-from math import isfinite
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from fluidgate.fluid.thresholds import WaitThresholds, wait_thresholds
 from fluidgate.fluid.uncertainty import PlanUncertainty, plan_uncertainty, warn_if_extrapolated
 from fluidgate.fluid.verdict import verdict
 from fluidgate.hardware.core import Hardware
-from fluidgate.hardware.step_grid import StepGrid
+from fluidgate.jsonfile import plain
 from fluidgate.words import number, percent
 from fluidgate.workload.core import Workload
 
@@ -118,7 +117,7 @@ class FluidPlan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready values; a number that is infinite or unknown is None."""
         return {
-            **_plain(self),
+            **plain(self, finite=True),
             "rate_limit": self.rate_limit,
             "concurrency_cap": self.concurrency_cap,
             "watermark": self.watermark,
@@ -269,19 +268,3 @@ def _class(workload: Workload, label: int, own: BoolArray, everyone: ClassSummar
     quantiles = np.quantile(workload.output_tokens[own], OUTPUT_SHARES, method="inverted_cdf")
     mean_prompt = float(workload.prompt_tokens[own].mean())
     return ClassSummary(name, float(own.mean()), mean_prompt, tuple(int(q) for q in quantiles))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, StepGrid):
-        return {"digest": value.digest}
-    if is_dataclass(value):
-        # One number per request type would drown the rest; the mix gives them back.
-        kept = (f.name for f in fields(value) if f.name != "requests_per_stage")
-        return {name: _plain(getattr(value, name)) for name in kept}
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if isfinite(value) else None
-    return value

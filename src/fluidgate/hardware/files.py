@@ -13,11 +13,11 @@ import numpy as np
 
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_KV_TOKENS, MAX_STEP_S
 from fluidgate.errors import InputError
-from fluidgate.hardware._json import JsonObject, read_object
 from fluidgate.hardware.calibration import Calibration
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.fit import COEFFICIENTS
 from fluidgate.hardware.step_grid import TABLES, StepGrid
+from fluidgate.jsonfile import JsonObject, read_object
 from fluidgate.output import write_text
 
 VERSION = 1

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluidgate.errors import InputError
-from fluidgate.hardware._json import JsonObject, read_object
 from fluidgate.hardware._names import resolve, simple_model_name
+from fluidgate.jsonfile import JsonObject, read_object
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 
 from fluidgate.errors import InputError
-from fluidgate.hardware._json import JsonObject, read_object
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.gpus import canonical_gpu_name, find_gpu
 from fluidgate.hardware.model_config import ModelShape, canonical_model_name, find_model
+from fluidgate.jsonfile import JsonObject, read_object
 
 DEFAULT_VARIANT = "four-term"
 _FILE = Path(__file__).with_name("profiles.json")

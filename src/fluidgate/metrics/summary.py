@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from fluidgate.jsonfile import plain
+
 Better = Literal["lower", "higher"]
 
 
@@ -141,12 +143,8 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values by name, null where there is none."""
-        return {f.name: _json_value(getattr(self, f.name)) for f in fields(self)}
+        return dict(plain(self, finite=True))
 
 
 METRICS: dict[str, Metric] = {f.name: Metric(f.name, **f.metadata) for f in fields(Summary) if f.metadata}
 """Every number of a `Summary`, by name, in order."""
-
-
-def _json_value(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,6 +13,7 @@ from fluidgate.engine import EngineConfig, Fleet
 from fluidgate.errors import InputError
 from fluidgate.fluid import FluidPlan, stage_edges
 from fluidgate.hardware import Hardware
+from fluidgate.jsonfile import plain
 from fluidgate.metrics import (
     METRICS,
     Interval,
@@ -118,8 +119,7 @@ class Comparison:
             "policy": cell.policy,
             "parameters": cell.parameters,
             "metrics": {
-                key: _interval_dict(intervals[key]) | {"difference": _interval_dict(self.difference(cell, key))}
-                for key in METRICS
+                key: _bounds(intervals[key]) | {"difference": _bounds(self.difference(cell, key))} for key in METRICS
             },
             "repeats": [summary.to_dict() for summary in cell.summaries],
         }
@@ -243,9 +243,5 @@ def _scenarios(
     return scenarios
 
 
-def _interval_dict(interval: Interval) -> dict[str, float | None]:
-    return {"mean": _finite(interval.mean), "low": _finite(interval.low), "high": _finite(interval.high)}
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
+def _bounds(interval: Interval) -> dict[str, float | None]:
+    return dict(plain({"mean": interval.mean, "low": interval.low, "high": interval.high}, finite=True))

@@ -7,13 +7,12 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fluidgate.hardware import Hardware
+from fluidgate.jsonfile import plain
 from fluidgate.output import replacing, replacing_bytes
-from fluidgate.runs.results_file import plain
 from fluidgate.version import version
 from fluidgate.workload import Workload
 
@@ -53,12 +52,11 @@ def comparison_provenance(comparison: Comparison, command: str | None = None) ->
 def _provenance(
     workload: dict[str, Any], hardware: Hardware, seed: int, command: str | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    error = hardware.relative_error
     return {
         "fluidgate": version(),
         "command": command,
         "seed": seed,
-        "hardware": plain(hardware) | {"relative_error": error if isfinite(error) else None},
+        "hardware": plain(hardware, finite=True),
         "workload": workload,
         **settings,
     }

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fluidgate.errors import InputError
+from fluidgate.jsonfile import plain
 from fluidgate.runs import workers as ways
 from fluidgate.runs.result_shape import Shape
-from fluidgate.runs.results_file import ResultsFile, plain
+from fluidgate.runs.results_file import ResultsFile
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -11,9 +11,9 @@ from typing import Any
 
 from fluidgate.engine import EngineConfig, Fleet, FleetRecords, Record, RunRecords
 from fluidgate.hardware import Hardware
+from fluidgate.jsonfile import plain
 from fluidgate.metrics import Slo, summarize, timeline
 from fluidgate.policies import load_policy_file, policy_class
-from fluidgate.runs.results_file import plain
 from fluidgate.runs.simulation import simulate
 from fluidgate.workload import Workload
 

@@ -7,13 +7,11 @@ import re
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fluidgate.errors import InputError, ResultsWarning
-from fluidgate.hardware import StepGrid
 from fluidgate.output import cannot_write
 from fluidgate.runs.result_shape import Shape, fits
 from fluidgate.version import version
@@ -24,17 +22,6 @@ FORMAT = 2
 _ADVICE = "name another results file, or delete this one to start anew"
 _CHECKED = re.compile(rb'\{"crc32": "([0-9a-f]{8})", (.+)', re.DOTALL)
 _MAX_NAMED = 10
-
-
-def plain(settings: Any) -> Any:
-    """Dataclasses, and what holds some, as JSON-ready values that tell settings apart: of a grid, its digest."""
-    if isinstance(settings, StepGrid):
-        return {"digest": settings.digest}
-    if is_dataclass(settings):
-        return {field.name: plain(getattr(settings, field.name)) for field in fields(settings)}
-    if isinstance(settings, Mapping):
-        return {key: plain(value) for key, value in settings.items()}
-    return [plain(value) for value in settings] if isinstance(settings, list | tuple) else settings
 
 
 class ResultsFile:

@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,7 +23,7 @@ from pydantic import (
 
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_KV_TOKENS, MAX_NUMBER
 from fluidgate.errors import InputError
-from fluidgate.hardware._json import read_object
+from fluidgate.jsonfile import plain, read_object
 from fluidgate.output import write_text
 from fluidgate.policies import Policy, policy_class
 from fluidgate.serving.labels import Classes
@@ -45,7 +44,7 @@ Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Scalar = bool | Annotated[int, Field(ge=-MAX_PARAMETER, le=MAX_PARAMETER)] | float
-Parameter = Scalar | tuple[Scalar, ...]
+Parameter = Scalar | Annotated[tuple[Scalar, ...], Field(strict=False)]
 
 
 def _without_control(text: str) -> str:
@@ -227,7 +226,7 @@ class PlanFile(_Section):
             file = cls(
                 fluidgate=version(),
                 policy=policy.name,
-                parameters={field.name: _plain(getattr(policy, field.name)) for field in fields(policy)},
+                parameters=plain(policy),
                 model=model or ServedModel(),
                 hardware=_machine(plan),
                 engine=_engine(config.with_(**policy.engine_settings), budget),
@@ -361,12 +360,6 @@ def _planned(plan: FluidPlan) -> Planned:
         watermark=float(plan.watermark),
         kv_peak=float(stable.kv_peak),
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
-    return value.item() if isinstance(value, np.generic) else value
 
 
 MAX_SHOWN = 8

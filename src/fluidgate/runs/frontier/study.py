@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from math import isfinite
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware
+from fluidgate.jsonfile import plain
 from fluidgate.policies import policy_class
 from fluidgate.runs.frontier.axes import Setting, settings_on
 from fluidgate.runs.frontier.search import Search, Searches, Source, Trial
@@ -100,8 +100,7 @@ class Frontier:
         Args:
             command: what was typed to make it.
         """
-        plain: dict[str, Any] = _plain(asdict(self))
-        return {"fluidgate": version(), "command": command, **plain}
+        return {"fluidgate": version(), "command": command, **plain(self, finite=True)}
 
 
 def frontier(
@@ -195,11 +194,3 @@ def _refuse_policies(policies: Sequence[str]) -> None:
         raise InputError(f"a policy is named twice in {', '.join(policies)}")
     for spec in policies:
         policy_class(spec.partition(":")[0])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
