@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -128,7 +128,7 @@ def as_tables(hardware: Hardware) -> Hardware:
     p, q = np.meshgrid(knots_to(8192), knots_to(16384), indexing="ij")
     shared_s = t.c0 + t.c_tok * knots_to(9216, TOKEN_KNOTS_PER_OCTAVE)
     tables = StepGrid(t.c0 + t.c_tok * n + t.c_kv * n * c, t.c_kv * n * c, shared_s, t.c_kv * p + t.c_attn * p * q)
-    return hardware.with_(grid=tables)
+    return replace(hardware, grid=tables)
 
 
 def grid_cost(trace: Workload) -> None:
@@ -158,7 +158,7 @@ def step_cost() -> None:
         table.add_column(column, justify="right")
     for batch in (1, 4, 16, 64, 256, 1024):
         workload = Workload(np.zeros(batch), np.full(batch, 16), np.full(batch, output))
-        hardware = HARDWARE.with_(num_gpu_blocks=batch * (output // 16 + 2))
+        hardware = replace(HARDWARE, num_gpu_blocks=batch * (output // 16 + 2))
         config = EngineConfig(max_num_seqs=batch, max_num_batched_tokens=16 * batch)
 
         def decode(w: Workload = workload, h: object = hardware, c: EngineConfig = config) -> RunRecords:
@@ -185,7 +185,7 @@ def queue_step_s(waiting: int, cap: float | None) -> float:
         outputs = np.concatenate((np.full(32, output), np.ones(waiting, np.int64)))
         workload = Workload(np.zeros(32 + waiting), np.ones(32 + waiting, np.int64), outputs)
         policy = Greedy() if cap is None else ConcurrencyCap(cap)
-        hardware = HARDWARE.with_(num_gpu_blocks=32 * (20_000 // 16 + 2))
+        hardware = replace(HARDWARE, num_gpu_blocks=32 * (20_000 // 16 + 2))
         config = EngineConfig(max_num_seqs=32 if cap is None else 64)
         return timed(lambda: run(workload, hardware, policy, config), 3), output
 

@@ -9,6 +9,7 @@ first half of the requests; the second half is compared.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,10 @@ NUM_GPU_BLOCKS = 2588
 CONFIG = EngineConfig(max_num_batched_tokens=2048, max_num_seqs=256)
 OTHER_SETTINGS = {
     "as assumed": CONFIG,
-    "watermark 1%": CONFIG.with_(watermark=0.01),
-    "no full-prompt reservation": CONFIG.with_(scheduler_reserve_full_isl=False),
-    "no prefix caching": CONFIG.with_(enable_prefix_caching=False),
-    "512 tokens per step": CONFIG.with_(max_num_batched_tokens=512),
+    "watermark 1%": replace(CONFIG, watermark=0.01),
+    "no full-prompt reservation": replace(CONFIG, scheduler_reserve_full_isl=False),
+    "no prefix caching": replace(CONFIG, enable_prefix_caching=False),
+    "512 tokens per step": replace(CONFIG, max_num_batched_tokens=512),
 }
 STATISTICS = ("mean", "p50", "p90", "p99")
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numba
 
-_SOURCES = ("kernel.py", "code_cache.py", "hardware/*.py", "engine/*.py", "policies/*.py", "serving/books.py")
+_KERNEL = re.compile(rb"^@(entry_|inlined_)?kernel\b", re.MULTILINE)
 _STATES = re.compile(r"code-[0-9a-f]{16}")
 _MAGIC = b"fluidgate compiled code 1\n"
 KEPT_STATES = 2
@@ -31,12 +31,21 @@ UNUSED_S = 24 * 3600.0
 """States of other sources stay if they are among so many most recent ones, or were used within this time."""
 
 
-def _state_of_sources() -> str:
+def kernel_sources() -> list[Path]:
+    """The files that machine code depends on: the folders in which a module defines kernels, and the ground floor.
+
+    Whole folders, since a kernel also contains the numbers that it takes from the modules beside it.
+    """
     package = Path(__file__).parent
+    modules = sorted(package.rglob("*.py"))
+    folders = {path.parent for path in modules if _KERNEL.search(path.read_bytes())}
+    return [path for path in modules if path.parent in folders | {package}]
+
+
+def _state_of_sources() -> str:
     digest = hashlib.sha256(f"numba {numba.__version__}".encode())
-    for pattern in _SOURCES:
-        for path in sorted(package.glob(pattern)):
-            digest.update(path.read_bytes())
+    for path in kernel_sources():
+        digest.update(path.read_bytes())
     return f"code-{digest.hexdigest()[:16]}"
 
 

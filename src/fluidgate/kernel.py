@@ -38,24 +38,38 @@ def _compiled_on_use(function: F, **options: bool) -> F:
 
 
 def interpreted(
-    function: Callable[..., Any], replaced: Mapping[str, Callable[..., Any]] | None = None
+    function: Callable[..., Any], replaced: Mapping[Callable[..., Any], Callable[..., Any]] | None = None
 ) -> Callable[..., Any]:
     """`function` and every kernel it calls, as plain Python: the same source, without compilation.
 
     Args:
-        replaced: functions to call in place of kernels of these names.
+        replaced: functions to call in place of kernels.
+
+    Raises:
+        ValueError: a kernel is to be replaced that `function` does not call.
     """
-    done: dict[str, Any] = dict(replaced or {})
+    made: dict[Any, Callable[..., Any]] = {_source(kernel): other for kernel, other in (replaced or {}).items()}
+    met: set[Any] = set()
 
-    def plain(kernel_or_function: Callable[..., Any]) -> Callable[..., Any]:
-        name = kernel_or_function.__name__
-        if name not in done:
-            source = getattr(kernel_or_function, "py_func", kernel_or_function)
+    def as_python(called: Callable[..., Any]) -> Callable[..., Any]:
+        source = _source(called)
+        met.add(source)
+        if source not in made:
             scope = dict(source.__globals__)
-            done[name] = types.FunctionType(source.__code__, scope, name, source.__defaults__, source.__closure__)
-            for called in source.__code__.co_names:
-                if isinstance(scope.get(called), CPUDispatcher) or called in done:
-                    scope[called] = plain(scope[called])
-        return done[name]  # type: ignore[no-any-return]
+            name, defaults, closure = source.__name__, source.__defaults__, source.__closure__
+            made[source] = types.FunctionType(source.__code__, scope, name, defaults, closure)
+            for name in source.__code__.co_names:
+                if isinstance(scope.get(name), CPUDispatcher) or _source(scope.get(name)) in made:
+                    scope[name] = as_python(scope[name])
+        return made[source]
 
-    return plain(function)
+    plain = as_python(function)
+    for kernel in replaced or {}:
+        if _source(kernel) not in met:
+            raise ValueError(f"{function.__name__} never calls {kernel.__name__}, which was to be replaced")
+    return plain
+
+
+def _source(function: Any) -> Any:
+    """The Python function behind a kernel, or the function itself."""
+    return getattr(function, "py_func", function)

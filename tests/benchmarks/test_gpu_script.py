@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -129,7 +129,7 @@ def test_generates_what_a_full_recomputation_does(scripts: Scripts, model: Any, 
 @pytest.mark.parametrize("name", ["wait", "nested-wait"])
 def test_gates_serve_every_request_on_the_measured_clock(scripts: Scripts, model: Any, name: str) -> None:
     config = EngineConfig(max_num_batched_tokens=16)
-    load = CROWD.with_(arrival_s=np.arange(8) * 1e-3)
+    load = replace(CROWD, arrival_s=np.arange(8) * 1e-3)
     engine = scripts.engine.Engine(model, HARDWARE.num_gpu_blocks, BLOCK_SIZE)
     policy = make_policy(name, plan_for(load, HARDWARE, config))
     served = scripts.engine.serve(engine, load, HARDWARE, policy, config)

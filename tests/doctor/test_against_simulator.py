@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,7 +43,7 @@ def test_the_boundary_lies_where_the_histograms_allow(preset: str) -> None:
 @pytest.mark.parametrize("preset", ["azure-conv-2023", "r1-reasoning"])
 def test_what_preemptions_recompute(preset: str) -> None:
     """Greedy admission past the boundary, without a prefix cache that would find the work again."""
-    hardware = fg.get_hardware("llama-2-7b", "a100-80gb").with_(num_gpu_blocks=2500)
+    hardware = replace(fg.get_hardware("llama-2-7b", "a100-80gb"), num_gpu_blocks=2500)
     work = fg.generate(preset, n=500, seed=1)
     load = fg.plan(work, hardware, max_num_seqs=1024).stability.load
     config = fg.EngineConfig(max_num_seqs=1024, enable_prefix_caching=False)

@@ -116,7 +116,7 @@ def tabulated(power: float, most: int = 512) -> Hardware:
     p, q = np.meshgrid(knots_to(2048), knots_to(8192), indexing="ij")
     tokens = knots_to(4096, TOKEN_KNOTS_PER_OCTAVE)
     tables = StepGrid(0.01 * (n / 32) ** power + 0 * c, 0 * n * c, 0.01 * (tokens / 32) ** power, 0 * p * q)
-    return MACHINE.with_(grid=tables)
+    return replace(MACHINE, grid=tables)
 
 
 def test_on_a_grid_the_gain_of_more_memory_is_that_of_larger_batches() -> None:
@@ -293,7 +293,7 @@ def test_a_hardware_model_that_fits_the_gaps_is_not_called_off() -> None:
 
 
 def test_hardware_gives_the_cache_where_the_page_does_not() -> None:
-    machine = MACHINE.with_(num_gpu_blocks=BLOCKS, block_size=BLOCK_SIZE)
+    machine = replace(MACHINE, num_gpu_blocks=BLOCKS, block_size=BLOCK_SIZE)
     found = diagnosis(machine, config={"num_gpu_blocks": "None"})
     assert named(found, "load").numbers["boundary_rate"] == pytest.approx(BOUNDARY)
 

@@ -72,7 +72,7 @@ class Attempt:
 
     def predicted_with(self, load: Load, **values: float) -> dict[str, float]:
         """What another step time would have predicted of a load."""
-        wrong = self.hardware.with_(step_time=replace(self.hardware.step_time, **values))
+        wrong = replace(self.hardware, step_time=replace(self.hardware.step_time, **values))
         return predicted(self.after[load].sent, wrong)
 
 

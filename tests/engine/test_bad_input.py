@@ -1,5 +1,6 @@
 """What the engine refuses, and the sentence it says."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,20 +80,20 @@ def test_more_replicas_than_anybody_simulates() -> None:
 
 def test_blocks_beyond_the_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "physical_memory_bytes", lambda: 2.0**20)
-    run(workload([1], [1]), HARDWARE.with_(num_gpu_blocks=10_000), Greedy())
-    large = HARDWARE.with_(num_gpu_blocks=20_000)
+    run(workload([1], [1]), replace(HARDWARE, num_gpu_blocks=10_000), Greedy())
+    large = replace(HARDWARE, num_gpu_blocks=20_000)
     with pytest.raises(
         InputError, match=r"tiny: to simulate 20,000 KV blocks takes .* GiB of memory, and this machine"
     ):
         run(workload([1], [1]), large, Greedy())
     with pytest.raises(InputError, match=r"10,000 KV blocks on each of 2 replicas takes"):
-        run_fleet(workload([1], [1]), HARDWARE.with_(num_gpu_blocks=10_000), Greedy(), Fleet(2))
+        run_fleet(workload([1], [1]), replace(HARDWARE, num_gpu_blocks=10_000), Greedy(), Fleet(2))
 
 
 def test_arrivals_so_late_that_the_clock_rounds_steps() -> None:
     late = Workload(np.array([0.0, 2e9]), np.array([1, 1]), np.array([1, 1]), name="late")
     run(late, HARDWARE, Greedy())  # steps of a second
-    fast = HARDWARE.with_(step_time=StepTime(c0=1e-4))
+    fast = replace(HARDWARE, step_time=StepTime(c0=1e-4))
     with pytest.raises(
         InputError, match=r"late lasts 2,000,000,000 s, where the clock moves by 2.4e-07 s at the least"
     ):
@@ -102,14 +103,14 @@ def test_arrivals_so_late_that_the_clock_rounds_steps() -> None:
 
 
 def test_steps_that_take_the_clock_so_far_that_it_rounds_later_ones() -> None:
-    uneven = HARDWARE.with_(step_time=StepTime(c0=1e-6, c_attn=1e6), num_gpu_blocks=100)
+    uneven = replace(HARDWARE, step_time=StepTime(c0=1e-6, c_attn=1e6), num_gpu_blocks=100)
     with pytest.raises(InputError, match=r"load takes 67,000,000 s, where the clock moves"):
         run(workload([11, 1], [2, 3]), uneven, Greedy())
 
 
 def test_changed_settings_are_checked_again() -> None:
     with pytest.raises(InputError, match="max_num_seqs = 0"):
-        EngineConfig().with_(max_num_seqs=0)
+        replace(EngineConfig(), max_num_seqs=0)
 
 
 def test_defaults_follow_the_mode() -> None:

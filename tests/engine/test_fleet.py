@@ -1,6 +1,6 @@
 """Several replicas: each does what it would do alone, and routers see what is there to see at an arrival, no more."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -146,8 +146,8 @@ def test_the_least_loaded_replica_is_chosen(router: str, seed: int, on_a_grid: b
     if (
         on_a_grid
     ):  # steps of 1/16 s, arrivals at multiples of 1/32 s: at the start, at the end and in the middle of steps
-        workload = workload.with_(arrival_s=np.round(workload.arrival_s * 32) / 32)
-        hardware = hardware.with_(step_time=StepTime(c0=1 / 16))
+        workload = replace(workload, arrival_s=np.round(workload.arrival_s * 32) / 32)
+        hardware = replace(hardware, step_time=StepTime(c0=1 / 16))
     config = EngineConfig(enable_prefix_caching=False, max_num_seqs=6)
     fleet = run_fleet(workload, hardware, Greedy(), Fleet(replicas, router), config)
     assert fleet.preemptions.any()

@@ -1,5 +1,7 @@
 """Runs on a machine whose step times are tables: the same laws, and the same runs where the tables say the same."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -32,7 +34,7 @@ CASES = st.randoms(use_true_random=False).map(random_case)
 
 def simulate(case: Case, power: float, *, compile: bool = True) -> RunRecords:
     workload, hardware, policy, config = case
-    return run(workload, hardware.with_(grid=grid(power)), policy, config, record="decisions", compile=compile)
+    return run(workload, replace(hardware, grid=grid(power)), policy, config, record="decisions", compile=compile)
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,7 +54,7 @@ def test_a_table_of_three_terms_gives_the_run_of_the_terms(mode: str) -> None:
     rng = np.random.default_rng(3)
     load = Workload(np.arange(60) * 4.0, rng.integers(1, 30, 60), rng.integers(1, 30, 60))
     config = EngineConfig(mode=mode, max_num_seqs=12, max_num_batched_tokens=64)  # type: ignore[arg-type]
-    a, b = (run(load, hardware, Greedy(), config, record="decisions") for hardware in (four, four.with_(grid=same)))
+    a, b = (run(load, hardware, Greedy(), config, record="decisions") for hardware in (four, replace(four, grid=same)))
     assert a.preemptions.sum() > 0
     assert a.steps is not None
     assert b.steps is not None

@@ -1,6 +1,7 @@
 """Laws on random small cases, and proof that the cases reach the rare paths."""
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_littles_law(case: Case) -> None:
 @given(CASES)
 def test_an_offloaded_victim_computes_nothing_twice(case: Case) -> None:
     workload, hardware, policy, config = case
-    records = run(workload, hardware, policy, config.with_(preemption="offload"))
+    records = run(workload, hardware, policy, replace(config, preemption="offload"))
     assert records.finished.all()
     assert not records.recomputed_tokens.any()
     if not records.cached_tokens.any():
@@ -60,7 +61,7 @@ def test_an_offloaded_victim_computes_nothing_twice(case: Case) -> None:
 @given(CASES, st.integers(1, 50))
 def test_more_blocks_never_make_a_run_impossible(case: Case, more: int) -> None:
     workload, hardware, policy, config = case
-    larger = hardware.with_(num_gpu_blocks=hardware.num_gpu_blocks + more)
+    larger = replace(hardware, num_gpu_blocks=hardware.num_gpu_blocks + more)
     assert run(workload, larger, policy, config).finished.all()
 
 
@@ -68,7 +69,7 @@ def test_more_blocks_never_make_a_run_impossible(case: Case, more: int) -> None:
 @given(CASES)
 def test_a_cache_that_holds_all_never_evicts(case: Case) -> None:
     workload, hardware, policy, config = case
-    ample = hardware.with_(num_gpu_blocks=2 + int((workload.prompt_tokens + workload.output_tokens).sum()) * 2)
+    ample = replace(hardware, num_gpu_blocks=2 + int((workload.prompt_tokens + workload.output_tokens).sum()) * 2)
     records = run(workload, ample, policy, config)
     assert records.preemptions.sum() == 0
     assert records.recomputed_tokens.sum() == 0
@@ -97,7 +98,7 @@ def test_the_unit_of_time_is_arbitrary(case: Case, unit: float) -> None:
     c = hardware.step_time
     scaled = type(c)(c.c0 * unit, c.c_tok * unit, c.c_kv * unit, c.c_attn * unit)
     base = run(workload, hardware, Greedy(), config, record="decisions")
-    other = run(workload.scaled(1 / unit), hardware.with_(step_time=scaled), Greedy(), config, record="decisions")
+    other = run(workload.scaled(1 / unit), replace(hardware, step_time=scaled), Greedy(), config, record="decisions")
     assert base.steps is not None
     assert other.steps is not None
     assert base.steps.batch.tobytes() == other.steps.batch.tobytes()

@@ -1,6 +1,6 @@
 """The affine stand-in of a grid: exact where the grid is affine, and the mean step at the boundary where it is not."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def load() -> Workload:
 
 
 def test_without_a_grid_it_is_the_machines_own(load: Workload) -> None:
-    plain = machine(1.0).with_(grid=None)
+    plain = replace(machine(1.0), grid=None)
     assert affine_step_time(mix_of(load), plain, Limits.of(plain)) is plain.step_time
 
 

@@ -1,6 +1,7 @@
 """The plan as a whole: what it says, what it refuses, how fast it is."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_below_the_onset_the_policy_is_irrelevant() -> None:
 
 def test_rows_of_what_memory_and_evictions_cost() -> None:
     p = plan(THREE, A100, rate=10.0, max_num_seqs=None, max_num_batched_tokens=None)
-    less = plan(THREE, A100.with_(num_gpu_blocks=1 + 6875 * 9 // 10, block_size=16), rate=10.0, max_num_seqs=None)
+    less = plan(THREE, replace(A100, num_gpu_blocks=1 + 6875 * 9 // 10, block_size=16), rate=10.0, max_num_seqs=None)
     rows, stable = dict(p.summary_rows()), p.stability
     assert rows["memory matters from"] == f"{stable.onset_load:.3f} of the boundary, {stable.onset_rate:.1f} req/s"
     assert rows["10% of memory left empty costs"].endswith("% of the boundary")
@@ -79,7 +80,7 @@ def test_seats_that_bind_make_the_gate_pointless() -> None:
 
 
 def test_compute_that_binds_is_said() -> None:
-    p = plan(THREE, A100.with_(num_gpu_blocks=10**9), rate=1.0, max_num_seqs=None, max_num_batched_tokens=None)
+    p = plan(THREE, replace(A100, num_gpu_blocks=10**9), rate=1.0, max_num_seqs=None, max_num_batched_tokens=None)
     assert p.stability.binding == "compute"
     assert said(p, "Compute binds")
 
@@ -89,7 +90,7 @@ def test_integer_wait_and_loose_guarantees_are_said() -> None:
     assert not p.wait.integer_feasible
     assert said(p, "whole-number thresholds is infeasible")
     assert said(p, "too loose for this load")
-    small = plan(CHAT, A100.with_(num_gpu_blocks=200), rate=0.01)
+    small = plan(CHAT, replace(A100, num_gpu_blocks=200), rate=0.01)
     assert said(small, "Nested WAIT")
     assert small.guaranteed_rate >= 0
 
@@ -206,7 +207,7 @@ def test_what_cannot_be_planned_is_refused() -> None:
     with pytest.raises(InputError, match=r"200,000 prompt and 5 output tokens.*never fit"):
         plan(RequestMix([1.0], [200_000], [5]), A100)
     with pytest.raises(InputError, match="c0 above 0"):
-        plan(THREE, A100.with_(step_time=StepTime(0.0, 1e-5)))
+        plan(THREE, replace(A100, step_time=StepTime(0.0, 1e-5)))
     with pytest.raises(InputError, match="all requests arrive at once"):
         plan(Workload([0.0, 0.0], [5, 5], [5, 5]), A100)
     for bad in (

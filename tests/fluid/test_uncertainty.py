@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from math import hypot
 
 import numpy as np
@@ -29,7 +30,7 @@ def calibrated(
     """The machine with coefficients that are known to within these shares of themselves."""
     values = (STEP.c0, STEP.c_tok, STEP.c_kv, STEP.c_attn)
     widths = tuple(None if share is None else share * value for share, value in zip(shares, values, strict=True))
-    return A100.with_(calibration=Calibration(100, widths, correlation, misfit, tokens, kv_tokens))
+    return replace(A100, calibration=Calibration(100, widths, correlation, misfit, tokens, kv_tokens))
 
 
 def test_without_a_calibration_there_is_no_interval() -> None:
@@ -116,7 +117,7 @@ def test_intervals_from_measured_steps_hold_the_true_boundary() -> None:
         seconds = STEP.duration_s(decodes + chunk, kv_tokens, pairs) * (1 + 0.04 * rng.standard_normal(200))
         points = StepPoints(np.full(200, "step"), decodes + chunk, kv_tokens, pairs, seconds)
         found = calibrate_steps(points)
-        machine = A100.with_(step_time=found.step_time, calibration=found.calibration)
+        machine = replace(A100, step_time=found.step_time, calibration=found.calibration)
         known = plan(CHAT, machine, rate=5.0).uncertainty
         assert known is not None
         assert known.iteration_time < 0.05

@@ -4,6 +4,7 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -114,8 +115,8 @@ def hardware() -> Sequence[str]:
     )
     machines = (
         load_profile("llama-2-7b", "a100-80gb"),
-        TINY.with_(calibration=calibration, relative_error=0.03),
-        TINY.with_(grid=grid),
+        replace(TINY, calibration=calibration, relative_error=0.03),
+        replace(TINY, grid=grid),
     )
     by_hand = {"version": 1, "name": "mine", "step_time": {"c0": 0.01, "c_kv": 4e-7}, "num_gpu_blocks": 1000}
     return (json.dumps(by_hand, indent=1), *(_written(machine) for machine in machines))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_round_trip_of_an_unknown_error(tmp_path: Path) -> None:
     write_hardware(paper, tmp_path / "h.json")
     back = read_hardware(tmp_path / "h.json")
     assert math.isnan(back.relative_error)
-    assert back.with_(relative_error=0.0) == paper.with_(relative_error=0.0)
+    assert replace(back, relative_error=0.0) == replace(paper, relative_error=0.0)
 
 
 def test_defaults(tmp_path: Path) -> None:

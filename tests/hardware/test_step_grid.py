@@ -1,6 +1,7 @@
 """Step grids: what they say between their knots, how far they reach, and their place in a hardware file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_four_terms_are_found_again_in_their_table() -> None:
 def test_a_machine_takes_its_grid_before_its_four_terms() -> None:
     plain = Hardware("mine", StepTime(1.0), 100)
     assert plain.step_s(3, 300, 10, 10, 55) == 1.0
-    assert plain.with_(grid=affine_grid()).step_s(3, 300, 0, 0, 0) == pytest.approx(0.01 + 3 * 5e-5 + 300e-7)
+    assert replace(plain, grid=affine_grid()).step_s(3, 300, 0, 0, 0) == pytest.approx(0.01 + 3 * 5e-5 + 300e-7)
 
 
 @pytest.mark.parametrize(

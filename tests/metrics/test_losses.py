@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def cases(draw: st.DrawFn, shared: bool = True) -> Case:
     workload, hardware, policy, config = random_case(draw(st.randoms(use_true_random=False)))
     if not shared:
         workload = Workload(workload.arrival_s, workload.prompt_tokens, workload.output_tokens)
-    return workload, hardware, policy, config.with_(preemption=draw(PREEMPTIONS))
+    return workload, hardware, policy, replace(config, preemption=draw(PREEMPTIONS))
 
 
 def test_one_request_alone() -> None:
@@ -145,7 +145,7 @@ def test_the_shares_add_up_to_one(case: Case) -> None:
 @given(cases(shared=False))
 def test_the_losses_against_the_decisions(case: Case) -> None:
     workload, hardware, policy, config = case
-    config = config.with_(enable_prefix_caching=False)  # the decisions do not say what a lookup found
+    config = replace(config, enable_prefix_caching=False)  # the decisions do not say what a lookup found
     records = run(workload, hardware, policy, config, record="decisions")
     event(f"{config.mode}, {config.preemption}, preempted {bool(records.preemptions.any())}")
     summary = summarize(records)
@@ -206,7 +206,7 @@ def fewest_iterations(records: RunRecords) -> float:
 @given(cases(shared=False))
 def test_with_a_cost_per_token_alone_the_loss_is_the_recomputed_tokens(case: Case) -> None:
     workload, hardware, policy, config = case
-    records = run(workload, hardware.with_(step_time=StepTime(0.5, c_tok=0.25)), policy, config)
+    records = run(workload, replace(hardware, step_time=StepTime(0.5, c_tok=0.25)), policy, config)
     assume(config.preemption != "offload")  # then the loss is none
     event(f"caching {config.enable_prefix_caching}, preempted {bool(records.preemptions.any())}")
     loss_s = summarize(records).recompute_loss * records.busy_s

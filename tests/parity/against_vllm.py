@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 
@@ -25,7 +26,7 @@ def simulate_as_vllm(
     """The simulator's run, equal to vLLM's in every decision and record."""
     policy = policy or Greedy()
     emulated = emulate(workload, hardware, policy, config=config, record="decisions")
-    config = config.with_(cut_lone_prefill=emulated.config.cut_lone_prefill)
+    config = replace(config, cut_lone_prefill=emulated.config.cut_lone_prefill)
     simulated = simulate(workload, hardware, policy, config=config, record="decisions")
     difference = first_difference(simulated, emulated)
     assert difference is None, difference

@@ -3,6 +3,7 @@
 import importlib.util
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,13 +54,13 @@ def test_a_lone_prompt_is_cut_where_the_installed_version_cuts_it() -> None:
     assert records.steps.tokens.tolist() == ([8, 8, 4] if cuts else [20])
     if not cuts:
         with pytest.raises(InputError, match="does not cut the prompt of a lone request; leave cut_lone_prefill out"):
-            emulate(lone.workload, lone.hardware, config=limit.with_(cut_lone_prefill=True))
+            emulate(lone.workload, lone.hardware, config=replace(limit, cut_lone_prefill=True))
 
 
 @needs_vllm
 def test_a_request_that_never_fits_is_refused() -> None:
     with pytest.raises(InputError, match="request 0 needs 24 KV tokens"):
-        emulate(CASE.workload, CASE.hardware.with_(num_gpu_blocks=2), Greedy())
+        emulate(CASE.workload, replace(CASE.hardware, num_gpu_blocks=2), Greedy())
 
 
 class HoldsForEver(Policy):

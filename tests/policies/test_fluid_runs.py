@@ -92,7 +92,7 @@ def test_a_wrong_prior_is_soon_put_right() -> None:
 def test_equal_lengths_are_paced() -> None:
     """One after the other at x*, with room to run ahead by 2, however long it lasts; unpaced ones come in crowds."""
     output = np.full(1200, 100)
-    planned = plan(burst(output).with_(arrival_s=np.arange(1200) / 10), machine(400))
+    planned = plan(replace(burst(output), arrival_s=np.arange(1200) / 10), machine(400))
     assert planned.stability.coherence == 1.0
     pace = planned.rate_limit
     saturated = slice(800, -200)
@@ -107,7 +107,7 @@ def test_equal_lengths_are_paced() -> None:
 
 def test_dispersed_lengths_are_not_paced() -> None:
     output = np.random.default_rng(0).geometric(1 / 100, 1200)
-    planned = plan(burst(output).with_(arrival_s=np.arange(1200) / 10), machine(400))
+    planned = plan(replace(burst(output), arrival_s=np.arange(1200) / 10), machine(400))
     assert planned.stability.coherence < 0.8
     records = run(burst(output), machine(400), Fluid.from_plan(planned), record="steps")
     assert admissions(records)[400:-200].max() > 4 + planned.rate_limit
@@ -133,7 +133,7 @@ def test_labelled_classes_have_credits_of_their_own() -> None:
 def test_classes_of_dispersed_lengths_enter_in_order_of_arrival() -> None:
     output = np.random.default_rng(1).geometric(1 / 100, 600)
     classes = np.random.default_rng(2).integers(0, 2, 600)
-    labelled = burst(output, class_id=classes, class_names=("a", "b")).with_(arrival_s=np.arange(600) / 1000)
+    labelled = replace(burst(output, class_id=classes, class_names=("a", "b")), arrival_s=np.arange(600) / 1000)
     planned = plan(labelled, machine(400))
     records = run(labelled, machine(400), Fluid.from_plan(planned))
     assert len(planned.mix.classes) == 2

@@ -1,6 +1,7 @@
 """A user's own policies: compiled and interpreted, hooks, errors, and what they may see."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -76,8 +77,10 @@ class TwoClasses(Policy):
 @BOTH
 def test_classes_have_their_own_queues_and_quotas(compile: bool) -> None:
     # Rows 0 and 2 are of class 1 and wait until class 0 has left, then run one after the other.
-    load = workload((0.0, 1, 2), (0.0, 1, 2), (0.0, 1, 2), (1.0, 1, 2)).with_(
-        class_id=np.array([1, 0, 1, 0]), class_names=("first", "second")
+    load = replace(
+        workload((0.0, 1, 2), (0.0, 1, 2), (0.0, 1, 2), (1.0, 1, 2)),
+        class_id=np.array([1, 0, 1, 0]),
+        class_names=("first", "second"),
     )
     r = run(load, HARDWARE, TwoClasses(), compile=compile)
     assert r.first_scheduled_s.tolist() == [3.0, 0.0, 5.0, 1.0]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -301,7 +302,7 @@ def test_compare_refuses_a_file_of_other_settings(tmp_path: Path) -> None:
 
     run()
     with pytest.raises(InputError, match=r"hardware\.num_gpu_blocks 400 there, 300 here"):
-        run(hardware=HARDWARE.with_(num_gpu_blocks=300))
+        run(hardware=replace(HARDWARE, num_gpu_blocks=300))
     with pytest.raises(InputError, match=r"seed 0 there, 1 here; workload\.digest"):
         run(seed=1)
 

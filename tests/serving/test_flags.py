@@ -1,6 +1,7 @@
 """A plan as `vllm serve` arguments: what each form sets, and a line that the shell takes as meant."""
 
 import shlex
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_memory_is_the_planned_memory() -> None:
     file = file_of(Greedy(), tensor_parallel_size=4, gpu_memory_utilization=0.85)
     assert {"--tensor-parallel-size": "4", "--gpu-memory-utilization": "0.85"}.items() <= values(file, "stock").items()
     assert "--tensor-parallel-size" not in values(file_of(Greedy(), tensor_parallel_size=1), "stock")
-    wide = A100.with_(block_size=32)
+    wide = replace(A100, block_size=32)
     assert values(PlanFile.of(plan(MIX, wide), Greedy(), EngineConfig()), "stock")["--block-size"] == "32"
 
 

@@ -55,14 +55,14 @@ def last(records: RunRecords) -> int:
         ("requests and blocks add up", "busy_s", lambda r: r.busy_s * 1.01),
         ("requests and blocks add up", "peak_blocks", lambda r: r.peak_blocks - 1),
         ("scheduled tokens are conserved", "preemptions", lambda r: r.preemptions * 2),
-        ("token budget and seats are respected", "config", lambda r: r.config.with_(max_num_seqs=1)),
-        ("token budget and seats are respected", "config", lambda r: r.config.with_(max_num_batched_tokens=20)),
-        ("token budget and seats are respected", "config", lambda r: r.config.with_(long_prefill_token_threshold=9)),
-        ("a replay of the decisions gives the same run", "config", lambda r: r.config.with_(preemption="restart")),
+        ("token budget and seats are respected", "config", lambda r: replace(r.config, max_num_seqs=1)),
+        ("token budget and seats are respected", "config", lambda r: replace(r.config, max_num_batched_tokens=20)),
+        ("token budget and seats are respected", "config", lambda r: replace(r.config, long_prefill_token_threshold=9)),
+        ("a replay of the decisions gives the same run", "config", lambda r: replace(r.config, preemption="restart")),
         (
             "a replay of the decisions gives the same run",
             "hardware",
-            lambda r: r.hardware.with_(step_time=replace(r.hardware.step_time, c_kv=2e-5)),
+            lambda r: replace(r.hardware, step_time=replace(r.hardware.step_time, c_kv=2e-5)),
         ),
     ],
 )
@@ -72,11 +72,11 @@ def test_a_broken_record_is_found(records: RunRecords, law: str, name: str, chan
 
 
 def test_a_lone_prompt_that_should_have_been_cut_is_found() -> None:
-    config = OFF.with_(long_prefill_token_threshold=8)
+    config = replace(OFF, long_prefill_token_threshold=8)
     records = run(Workload([0.0], [20], [3], name="alone"), small_hardware(), Greedy(), config, record="decisions")
     check_records(records)
     with pytest.raises(AssertionError, match="20 prompt tokens with a limit of 8"):
-        check_records(replace(records, config=config.with_(cut_lone_prefill=True)))
+        check_records(replace(records, config=replace(config, cut_lone_prefill=True)))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_write_outside_an_array_is_found() -> None:
 
 
 def test_the_cases_can_be_given() -> None:
-    roomy = small_hardware().with_(num_gpu_blocks=1000)
+    roomy = replace(small_hardware(), num_gpu_blocks=1000)
     load = Workload(np.zeros(2), np.array([100, 200]), np.array([3, 2]), name="mine")
     check_policy(Greedy(), workloads=[load], hardware=roomy, configs=[OFF])
     with pytest.raises(AssertionError, match=r"policy greedy on workload 'mine' .*InputError: mine: request 0 needs"):

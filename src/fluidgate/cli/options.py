@@ -207,8 +207,11 @@ class HardwareOptions:
                 config=self.model_config,
             )
         hardware = read_hardware(self.hardware_file)
-        given = {"num_gpu_blocks": self.num_gpu_blocks, "block_size": self.block_size}
-        return hardware.with_(**{name: value for name, value in given.items() if value is not None})
+        return replace(
+            hardware,
+            num_gpu_blocks=self.num_gpu_blocks or hardware.num_gpu_blocks,
+            block_size=self.block_size or hardware.block_size,
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fluidgate.doctor.facts import Facts
 from fluidgate.doctor.lengths import LengthLaw
@@ -82,7 +82,7 @@ def boundary_of(facts: Facts, memory: Memory, hardware: Hardware) -> Boundary:
     """The boundary of the served lengths on `hardware`, whose KV capacity gives way to the one the server states."""
     machine = hardware
     if facts.num_gpu_blocks is not None and facts.block_size is not None:
-        machine = hardware.with_(num_gpu_blocks=facts.num_gpu_blocks, block_size=facts.block_size)
+        machine = replace(hardware, num_gpu_blocks=facts.num_gpu_blocks, block_size=facts.block_size)
     limits = Limits.of(machine, facts.max_num_batched_tokens, facts.max_num_seqs)
     twice = Limits(2 * limits.kv_tokens, limits.block_size, limits.max_num_batched_tokens, limits.max_num_seqs)
     per_engine = (facts.rate or 1.0) / facts.engines

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from fluidgate.bounds import check_whole
+from fluidgate.engine.modes import MODES, BatchFormation, Mode
 from fluidgate.errors import InputError
 
-Mode = Literal["vllm", "sarathi", "prefill-first"]
 PreemptionMode = Literal["recompute", "restart", "offload"]
-
-DEFAULT_MAX_NUM_BATCHED_TOKENS = {"vllm": 2048, "sarathi": 512, "prefill-first": None}
-DEFAULT_WATERMARK = {"vllm": 0.0, "sarathi": 0.01, "prefill-first": 0.01}
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,8 @@ class EngineConfig:
     preemption: PreemptionMode = "recompute"
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise InputError(f"engine mode {self.mode!r} is not one of {', '.join(get_args(Mode))}")
+        if self.mode not in MODES:
+            raise InputError(f"engine mode {self.mode!r} is not one of {', '.join(MODES)}")
         if self.preemption not in get_args(PreemptionMode):
             raise InputError(f"preemption {self.preemption!r} is not one of {', '.join(get_args(PreemptionMode))}")
         for name in ("max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens"):
@@ -65,10 +62,15 @@ class EngineConfig:
         if self.watermark is not None and not 0 <= self.watermark < 1:
             raise InputError(f"watermark = {self.watermark} must be a share of the blocks, at least 0 and below 1")
         check_whole("long_prefill_token_threshold", self.long_prefill_token_threshold, 0)
-        if self.long_prefill_token_threshold and self.mode != "vllm":
+        if self.long_prefill_token_threshold and not self.formation.cuts_long_prefills:
             raise InputError(f"mode {self.mode} has no long_prefill_token_threshold; leave it at 0")
-        if self.cut_lone_prefill and self.mode != "vllm":
+        if self.cut_lone_prefill and not self.formation.cuts_long_prefills:
             raise InputError(f"mode {self.mode} has no cut_lone_prefill; leave it at False")
+
+    @property
+    def formation(self) -> BatchFormation:
+        """The mode's row of `MODES`."""
+        return MODES[self.mode]
 
     @property
     def seats(self) -> int:
@@ -78,14 +80,10 @@ class EngineConfig:
     @property
     def watermark_share(self) -> float:
         """The watermark in force: the given one, or the mode's default."""
-        return DEFAULT_WATERMARK[self.mode] if self.watermark is None else self.watermark
+        return self.formation.watermark if self.watermark is None else self.watermark
 
     def token_budget(self, longest_request_tokens: int) -> int:
         """The token budget in force; `longest_request_tokens` is the largest prompt + output."""
         if self.max_num_batched_tokens is not None:
             return self.max_num_batched_tokens
-        return DEFAULT_MAX_NUM_BATCHED_TOKENS[self.mode] or max(2048, longest_request_tokens)
-
-    def with_(self, **changes: Any) -> EngineConfig:
-        """A copy with the given fields replaced, validated again."""
-        return replace(self, **changes)
+        return self.formation.token_budget or max(2048, longest_request_tokens)

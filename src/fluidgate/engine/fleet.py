@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,9 +45,9 @@ def run_fleet(
     Raises:
         InputError, Stalled: as `run` does.
     """
-    config = (config or EngineConfig()).with_(**policy.engine_settings)
+    config = replace(config or EngineConfig(), **policy.engine_settings)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
-    config = config.with_(max_num_batched_tokens=config.token_budget(longest))  # the same in every replica
+    config = replace(config, max_num_batched_tokens=config.token_budget(longest))  # the same in every replica
     state, cache = new_state(
         workload,
         hardware,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fluidgate.engine.modes import PREFILL_FIRST, SARATHI, VLLM
 from fluidgate.engine.queue import add_hold_time, join, next_arrival_s
 from fluidgate.engine.state import (
     BLOCK_SECONDS,
@@ -161,11 +162,12 @@ def form_batch(state, cache):
     """Fill `state.batch_*` and `state.victims` for this iteration."""
     state.counter[SCHEDULED] = 0
     state.counter[VICTIMS] = 0
-    if state.setting[MODE] == 0:
+    mode = state.setting[MODE]
+    if mode == VLLM:
         schedule_vllm(state, cache)
-    elif state.setting[MODE] == 1:
+    elif mode == SARATHI:
         schedule_sarathi(state, cache)
-    else:
+    elif mode == PREFILL_FIRST:
         schedule_prefill_first(state, cache)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -67,7 +68,7 @@ def run_program(
     iterations_per_call: int = ITERATIONS_PER_CALL,
 ) -> RunRecords:
     """`run` with a step loop that is loaded already."""
-    config = (config or EngineConfig()).with_(**policy.engine_settings)
+    config = replace(config or EngineConfig(), **policy.engine_settings)
     state, cache = new_state(
         workload,
         hardware,

@@ -81,8 +81,6 @@ CLOCK_PRECISION = 1e-3
     SETTINGS,
 ) = range(20)
 
-MODE_NUMBER = {"vllm": 0, "sarathi": 1, "prefill-first": 2}
-
 GAP_SUBBINS_LOG2 = 10
 GAP_FIRST_EXPONENT = -24  # gaps below 2**-24 s (60 ns) fall into the first bin
 GAP_OCTAVES = 48
@@ -221,7 +219,7 @@ def new_state(
     setting[CUT_LONE_PREFILL] = config.cut_lone_prefill
     setting[RESTART] = config.preemption == "restart"
     setting[OFFLOAD] = config.preemption == "offload"
-    setting[MODE] = MODE_NUMBER[config.mode]
+    setting[MODE] = config.formation.number
     setting[PREFIX_BLOCK_TOKENS] = workload.prefix_block_tokens if len(prefix_ids) else 0
     setting[SHARED_KEYS] = shared_keys
     setting[KEY_STRIDE] = most_blocks | 1  # odd, so that requests do not share hash buckets
@@ -338,11 +336,11 @@ def _refuse_what_never_fits(workload: Workload, hardware: Hardware) -> None:
 
 
 def _refuse_unschedulable(workload: Workload, config: EngineConfig, budget: int) -> None:
-    if config.mode == "prefill-first":
+    if not config.formation.chunks_prompts:
         whole = workload.prompt_tokens + workload.output_tokens - 1  # a resumed request prefills all it had
         if whole.max() > budget:
             raise InputError(
-                f"mode prefill-first runs whole prompts, and request {int(whole.argmax())} may need {whole.max():,} "
+                f"mode {config.mode} runs whole prompts, and request {int(whole.argmax())} may need {whole.max():,} "
                 f"tokens in one iteration: set max_num_batched_tokens to at least that (it is {budget:,})"
             )
 

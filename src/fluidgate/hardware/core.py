@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,3 @@ class Hardware:
         if self.grid is not None:
             return self.grid.duration_s(decodes, decode_kv_tokens, prefill, pairs)
         return self.step_time.duration_s(decodes + prefill, decode_kv_tokens + prefill_kv_tokens, pairs)
-
-    def with_(self, **changes: Any) -> Hardware:
-        """A copy with the given fields replaced, validated again."""
-        return replace(self, **changes)

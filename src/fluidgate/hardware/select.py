@@ -110,18 +110,18 @@ def _profiled(
 ) -> Hardware:
     base = profile.hardware
     if num_gpu_blocks is not None:
-        return base.with_(num_gpu_blocks=num_gpu_blocks, block_size=block_size, source=_given(base.source))
+        return replace(base, num_gpu_blocks=num_gpu_blocks, block_size=block_size, source=_given(base.source))
     stated = profile.gpu_memory_utilization
     if stated is None and gpu_memory_utilization != DEFAULT_MEMORY_UTILIZATION:
         # The profile's capacity is a given figure, not a fraction of the memory: another fraction starts anew.
         blocks = kv_blocks(
             shape, gpu, block_size=block_size, gpu_memory_utilization=gpu_memory_utilization, tp=profile.tp
         )
-        return base.with_(num_gpu_blocks=blocks, block_size=block_size)
+        return replace(base, num_gpu_blocks=blocks, block_size=block_size)
     more_bytes = 0.0 if stated is None else (gpu_memory_utilization - stated) * gpu.memory_gib * GIB
     more_tokens = more_bytes / shape.kv_bytes_per_token_per_gpu(profile.tp)
     blocks = math.floor((base.num_gpu_blocks * base.block_size + more_tokens) / block_size)
-    return base.with_(num_gpu_blocks=blocks, block_size=block_size)
+    return replace(base, num_gpu_blocks=blocks, block_size=block_size)
 
 
 def estimate_hardware(

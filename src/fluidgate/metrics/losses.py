@@ -62,8 +62,8 @@ def _needed(records: RunRecords) -> tuple[float, float]:
     found_s = step_time.duration_s(cached.sum(), 0, (cached * (cached + 1) // 2).sum()) - step_time.c0
     blocks = mix.block_iterations(block_size) - load.output_tokens[done] * (cached // block_size)
     budget = config.token_budget(int((load.prompt_tokens + load.output_tokens).max()))
-    if config.mode != "vllm":
-        budget = max(budget, config.seats)  # it does not limit decodes
+    if not config.formation.budget_counts_decodes:
+        budget = max(budget, config.seats)
     fewest = max(
         float(blocks.sum()) / records.total_blocks,
         float(mix.tokens.sum() - cached.sum()) / budget,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class PolicyRuns:
         if job.rate is not None:
             workload = workload.scaled(job.rate / workload.rate)
         policy = policy_class(job.policy)(**job.parameters)
-        hardware = self.hardware.with_(calibration=None)  # the plans of the policies have warned of its range
+        hardware = replace(self.hardware, calibration=None)  # the plans of the policies have warned of its range
         if record == "requests" or self.fleet.replicas == 1:
             return simulate(workload, hardware, policy, config=self.config, record=record, fleet=self.fleet)
         whole = simulate(workload, hardware, policy, config=self.config, fleet=self.fleet)

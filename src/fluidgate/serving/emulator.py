@@ -68,10 +68,10 @@ def emulate(
         policy = make_policy(policy, fluid_plan or plan_for(workload, hardware, config))
     from fluidgate.serving import vllm_core
 
-    config = vllm_core.as_installed(config.with_(**policy.engine_settings))
+    config = vllm_core.as_installed(replace(config, **policy.engine_settings))
     core = _Core(workload, hardware, policy, config)
     plain = load_program(policy, compile=False)
-    replaced = {"form_batch": core.form_batch, "emit_tokens": core.emit_tokens}
+    replaced: dict[Any, Any] = {loop.form_batch: core.form_batch, loop.emit_tokens: core.emit_tokens}
     program = replace(plain, run_loop=interpreted(loop.run_loop, replaced))
     return run_program(
         program, workload, hardware, policy, config, record=record, progress=progress, iterations_per_call=100

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -229,7 +229,7 @@ class PlanFile(_Section):
                 parameters=plain(policy),
                 model=model or ServedModel(),
                 hardware=_machine(plan),
-                engine=_engine(config.with_(**policy.engine_settings), budget),
+                engine=_engine(replace(config, **policy.engine_settings), budget),
                 traffic=_traffic(plan),
                 planned=_planned(plan),
                 verdict=plan.verdict,

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def as_installed(config: EngineConfig) -> EngineConfig:
     cuts = cuts_lone_prefill(VLLM_VERSION)
     if config.cut_lone_prefill and not cuts:
         raise InputError(f"vLLM {VLLM_VERSION} does not cut the prompt of a lone request; leave cut_lone_prefill out")
-    return config.with_(cut_lone_prefill=cuts)
+    return replace(config, cut_lone_prefill=cuts)
 
 
 def new_request(

@@ -126,17 +126,13 @@ class Workload:
             h.update(np.ascontiguousarray(column).tobytes())
         return h.hexdigest()[:12]
 
-    def with_(self, **changes: Any) -> Workload:
-        """A copy with the given fields replaced, validated again."""
-        return replace(self, **changes)
-
     def scaled(self, rate_scale: float) -> Workload:
         """The same requests arriving `rate_scale` times as fast."""
         if not (np.isfinite(rate_scale) and rate_scale > 0):
             raise InputError(f"rate scale {rate_scale} must be a finite number above 0")
         if not self.duration_s / float(rate_scale) <= MAX_SECONDS:
             raise InputError(f"rate scale {rate_scale:g} stretches {self.name} beyond 272 years; take a larger one")
-        return self.with_(arrival_s=self.arrival_s / rate_scale, name=f"{self.name} ×{rate_scale:g}")
+        return replace(self, arrival_s=self.arrival_s / rate_scale, name=f"{self.name} ×{rate_scale:g}")
 
     def take(self, index: IntArray | BoolArray | slice) -> Workload:
         """The requests at `index` (kept in order of arrival), with times counted from the first of them."""
@@ -150,7 +146,8 @@ class Workload:
         counts = np.diff(self.prefix_offsets)[rows]
         offsets = np.concatenate(([0], np.cumsum(counts)))
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-        return self.with_(
+        return replace(
+            self,
             arrival_s=arrival_s,
             prompt_tokens=self.prompt_tokens[rows],
             output_tokens=self.output_tokens[rows],
@@ -177,7 +174,7 @@ class Workload:
             for output in _bin_names("d", output_edges)
         )
         class_id = by_prompt * (len(output_edges) + 1) + by_output
-        return self.with_(class_id=class_id, class_names=names)
+        return replace(self, class_id=class_id, class_names=names)
 
 
 def _bin_names(letter: str, edges: list[int]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, get_hardware
@@ -55,7 +55,7 @@ def settings_on(axis: str | None, values: Sequence[str | float] | None, hardware
 def _memory(value: str, hardware: Hardware) -> Setting:
     factor = _factor("memory", value)
     blocks = round(factor * (hardware.num_gpu_blocks - 1)) + 1  # the null block is no memory
-    return Setting(f"{factor:g} × memory", hardware.with_(num_gpu_blocks=blocks))
+    return Setting(f"{factor:g} × memory", replace(hardware, num_gpu_blocks=blocks))
 
 
 def _output_length(value: str, hardware: Hardware) -> Setting:

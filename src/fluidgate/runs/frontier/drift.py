@@ -18,7 +18,7 @@ not the slope of each run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def with_backlog(draw: Workload, rate: float) -> Workload:
     if later_s[-1] <= 0:
         raise InputError(f"{draw.name}: all requests arrive at once, so they can come at no other rate; give arrivals")
     later_s *= len(later_s) / (rate * later_s[-1])
-    return draw.with_(arrival_s=np.concatenate((np.zeros(first), later_s)))
+    return replace(draw, arrival_s=np.concatenate((np.zeros(first), later_s)))
 
 
 def work_left(records: RunRecords, request_s: FloatArray, load: float, residents: float) -> WorkLeft:

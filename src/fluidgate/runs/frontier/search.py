@@ -150,7 +150,7 @@ class Searches:
         rate = load * law.stability.boundary_rate
         first = law.draws[0]
         policy = make_policy(job.policy, plan_for(first.scaled(rate / first.rate), job.hardware, self.config))
-        hardware = job.hardware.with_(calibration=None)  # the plan has warned of its range
+        hardware = replace(job.hardware, calibration=None)  # the plan has warned of its range
         measured: list[WorkLeft] = []
         recompute_loss: list[float] = []
 

@@ -95,7 +95,7 @@ class GateRuns:
         workload = _drawn(known, job.requests, job.seed, job.load)
         config = ENGINES[job.engine]
         if job.watermark is not None or job.cap is not None:
-            config = config.with_(watermark=job.watermark, max_num_active_seqs=job.cap)
+            config = replace(config, watermark=job.watermark, max_num_active_seqs=job.cap)
         policy = _policy(known, job)
         records = simulate(workload, known.hardware, policy, config=config)
         summary = summarize(records)
@@ -145,7 +145,7 @@ def _drawn(known: Case, requests: int, seed: int, load: float | None) -> Workloa
 
 
 def _at_once(workload: Workload) -> Workload:
-    return workload.with_(arrival_s=np.zeros(len(workload)))
+    return replace(workload, arrival_s=np.zeros(len(workload)))
 
 
 def _policy(known: Case, job: GateRun) -> Policy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -54,7 +54,7 @@ MEMORY_SHAPE = dict.fromkeys(("kv_tokens", "predicted_tokens"), float)
 
 def memory_run(job: MemoryRun) -> dict[str, Any]:
     """Mean KV tokens of the residents in the middle of a run, and M* of the requests that arrive there."""
-    hardware = _token_machine().with_(num_gpu_blocks=20 * CAPACITY_TOKENS)
+    hardware = replace(_token_machine(), num_gpu_blocks=20 * CAPACITY_TOKENS)
     workload = draw(study("lmsys"), job.requests, job.seed, job.rate)
     config = EngineConfig(max_num_seqs=job.requests, max_num_batched_tokens=10**6, enable_prefix_caching=False)
     begin_s, end_s = (share * float(workload.arrival_s[-1]) for share in WINDOW)
@@ -110,7 +110,7 @@ def _law() -> RequestMix:
 
 def _token_machine() -> Hardware:
     """The linear machine with memory counted by the token, as in the paper."""
-    return machine(LINEAR).with_(num_gpu_blocks=CAPACITY_TOKENS + 1, block_size=1)
+    return replace(machine(LINEAR), num_gpu_blocks=CAPACITY_TOKENS + 1, block_size=1)
 
 
 def _mean_kv_tokens(records: RunRecords, begin_s: float, end_s: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -115,8 +115,8 @@ def _engine(job: PaperRun) -> EngineConfig:
     if job.chunk is None:
         engine = SCHEDULERS[job.scheduler].engine
     else:
-        engine = EQUAL[job.scheduler].engine.with_(max_num_batched_tokens=job.chunk)
-    return engine if job.cap is None else engine.with_(max_num_active_seqs=job.cap)
+        engine = replace(EQUAL[job.scheduler].engine, max_num_batched_tokens=job.chunk)
+    return engine if job.cap is None else replace(engine, max_num_active_seqs=job.cap)
 
 
 def _policy(job: PaperRun) -> Policy:

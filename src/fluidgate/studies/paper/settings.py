@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -88,9 +88,9 @@ STUDIES: dict[str, Study] = {
 }
 
 
-def _engine(**settings: object) -> EngineConfig:
+def _engine(**settings: Any) -> EngineConfig:
     """The paper's model of eviction: a victim starts again from nothing; no prefix cache."""
-    return EngineConfig(enable_prefix_caching=False, preemption="restart").with_(**settings)
+    return replace(EngineConfig(enable_prefix_caching=False, preemption="restart"), **settings)
 
 
 _PAPERS_ENGINE = _engine(max_num_seqs=1024, max_num_batched_tokens=WIDE, long_prefill_token_threshold=PROMPT_CHUNK)
@@ -139,7 +139,7 @@ def machine(variant: str | None) -> Hardware:
 def draw(of: Study, requests: int, seed: int, rate: float | None) -> Workload:
     """Requests of a study at a rate; None: all at once."""
     drawn = generate(of.preset, n=requests, rate=1.0 if rate is None else rate, seed=seed)
-    return drawn if rate is not None else drawn.with_(arrival_s=np.zeros(requests))
+    return drawn if rate is not None else replace(drawn, arrival_s=np.zeros(requests))
 
 
 def capped_policy(of: Study, law: Workload, cap: int, segments: int) -> Policy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Pair:
         if self.memory == 1.0:
             return whole
         blocks = round(self.memory * (whole.num_gpu_blocks - 1)) + 1
-        return whole.with_(name=f"{whole.name}, {self.memory:g} × memory", num_gpu_blocks=blocks)
+        return replace(whole, name=f"{whole.name}, {self.memory:g} × memory", num_gpu_blocks=blocks)
 
 
 PAIRS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,7 +64,7 @@ def read_trace(
     workload, note = FORMATS[name].read(path, **options)
     if arrivals is not None:
         arrival_s = arrivals.sample(len(workload), np.random.default_rng(*random_streams(seed, 1)))
-        workload = workload.with_(arrival_s=arrival_s)
+        workload = replace(workload, arrival_s=arrival_s)
         note += f"; arrivals drawn from {arrivals} with seed {seed}"
     return workload, f"{note} (format {name})"
 

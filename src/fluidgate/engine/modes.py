@@ -1,0 +1,56 @@
+"""`MODES`: the ways to form a batch. A new one is a row here, a function in step.py, and a branch in the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["vllm", "sarathi", "prefill-first"]
+
+VLLM, SARATHI, PREFILL_FIRST = range(3)
+"""By these numbers the compiled loop knows them."""
+
+
+@dataclass(frozen=True)
+class BatchFormation:
+    """A mode's number in the loop, and what follows from it elsewhere.
+
+    Attributes:
+        number: for the compiled loop.
+        title: what it is, for help texts.
+        token_budget: of an iteration where none is given; None: as the longest request needs.
+        watermark: share of the blocks that admission keeps free where none is given.
+        chunks_prompts: prompts are cut to the budget; else an iteration computes whole ones.
+        budget_counts_decodes: the token budget limits decodes too, also where they are alone.
+        cuts_long_prefills: it knows vLLM's `long_prefill_token_threshold`.
+    """
+
+    number: int
+    title: str
+    token_budget: int | None
+    watermark: float
+    chunks_prompts: bool = True
+    budget_counts_decodes: bool = False
+    cuts_long_prefills: bool = False
+
+
+MODES: dict[str, BatchFormation] = {
+    "vllm": BatchFormation(
+        VLLM,
+        "V1: running first, chunked prefill, one token budget",
+        token_budget=2048,
+        watermark=0.0,
+        budget_counts_decodes=True,
+        cuts_long_prefills=True,
+    ),
+    "sarathi": BatchFormation(
+        SARATHI, "decodes first, then chunks up to a fixed budget", token_budget=512, watermark=0.01
+    ),
+    "prefill-first": BatchFormation(
+        PREFILL_FIRST,
+        "vLLM V0: whole prompts, and no decode beside a prefill",
+        token_budget=None,
+        watermark=0.01,
+        chunks_prompts=False,
+    ),
+}
