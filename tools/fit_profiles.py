@@ -18,15 +18,13 @@ import numpy as np
 from fluidgate.hardware import (
     FitReport,
     Hardware,
-    LatencyGrid,
     estimate_step_time,
     find_gpu,
     find_model,
-    fit_grid,
-    read_grids,
 )
 from fluidgate.hardware.fit import COEFFICIENTS
 from fluidgate.hardware.profiles import DEFAULT_VARIANT
+from latency_grids import LatencyGrid, fit_grid, read_grids
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "src/fluidgate/hardware/profiles.json"

@@ -20,7 +20,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fetch_vllm import CannotBeHad, overlay, own_tests
-
 from fluidgate.serving.versions import EQUAL_VERSIONS, NEWEST, TESTED_VERSIONS
 
 ROOT = Path(__file__).parents[1]

@@ -17,9 +17,9 @@ from random import Random
 import numpy as np
 import pytest
 
+from fluidgate.calibration.server import live_load
 from fluidgate.calibration.server.running_server import RunningServer
 from fluidgate.hardware import StepTime
-from fluidgate.serving import live_load
 from fluidgate.vllm_metrics import fetch
 
 BENCH = [sys.executable, str(Path(__file__).with_name("fake_bench.py"))]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fluidgate.calibration import CalibrationReport
+from fluidgate.calibration.server import bench_process, live_load
 from fluidgate.calibration.server.bench_process import BenchProcess
 from fluidgate.calibration.server.fit import fit
 from fluidgate.calibration.server.iteration_log import IterationLog
@@ -20,7 +21,6 @@ from fluidgate.calibration.server.running_server import RunningServer, look_at
 from fluidgate.calibration.server.sweep import OUTPUT_SPREAD, Sweep, lay_out, lay_out_sweep
 from fluidgate.errors import InputError
 from fluidgate.hardware import StepTime
-from fluidgate.serving import bench_process, live_load
 
 from .fake_vllm import BENCH, BLOCK_SIZE, BUDGET, MODEL_LEN, NUM_BLOCKS, Engine, FakeServer, fake_server
 

@@ -23,9 +23,7 @@ from fluidgate.hardware import (
     Hardware,
     estimate_hardware,
     find_gpu,
-    fit_grid,
     load_profile,
-    read_grids,
     read_hardware,
     read_model_config,
     write_hardware,
@@ -37,6 +35,7 @@ from fluidgate.runs import compare, plan_for
 from fluidgate.serving.flags import serve_command, serve_flags
 from fluidgate.serving.planfile import PlanFile
 from fluidgate.workload import Workload, info, read_trace, write_mooncake, write_vidur
+from latency_grids import fit_grid, read_grids
 
 from . import seeds
 from .campaign import Reader

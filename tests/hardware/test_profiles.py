@@ -7,9 +7,10 @@ import pytest
 
 from fluidgate.calibration import StepPoints
 from fluidgate.errors import InputError
-from fluidgate.hardware import Hardware, LatencyGrid, Profile, find_profile, load_profile, profile_names, read_grids
+from fluidgate.hardware import Hardware, Profile, find_profile, load_profile, profile_names
 from fluidgate.hardware.gpus import canonical_gpu_name
 from fluidgate.hardware.model_config import canonical_model_name
+from latency_grids import LatencyGrid, read_grids
 
 LLAMA_2_GRID = Path(__file__).resolve().parents[2] / "tools" / "llama_2_7b_a100_grid.json"
 LMSYS_A = 28_172

@@ -18,8 +18,8 @@ from fluidgate.hardware import (
     get_hardware,
     load_profile,
     profile_names,
-    read_grids,
 )
+from latency_grids import read_grids
 
 MY_MODEL = {
     "model_type": "llama",

@@ -17,10 +17,11 @@ from fluidgate.errors import InputError
 from fluidgate.fluid import RequestMix, plan
 from fluidgate.hardware import Hardware, StepTime, write_hardware
 from fluidgate.policies import Greedy
-from fluidgate.report import figure_files, paper_figures, write_figures, write_perfetto, write_report
+from fluidgate.report import figure_files, write_figures, write_perfetto, write_report
 from fluidgate.report.html import Html
 from fluidgate.runs import Comparison, compare, write_csv, write_parquet, write_table
 from fluidgate.serving.planfile import PlanFile
+from fluidgate.studies.paper import figures as paper_figures
 from fluidgate.workload import generate, write_mooncake, write_vidur
 
 HARDWARE = Hardware("test", StepTime(c0=0.01, c_tok=2e-5, c_kv=2e-7), num_gpu_blocks=400)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidgate.kernel import interpreted
-from fluidgate.policies import length_law
+from fluidgate.policies.parts import length_law
 from fluidgate.policies.parts.length_law import CELLS, PRIOR, PRIOR_WEIGHT, SURVIVAL, new_law
 
 Floats = NDArray[np.float64]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fluidgate.kernel import interpreted
-from fluidgate.policies import forecast
+from fluidgate.policies.parts import forecast
 from fluidgate.policies.parts.forecast import FORECAST_SIZE
 from fluidgate.policies.parts.length_law import ALIVE, CELLS, LAW_SIZE, TIMES, WIDTH, new_law
 

@@ -1,12 +1,11 @@
 """Replaying a measured run: exact on a run of our own making, and within stated errors on a real one."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
+import validate_rtx4090 as validate
 from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
@@ -83,19 +82,8 @@ def test_a_run_that_cannot_be_read(tmp_path: Path, run: str, gauges: str | None,
     assert message in str(refusal.value)
 
 
-def tool() -> ModuleType:
-    path = Path(__file__).parents[2] / "tools" / "validate_rtx4090.py"
-    spec = importlib.util.spec_from_file_location("validate_rtx4090", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_a_measured_vllm_run_is_predicted_from_its_first_half(shared_dir: Path) -> None:
     """The figures of docs/validation.md, with a margin: a search may end elsewhere with another SciPy."""
-    validate = tool()
     run = read_measured_run(shared_dir / "traces" / "vllm_measured_RTX4090_Llama-3.1-8B.csv.gz")
     second = validate.halves(run)[1]
     records = replay(run, validate.fit(run), validate.NUM_GPU_BLOCKS, validate.CONFIG, steps=True)

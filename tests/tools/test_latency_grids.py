@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fluidgate.errors import InputError
-from fluidgate.hardware import Hardware, StepTime, fit_grid, read_grids
+from fluidgate.hardware import Hardware, StepTime
+from latency_grids import fit_grid, read_grids
 
 TRUTH = StepTime(0.01, 5e-5, 1e-7, 3e-9)
 BS, CTX, ISL = [1, 16, 64], [128, 1024], [64, 512, 16384]
