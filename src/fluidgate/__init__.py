@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fluidgate.policies import policy as policy
     from fluidgate.report import write_report as write_report
     from fluidgate.runs import Comparison as Comparison
+    from fluidgate.runs import Runner as Runner
     from fluidgate.runs import compare as compare
     from fluidgate.runs import simulate as simulate
     from fluidgate.workload import Workload as Workload
@@ -43,6 +44,7 @@ _HOME = {
     "InputError": "errors",
     "Stalled": "errors",
     "Comparison": "runs",
+    "Runner": "runs",
     "compare": "runs",
     "simulate": "runs",
     "FluidPlan": "fluid",

@@ -31,7 +31,7 @@ from fluidgate.hardware import (
 from fluidgate.metrics import summarize
 from fluidgate.policies import Greedy, make_policy
 from fluidgate.report import calibration_table, facts_table, plan_table
-from fluidgate.runs import compare, plan_for
+from fluidgate.runs import Runner, compare, plan_for
 from fluidgate.serving.flags import serve_command, serve_flags
 from fluidgate.serving.planfile import PlanFile
 from fluidgate.workload import Workload, info, read_trace, write_mooncake, write_vidur
@@ -171,7 +171,7 @@ def results(path: Path, _rng: Random) -> None:
     """Resume from the file: what it holds is compared, what it lacks runs again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResultsWarning)  # what it is to say of lines that it runs again
-        found = compare([seeds.LOAD], seeds.TINY, ["greedy", "watermark"], results=path, timelines=False)
+        found = compare([seeds.LOAD], seeds.TINY, ["greedy", "watermark"], runner=Runner(results=path), timelines=False)
     json.dumps(found.to_dict("fluidgate compare"), allow_nan=False)
 
 

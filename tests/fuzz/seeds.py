@@ -18,7 +18,7 @@ from fluidgate.hardware import Calibration, Hardware, StepTime, load_profile, wr
 from fluidgate.hardware.knots import knots_to
 from fluidgate.hardware.step_grid import StepGrid
 from fluidgate.policies import make_policy
-from fluidgate.runs import compare
+from fluidgate.runs import Runner, compare
 from fluidgate.serving.planfile import PlanFile, ServedModel
 from fluidgate.workload import Workload
 
@@ -218,7 +218,7 @@ def results() -> Sequence[str]:
     """A finished results file of `compare`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "results.jsonl")
-        compare([LOAD], TINY, ["greedy", "watermark"], results=path, timelines=False)
+        compare([LOAD], TINY, ["greedy", "watermark"], runner=Runner(results=path), timelines=False)
         return (path.read_text(encoding="utf-8"),)
 
 

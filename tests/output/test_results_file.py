@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from fluidgate.errors import InputError, ResultsWarning
+from fluidgate.runs import Runner
 from fluidgate.runs import results_file as module
-from fluidgate.runs import run_jobs
 from fluidgate.runs.result_shape import fits, shape_of
 from fluidgate.runs.results_file import ResultsFile
 
@@ -49,7 +49,7 @@ SHAPE = {"third": float}
 def run(path: Path, jobs: list[Job] = JOBS, **settings: Any) -> list[int]:
     """Run the jobs on a file, assert their results; returns the jobs that had to run."""
     work = Work()
-    rows = run_jobs(work, jobs, results=path, **{"header": HEADER, "shape": SHAPE, **settings})
+    rows = Runner(results=path).run(work, jobs, **{"header": HEADER, "shape": SHAPE, **settings})
     assert rows == [WANTED[job.seed] for job in jobs]
     return work.ran
 
@@ -132,7 +132,7 @@ def test_a_study_that_opens_the_file_again_says_it_once(path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         run(path)
-        run_jobs(Work(), [], results=path, header=HEADER)
+        Runner(results=path).run(Work(), [], header=HEADER)
     assert len(caught) == 1
 
 
@@ -299,7 +299,7 @@ def test_a_fault_of_ours_is_not_hidden_by_a_full_disk(path: Path, faults: Any) -
         raise ZeroDivisionError("a fault of ours")
 
     with pytest.raises(ZeroDivisionError):
-        run_jobs(broken, [Job(7)], results=path, header=HEADER)
+        Runner(results=path).run(broken, [Job(7)], header=HEADER)
 
 
 def test_an_interrupted_run_says_that_it_can_go_on(path: Path) -> None:
@@ -307,5 +307,5 @@ def test_an_interrupted_run_says_that_it_can_go_on(path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as interrupt:
-        run_jobs(interrupted, [Job(7)], results=path, header=HEADER)
+        Runner(results=path).run(interrupted, [Job(7)], header=HEADER)
     assert interrupt.value.__notes__ == [f"{path} keeps the finished runs, and the same command continues from it"]

@@ -10,7 +10,7 @@ from fluidgate.engine import EngineConfig, Fleet, FleetRecords
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.metrics import summarize
-from fluidgate.runs import compare, plan_for, simulate
+from fluidgate.runs import Runner, compare, plan_for, simulate
 from fluidgate.workload import Workload, generate
 
 HARDWARE = Hardware("test", StepTime(c0=0.01, c_tok=2e-5, c_kv=2e-7), num_gpu_blocks=400)
@@ -42,13 +42,13 @@ def test_loads_are_multiples_of_the_fleets_boundary(trace: Workload) -> None:
 def test_comparisons_of_fleets_are_the_same_in_processes(trace: Workload, tmp_path: Path) -> None:
     fleet, policies = Fleet(2, "power-of-two", 4), ["greedy", "concurrency-cap:cap=4"]
     here, there = (
-        compare(trace, HARDWARE, policies, repeats=2, fleet=fleet, workers=workers, results=tmp_path / str(workers))
-        for workers in (1, 2)
+        compare(trace, HARDWARE, policies, repeats=2, fleet=fleet, runner=Runner(jobs, results=tmp_path / str(jobs)))
+        for jobs in (1, 2)
     )
     assert here.to_dict() == there.to_dict()
     assert (here.to_dict()["replicas"], here.to_dict()["router"]) == (2, "power-of-two")
     with pytest.raises(InputError, match="fleet"):  # the file is of other replicas
-        compare(trace, HARDWARE, policies, repeats=2, fleet=Fleet(3), results=tmp_path / "1")
+        compare(trace, HARDWARE, policies, repeats=2, fleet=Fleet(3), runner=Runner(results=tmp_path / "1"))
 
 
 def test_a_timeline_shows_the_first_replica(trace: Workload) -> None:

@@ -16,7 +16,7 @@ from fluidgate.fluid import Limits, RequestMix, stability
 from fluidgate.fluid.stability import bound_seconds
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import Greedy
-from fluidgate.runs import Frontier, frontier
+from fluidgate.runs import Frontier, Runner, frontier
 from fluidgate.runs.frontier import with_backlog, work_left
 from fluidgate.runs.frontier.sequential import Rule
 from fluidgate.studies.plan_quality.page import quality_page
@@ -111,19 +111,19 @@ def test_what_is_not_stable_at_any_rate_leaves_the_interval_open_below() -> None
 def test_same_seed_same_bits_in_one_process_or_two_and_after_a_stop(tmp_path: Path) -> None:
     results = tmp_path / "frontier.jsonl"
     alone = quick(seed=5)
-    spread = quick(seed=5, workers=2, results=results)
+    spread = quick(seed=5, runner=Runner(2, results=results))
     assert json.dumps(alone.to_dict()) == json.dumps(spread.to_dict())
     lines = results.read_text().splitlines(keepends=True)
     assert len(lines) == 3
     results.write_text("".join(lines[:2]))
     done: list[tuple[int, int]] = []
-    resumed = quick(seed=5, results=results, progress=lambda *counts: done.append(counts))
+    resumed = quick(seed=5, runner=Runner(results=results, progress=lambda *counts: done.append(counts)))
     assert json.dumps(resumed.to_dict()) == json.dumps(alone.to_dict())
     assert done == [(1, 2), (2, 2)]  # one was there
     other = quick(seed=6)
     assert other.rates[0].trials != alone.rates[0].trials
     with pytest.raises(InputError, match="results of another run"):
-        quick(seed=6, results=results)
+        quick(seed=6, runner=Runner(results=results))
 
 
 def test_json_has_no_infinities() -> None:
@@ -166,7 +166,7 @@ def test_bad_input_is_one_sentence(change: dict[str, Any], words: str) -> None:
 def test_plan_quality_judges_the_best_policy_of_every_pair(tmp_path: Path) -> None:
     pairs = (Pair("p512-d20", "llama-2-7b", "a100-80gb", memory=0.1),)
     results = tmp_path / "quality.jsonl"
-    found = plan_quality(pairs=pairs, requests=150, rule=Rule(0.5, 0.05, 4), results=results)
+    found = plan_quality(pairs=pairs, requests=150, rule=Rule(0.5, 0.05, 4), runner=Runner(results=results))
     quality = found[0]
     assert [rate.policy for rate in quality.rates] == list(QUALITY_POLICIES)
     assert quality.best.rate == max(rate.rate for rate in quality.rates)

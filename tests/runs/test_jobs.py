@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fluidgate
 from fluidgate.errors import InputError, JobFailed, ResultsWarning
 from fluidgate.hardware import Hardware, StepTime
-from fluidgate.runs import compare, run_jobs
+from fluidgate.runs import Runner, compare
 from fluidgate.runs.jobs import job_key
 
 HERE = Path(__file__).parent
@@ -36,6 +37,10 @@ def jobs_in(folder: Path, n: int = 6) -> list:
     return [Draw(seed, str(folder)) for seed in range(n)]
 
 
+def run_jobs(work: Callable, jobs: list, *, header: dict | None = None, **where: Any) -> list[dict[str, Any]]:
+    return Runner(**where).run(work, jobs, header=header)
+
+
 def runs_of(folder: Path) -> dict[int, int]:
     """How often each job ran."""
     return {int(mark.name.split("-")[1]): mark.stat().st_size for mark in folder.glob("ran-*")}
@@ -52,7 +57,7 @@ def test_results_come_in_the_order_of_jobs_with_every_bit() -> None:
     alone = run_jobs(draw, jobs)
     assert [row["seed"] for row in alone] == [3, 1, 0, 2, 6, 5]
     assert as_text(alone) == as_text([draw(job) for job in jobs])
-    assert as_text(run_jobs(draw, jobs, workers=2)) == as_text(alone)
+    assert as_text(run_jobs(draw, jobs, jobs=2)) == as_text(alone)
 
 
 def test_equal_jobs_run_once(tmp_path: Path) -> None:
@@ -75,14 +80,14 @@ def test_keys_tell_jobs_apart_and_last() -> None:
 def test_work_may_carry_what_jobs_share(tmp_path: Path) -> None:
     from work_for_jobs import Shifted
 
-    rows = run_jobs(Shifted(0.5), jobs_in(tmp_path, 3), workers=2)
+    rows = run_jobs(Shifted(0.5), jobs_in(tmp_path, 3), jobs=2)
     assert rows == [{"value": 0.5}, {"value": 1.5}, {"value": 2.5}]
 
 
 def test_no_jobs_give_no_results(tmp_path: Path) -> None:
     from work_for_jobs import draw
 
-    assert run_jobs(draw, [], workers=2, results=tmp_path / "r.jsonl") == []
+    assert run_jobs(draw, [], jobs=2, results=tmp_path / "r.jsonl") == []
 
 
 @pytest.mark.parametrize("torn_at", [1, 40, -1])
@@ -159,14 +164,14 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere/r\.jsonl: cannot be written \(there is no folder"):
         run_jobs(draw, jobs_in(tmp_path, 1), results=tmp_path / "nowhere" / "r.jsonl")
     with pytest.raises(InputError, match="at least 1"):
-        run_jobs(draw, jobs_in(tmp_path, 1), workers=0)
+        run_jobs(draw, jobs_in(tmp_path, 1), jobs=0)
 
 
 def test_a_killed_worker_costs_only_its_own_job(tmp_path: Path) -> None:
     from work_for_jobs import draw, killed_once
 
     jobs = jobs_in(tmp_path)
-    rows = run_jobs(killed_once, jobs, workers=2, results=tmp_path / "r.jsonl")
+    rows = run_jobs(killed_once, jobs, jobs=2, results=tmp_path / "r.jsonl")
     assert (tmp_path / "killed").exists()
     assert as_text(rows) == as_text([draw(job) for job in jobs])
     assert runs_of(tmp_path) == dict.fromkeys(range(6), 1)
@@ -176,7 +181,7 @@ def test_a_job_that_kills_every_worker_is_named(tmp_path: Path) -> None:
     from work_for_jobs import always_killed
 
     with pytest.raises(JobFailed, match=r"Draw\(seed=3, .*killed by signal 9 in each of 3 tries"):
-        run_jobs(always_killed, jobs_in(tmp_path), workers=2)
+        run_jobs(always_killed, jobs_in(tmp_path), jobs=2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -184,19 +189,19 @@ def test_what_work_raises_arrives(tmp_path: Path, workers: int) -> None:
     from work_for_jobs import broken, refused
 
     with pytest.raises(InputError, match=r"^seed 2 is not wanted; use another$"):
-        run_jobs(refused, jobs_in(tmp_path), workers=workers)
+        run_jobs(refused, jobs_in(tmp_path), jobs=workers)
     with pytest.raises(ZeroDivisionError, match="division by zero"):
-        run_jobs(broken, jobs_in(tmp_path), workers=workers)
+        run_jobs(broken, jobs_in(tmp_path), jobs=workers)
 
 
 def test_a_fault_in_a_worker_says_where(tmp_path: Path) -> None:
     from work_for_jobs import broken, unpicklable
 
     with pytest.raises(ZeroDivisionError) as fault:
-        run_jobs(broken, jobs_in(tmp_path), workers=2)
+        run_jobs(broken, jobs_in(tmp_path), jobs=2)
     assert "work_for_jobs.py" in fault.value.__notes__[0]
     with pytest.raises(RuntimeError, match=r"Unpicklable: 1 and 2"):
-        run_jobs(unpicklable, jobs_in(tmp_path, 1), workers=2)
+        run_jobs(unpicklable, jobs_in(tmp_path, 1), jobs=2)
 
 
 def is_running(pid: int) -> bool:
@@ -221,14 +226,14 @@ DRIVER = """
 import signal
 import sys
 from pathlib import Path
-from fluidgate.runs import run_jobs
+from fluidgate.runs import Runner
 from work_for_jobs import Draw, stuck_once
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background inherits that it is ignored
     folder = Path(sys.argv[1])
     jobs = [Draw(seed, str(folder)) for seed in range(6)]
-    run_jobs(stuck_once, jobs, workers=2, results=folder / "r.jsonl")
+    Runner(jobs=2, results=folder / "r.jsonl").run(stuck_once, jobs)
 """
 
 
@@ -285,12 +290,12 @@ def test_compare_gives_the_same_numbers_over_processes_and_from_a_file(tmp_path:
 
     alone = numbers()
     file = tmp_path / "runs.jsonl"
-    assert numbers(workers=2, results=file) == alone
+    assert numbers(Runner(2, results=file)) == alone
     lines = file.read_text().splitlines(keepends=True)
     assert len(lines) == 1 + 2 * 2 * 2
     file.write_text("".join(lines[:4]))
     told: list[tuple[int, int]] = []
-    assert numbers(results=file, progress=lambda *at: told.append(at)) == alone
+    assert numbers(Runner(results=file, progress=lambda *at: told.append(at))) == alone
     assert told[0] == (3, 8)
     assert sorted(file.read_text().splitlines(keepends=True)) == sorted(lines)
 
@@ -298,7 +303,7 @@ def test_compare_gives_the_same_numbers_over_processes_and_from_a_file(tmp_path:
 def test_compare_refuses_a_file_of_other_settings(tmp_path: Path) -> None:
     def run(**other: object) -> None:
         compare(**{"source": "three-types", "hardware": HARDWARE, "policies": ["greedy"], "requests": 50, "repeats": 1,
-                   "results": tmp_path / "runs.jsonl", **other})  # fmt: skip
+                   "runner": Runner(results=tmp_path / "runs.jsonl"), **other})  # fmt: skip
 
     run()
     with pytest.raises(InputError, match=r"hardware\.num_gpu_blocks 400 there, 300 here"):
@@ -313,7 +318,9 @@ def test_workers_know_the_policies_of_a_file(tmp_path: Path) -> None:
 
     def rows(workers: int) -> str:
         policies = ["greedy", "one-at-a-time:most=2"]
-        result = compare("three-types", HARDWARE, policies, requests=60, repeats=1, policy_file=file, workers=workers)
+        result = compare(
+            "three-types", HARDWARE, policies, requests=60, repeats=1, policy_file=file, runner=Runner(workers)
+        )
         assert result.cells[1].parameters == {"most": 2.0}
         return json.dumps(result.to_dict())
 
@@ -325,11 +332,11 @@ def test_ray_gives_the_same_results_and_survives_a_killed_worker(tmp_path: Path)
     from work_for_jobs import draw, killed_once, refused
 
     jobs = jobs_in(tmp_path)
-    rows = run_jobs(killed_once, jobs, ray_address="local", workers=2, results=tmp_path / "r.jsonl")
+    rows = run_jobs(killed_once, jobs, ray="local", jobs=2, results=tmp_path / "r.jsonl")
     assert (tmp_path / "killed").exists()
     assert as_text(rows) == as_text([draw(job) for job in jobs])
     with pytest.raises(InputError, match=r"^seed 2 is not wanted; use another$"):
-        run_jobs(refused, jobs, ray_address="local", workers=2)
+        run_jobs(refused, jobs, ray="local", jobs=2)
 
 
 @needs_ray
@@ -337,7 +344,7 @@ def test_a_ray_cluster_that_is_not_there_is_refused(tmp_path: Path) -> None:
     from work_for_jobs import draw
 
     with pytest.raises(InputError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
-        run_jobs(draw, jobs_in(tmp_path, 1), ray_address="127.0.0.1:1")
+        run_jobs(draw, jobs_in(tmp_path, 1), ray="127.0.0.1:1")
 
 
 def test_ray_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,4 +352,4 @@ def test_ray_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'fluidgate\[ray\]'"):
-        run_jobs(draw, jobs_in(tmp_path, 1), ray_address="local")
+        run_jobs(draw, jobs_in(tmp_path, 1), ray="local")

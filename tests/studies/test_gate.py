@@ -12,6 +12,7 @@ from fluidgate.engine import EngineConfig, run
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import RateLimited
+from fluidgate.runs import Runner
 from fluidgate.studies.gate import PARTS, GateResult, Scale, gate_page, run_gate
 from fluidgate.studies.gate.cases import CELLS, FURTHER_CELLS, LOADED, case
 from fluidgate.studies.gate.runs import GateRun, GateRuns, bound_share, boundary
@@ -91,9 +92,9 @@ def test_priors_change_the_plan_alone() -> None:
 @pytest.fixture(scope="module")
 def small_result(tmp_path_factory: pytest.TempPathFactory) -> GateResult:
     results = tmp_path_factory.mktemp("gate") / "gate.jsonl"
-    first = run_gate(["long-outputs"], SMALL, results=results)
+    first = run_gate(["long-outputs"], SMALL, runner=Runner(results=results))
     lines = len(results.read_text().splitlines())
-    again = run_gate(["long-outputs"], SMALL, results=results)
+    again = run_gate(["long-outputs"], SMALL, runner=Runner(results=results))
     assert len(results.read_text().splitlines()) == lines  # nothing is run twice
     for row, other in zip(first.rows, again.rows, strict=True):
         assert row.policy == other.policy
@@ -116,7 +117,7 @@ def test_baselines_are_tuned_on_seeds_of_their_own(tmp_path: Path, monkeypatch: 
     cell = Cell("chat, 16k", "no cache", None, 150)
     monkeypatch.setitem(PARTS, "cells", type(part)(lambda s, m: [cell], lambda c, n: ("greedy", "fluid"), part.tunes))
     results = tmp_path / "gate.jsonl"
-    found = run_gate(["cells"], SMALL, results=results)
+    found = run_gate(["cells"], SMALL, runner=Runner(results=results))
     assert found.policies("cells", cell) == ["greedy", TUNED, "fluid"]
     watermark, cap = found.tuned[cell]
     best = GateRuns(None)(

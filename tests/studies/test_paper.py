@@ -14,6 +14,7 @@ from fluidgate.engine import EngineConfig, run
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import ConcurrencyCap, Greedy, RateLimited
+from fluidgate.runs import Runner
 from fluidgate.studies.paper import PARTS, PaperResult, Scale, claims, cycle, memory, paper_page, run_paper, study
 from fluidgate.studies.paper.figures import write_paper_figures
 from fluidgate.studies.paper.runs import PaperRun, completion_rate, mean_e2e_s, paper_run, service_rate
@@ -147,9 +148,9 @@ def small_result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaperResu
         patch.setitem(STUDIES, name, replace(of, rates=_some(of.rates), caps=(20, 60), segments=of.segments[-2:]))
     patch.setattr(study, "CYCLE_REQUESTS", 600)
     patch.setattr(study, "PUBLISHED", {50.0: 34_377.0})
-    first = run_paper(PARTS, SMALL, results=results)
+    first = run_paper(PARTS, SMALL, runner=Runner(results=results))
     lines = results.read_text().splitlines()
-    again = run_paper(PARTS, SMALL, results=results)
+    again = run_paper(PARTS, SMALL, runner=Runner(results=results))
     assert results.read_text().splitlines() == lines  # nothing is run twice
     for row, other in zip(first.rows, again.rows, strict=True):
         assert row.cell == other.cell
@@ -208,4 +209,4 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text('{"format": "something else"}\n')
     with pytest.raises(InputError, match=r"other\.jsonl"):
-        run_paper(["theory"], SMALL, results=other)
+        run_paper(["theory"], SMALL, runner=Runner(results=other))

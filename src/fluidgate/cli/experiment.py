@@ -34,59 +34,55 @@ Page = Annotated[Path, typer.Option("--page", help="Write the tables to this Mar
 QUALITY_EXAMPLE = "Example: `fluidgate experiment plan-quality --jobs 2 --results plan-quality.jsonl`"
 
 
+_KEPT = {name: o.RunningOptions(results=Path(name)) for name in ("gate.jsonl", "plan-quality.jsonl", "paper.jsonl")}
+"""Studies take long, so each keeps its runs."""
+
+
 @app.command("gate", epilog=GATE_EXAMPLE)
+@o.grouped
 def gate(
+    running: o.RunningOptions = _KEPT["gate.jsonl"],
     parts: Parts = None,
     requests: Requests = 2000,
     seeds: Seeds = 10,
     tuning_seeds: TuningSeeds = 2,
     mooncake: Mooncake = None,
     page: Page = Path("gate-results.md"),
-    jobs: o.Jobs = 1,
-    ray: o.Ray = None,
-    results: o.Results = Path("gate.jsonl"),
 ) -> None:
     """What the gate is worth: `fluid` against every baseline, over workloads, loads, knobs and eviction costs."""
     from fluidgate.studies.gate import PARTS, Scale, gate_page, run_gate
 
-    o.try_outputs(page, results)
-    with o.progress_bar("simulating") as progress:
+    o.try_outputs(page, running.results)
+    with running.runner("simulating") as runner:
         result = run_gate(
             parts or list(PARTS),
             Scale(requests, seeds, tuning_seeds),
             mooncake=mooncake,
-            results=results,
-            workers=jobs,
-            ray_address=ray,
-            progress=progress,
+            runner=runner,
         )
     write_text(page, gate_page(result))
     o.say(f"wrote {page}")
 
 
 @app.command("plan-quality", epilog=QUALITY_EXAMPLE)
+@o.grouped
 def plan_quality_command(
+    running: o.RunningOptions = _KEPT["plan-quality.jsonl"],
     requests: Requests = 4000,
     tolerance: Annotated[float, typer.Option("--tolerance", help="Relative width of the intervals.")] = 0.01,
     page: Page = Path("plan-quality-results.md"),
-    jobs: o.Jobs = 1,
-    ray: o.Ray = None,
-    results: o.Results = Path("plan-quality.jsonl"),
 ) -> None:
     """How far the predicted boundary is from the simulated frontier, over pairs of workload and machine."""
     from fluidgate.runs.frontier.sequential import Rule
     from fluidgate.studies.plan_quality.page import quality_page
     from fluidgate.studies.plan_quality.study import plan_quality
 
-    o.try_outputs(page, results)
-    with o.progress_bar("searching") as progress:
+    o.try_outputs(page, running.results)
+    with running.runner("searching") as runner:
         found = plan_quality(
             requests=requests,
             rule=Rule(tolerance),
-            results=results,
-            workers=jobs,
-            ray_address=ray,
-            progress=progress,
+            runner=runner,
         )
     command = f"fluidgate experiment plan-quality --requests {requests} --tolerance {tolerance:g}"
     write_text(page, quality_page(found, command))
@@ -102,29 +98,25 @@ PaperParts = Annotated[
 
 
 @app.command("paper", epilog=PAPER_EXAMPLE)
+@o.grouped
 def paper(
+    running: o.RunningOptions = _KEPT["paper.jsonl"],
     parts: PaperParts = None,
     requests: Annotated[int, typer.Option("--requests", help="Requests per run.", min=300)] = 5000,
     seeds: Seeds = 3,
     page: Page = Path("paper-results.md"),
     figures: Annotated[Path | None, typer.Option("--figures", help="Folder for SVG files of the latencies.")] = None,
-    jobs: o.Jobs = 1,
-    ray: o.Ray = None,
-    results: o.Results = Path("paper.jsonl"),
 ) -> None:
     """The studies of the papers that fluidgate builds on, run again, with each of their claims judged."""
     from fluidgate.studies.paper import PARTS, Scale, paper_page, run_paper
     from fluidgate.studies.paper.figures import write_paper_figures
 
-    o.try_outputs(page, results, folders=[figures])
-    with o.progress_bar("simulating") as progress:
+    o.try_outputs(page, running.results, folders=[figures])
+    with running.runner("simulating") as runner:
         result = run_paper(
             parts or list(PARTS),
             Scale(requests, seeds),
-            results=results,
-            workers=jobs,
-            ray_address=ray,
-            progress=progress,
+            runner=runner,
         )
     write_text(page, paper_page(result))
     written = [page, *(write_paper_figures(result, figures) if figures is not None else [])]

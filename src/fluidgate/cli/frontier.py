@@ -34,6 +34,8 @@ def command(
     workload: o.WorkloadOptions,
     hardware: o.HardwareOptions,
     engine: o.EngineOptions,
+    running: o.RunningOptions,
+    output: o.OutputOptions,
     policies: Policies = None,
     policy_file: o.PolicyFile = None,
     axis: AxisName = None,
@@ -41,20 +43,15 @@ def command(
     tolerance: Tolerance = 0.01,
     alpha: Alpha = 0.05,
     replications: Replications = 16,
-    jobs: o.Jobs = 1,
-    ray: o.Ray = None,
-    results: o.Results = None,
-    output_format: o.OutputFormat = o.Format.TABLE,
-    output_dir: o.OutputDir = None,
 ) -> None:
     """Find the largest stable arrival rate of each policy by simulation, next to the fluid boundary."""
     from fluidgate.report import frontier_table
     from fluidgate.runs import FRONTIER_POLICIES, frontier
 
-    written = o.within(output_dir, "frontier.json")
-    o.try_outputs(*written, results, folders=[output_dir])
+    written = output.files("frontier.json")
+    o.try_outputs(*written, running.results, folders=[output.output_dir])
     source = _source(workload)
-    with o.progress_bar("searching") as progress:
+    with running.runner("searching") as runner:
         result = frontier(
             source,
             hardware.load(),
@@ -68,13 +65,10 @@ def command(
             replications=replications,
             seed=workload.seed,
             policy_file=policy_file,
-            workers=jobs,
-            ray_address=ray,
-            results=results,
-            progress=progress,
+            runner=runner,
         )
     found = result.to_dict(o.command_line())
-    if output_format is o.Format.JSON:
+    if output.as_json:
         o.write_json(found)
     else:
         o.console().print(frontier_table(result))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from fluidgate.engine import EngineConfig, Fleet
     from fluidgate.hardware import Hardware
+    from fluidgate.runs import Runner
     from fluidgate.workload import Workload
 
 
@@ -64,14 +65,6 @@ PolicyFile = Annotated[
 ]
 Goodput = Annotated[list[str] | None, _option(_O, "--goodput", help="Objectives in ms, such as `ttft:2000 tpot:50`.")]
 OutputFormat = Annotated[Format, _option(_O, "--format", help="What to print.")]
-OutputDir = Annotated[Path | None, _option(_O, "--output-dir", help="Folder for result files.")]
-Jobs = Annotated[
-    int, _option(_R, "--jobs", "-j", help="Processes to run in; the numbers are the same.", min=1, max=MAX_JOBS)
-]
-Ray = Annotated[str | None, _option(_R, "--ray", help="Run on Ray: a cluster's address, or `local`.")]
-Results = Annotated[
-    Path | None, _option(_R, "--results", help="Keep finished runs in this file; a stopped run goes on from it.")
-]
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 """Where `vllm bench serve` looks for the key."""
 
@@ -82,7 +75,10 @@ ApiKey = Annotated[
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take option groups (dataclasses) as parameters: each field becomes an option of its own."""
+    """Let a command take option groups (dataclasses) as parameters: each field becomes an option of its own.
+
+    A group that is a parameter's default gives the defaults of its options.
+    """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     parameters: list[tuple[str, Any, Any]] = []
@@ -90,7 +86,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         if parameter.name in groups:
             group = groups[parameter.name]
             types = get_type_hints(group, include_extras=True)
-            parameters += [(field.name, types[field.name], field.default) for field in fields(group)]
+            given = parameter.default if isinstance(parameter.default, group) else group()
+            parameters += [(field.name, types[field.name], getattr(given, field.name)) for field in fields(group)]
         else:
             parameters.append((parameter.name, hints[parameter.name], parameter.default))
 
@@ -280,6 +277,44 @@ class FleetOptions:
         return Fleet(self.replicas, self.router, seed)
 
 
+@dataclass(frozen=True)
+class RunningOptions:
+    """Where many runs happen; `fluidgate.runs.Runner`."""
+
+    jobs: Annotated[
+        int, _option(_R, "--jobs", "-j", help="Processes to run in; the numbers are the same.", min=1, max=MAX_JOBS)
+    ] = 1
+    ray: Annotated[str | None, _option(_R, "--ray", help="Run on Ray: a cluster's address, or `local`.")] = None
+    results: Annotated[
+        Path | None, _option(_R, "--results", help="Keep finished runs in this file; a stopped run goes on from it.")
+    ] = None
+
+    @contextmanager
+    def runner(self, what: str) -> Iterator[Runner]:
+        """The runner, with a progress bar."""
+        from fluidgate.runs import Runner
+
+        with progress_bar(what) as progress:
+            yield Runner(self.jobs, self.ray, self.results, progress)
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What a command prints, and the folder for its files."""
+
+    output_format: OutputFormat = Format.TABLE
+    output_dir: Annotated[Path | None, _option(_O, "--output-dir", help="Folder for result files.")] = None
+
+    @property
+    def as_json(self) -> bool:
+        """Whether stdout holds JSON."""
+        return self.output_format is Format.JSON
+
+    def files(self, *names: str) -> list[Path]:
+        """The files of these names in the folder; none where no folder was asked for."""
+        return [] if self.output_dir is None else [self.output_dir / name for name in names]
+
+
 def console() -> Console:
     """Where tables go."""
     from rich.console import Console
@@ -306,11 +341,6 @@ def write_json(value: Any, path: Path | None = None) -> None:
 def command_line() -> str:
     """The command as it was typed, for the files it writes."""
     return shlex.join(["fluidgate", *sys.argv[1:]])
-
-
-def within(folder: Path | None, *names: str) -> list[Path]:
-    """The files of these names in an output folder; none where no folder was asked for."""
-    return [] if folder is None else [folder / name for name in names]
 
 
 def try_outputs(*paths: Path | None, folders: Iterable[Path | None] = ()) -> None:

@@ -45,12 +45,11 @@ def command(
     workload: o.WorkloadOptions,
     hardware: o.HardwareOptions,
     engine: o.EngineOptions,
+    output: o.OutputOptions,
     policy: PolicyName = None,
     policy_file: o.PolicyFile = None,
     save: Save = None,
     class_map: ClassMap = None,
-    output_format: o.OutputFormat = o.Format.TABLE,
-    output_dir: o.OutputDir = None,
 ) -> None:
     """Plan: what the GPU can sustain, what binds, when memory control matters, and what to set."""
     from fluidgate.policies import load_policy_file
@@ -61,8 +60,8 @@ def command(
         raise InputError("--policy names the policy to save: add --save plan.json")
     if class_map and save is None:
         raise InputError("--class-map goes into a plan file: add --save plan.json")
-    written = o.within(output_dir, "plan.json")
-    o.try_outputs(*written, save, folders=[output_dir])
+    written = output.files("plan.json")
+    o.try_outputs(*written, save, folders=[output.output_dir])
     load_policy_file(policy_file)
     config = engine.load()
     traffic, machine = workload.load(), hardware.load()
@@ -73,7 +72,7 @@ def command(
     if saved is not None and save is not None:
         saved.save(save)
         o.say(f"wrote {save}")
-    if output_format is o.Format.JSON:
+    if output.as_json:
         o.write_json(fluid_plan.to_dict())
     else:
         table = plan_table(fluid_plan)

@@ -34,8 +34,6 @@ class RunOptions:
     policy_file: o.PolicyFile = None
     repeats: o.Repeats = 1
     goodput: o.Goodput = None
-    output_format: o.OutputFormat = o.Format.TABLE
-    output_dir: o.OutputDir = None
     perfetto: Perfetto = None
 
 
@@ -46,23 +44,28 @@ def simulate_command(
     engine: o.EngineOptions,
     fleet: o.FleetOptions,
     options: RunOptions,
+    output: o.OutputOptions,
 ) -> None:
     """Simulate one policy; prints every metric, with 95% intervals where there are repeats."""
     from fluidgate.runs import simulate
 
     several = fleet.load(workload.seed)
-    _run(partial(simulate, fleet=several), workload, hardware, engine, several, options)
+    _run(partial(simulate, fleet=several), workload, hardware, engine, several, options, output)
 
 
 @o.grouped
 def emulate_command(
-    workload: o.WorkloadOptions, hardware: o.HardwareOptions, engine: o.EngineOptions, options: RunOptions
+    workload: o.WorkloadOptions,
+    hardware: o.HardwareOptions,
+    engine: o.EngineOptions,
+    options: RunOptions,
+    output: o.OutputOptions,
 ) -> None:
     """Run one policy in vLLM's own scheduler, on virtual time; prints what `simulate` prints."""
     from fluidgate.engine import Fleet
     from fluidgate.serving import emulate
 
-    _run(emulate, workload, hardware, engine, Fleet(), options)
+    _run(emulate, workload, hardware, engine, Fleet(), options, output)
 
 
 def _run(
@@ -72,14 +75,15 @@ def _run(
     engine: o.EngineOptions,
     fleet: Fleet,
     options: RunOptions,
+    output: o.OutputOptions,
 ) -> None:
     from fluidgate.metrics import parse_goodput, summarize
     from fluidgate.policies import load_policy_file, make_policy
     from fluidgate.report import summary_table, write_perfetto
     from fluidgate.runs import plan_for, provenance
 
-    written = o.within(options.output_dir, "summary.json", "requests.csv")
-    o.try_outputs(*written, options.perfetto, folders=[options.output_dir])
+    written = output.files("summary.json", "requests.csv")
+    o.try_outputs(*written, options.perfetto, folders=[output.output_dir])
     load_policy_file(options.policy_file)
     draws, hardware, config = workload.draws(options.repeats), hardware_options.load(), engine.load()
     slo = parse_goodput(options.goodput) if options.goodput else None
@@ -91,7 +95,7 @@ def _run(
             runs.append(runner(draw, hardware, chosen, config=config, record=record, progress=progress))
     summaries = [summarize(records, slo) for records in runs]
     numbers = [summary.to_dict() | _fleet_facts(records) for summary, records in zip(summaries, runs, strict=True)]
-    if options.output_format is o.Format.JSON:
+    if output.as_json:
         o.write_json(numbers)
     else:
         o.console().print(summary_table(summaries, title=f"{options.policy} on {draws[0].name}, {hardware.name}"))

@@ -3,7 +3,7 @@
 from fluidgate.runs.comparison import DEFAULT_POLICIES, Cell, Comparison, Scenario, compare, repeated
 from fluidgate.runs.export import comparison_provenance, provenance, rows, write_csv, write_parquet, write_table
 from fluidgate.runs.frontier import FRONTIER_POLICIES, Frontier, StableRate, frontier
-from fluidgate.runs.jobs import run_jobs
+from fluidgate.runs.jobs import Runner
 from fluidgate.runs.simulation import plan_for, simulate
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Cell",
     "Comparison",
     "Frontier",
+    "Runner",
     "Scenario",
     "StableRate",
     "compare",
@@ -21,7 +22,6 @@ __all__ = [
     "provenance",
     "repeated",
     "rows",
-    "run_jobs",
     "simulate",
     "write_csv",
     "write_parquet",

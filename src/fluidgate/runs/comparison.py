@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from fluidgate.metrics import (
 )
 from fluidgate.policies import make_policy
 from fluidgate.runs.export import comparison_provenance
-from fluidgate.runs.jobs import run_jobs
+from fluidgate.runs.jobs import Runner
 from fluidgate.runs.policy_runs import PolicyRun, PolicyRuns, TimelineRun, TimelineRuns, load_policies_once
 from fluidgate.runs.result_shape import shape_of
 from fluidgate.runs.simulation import plan_for
@@ -137,10 +136,7 @@ def compare(
     repeats: int = 3,
     seed: int = 0,
     policy_file: Path | None = None,
-    workers: int = 1,
-    ray_address: str | None = None,
-    results: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    runner: Runner | None = None,
     timelines: bool = False,
     fleet: Fleet | None = None,
 ) -> Comparison:
@@ -153,8 +149,7 @@ def compare(
         loads: arrival rates as multiples of the stability boundary; None takes the workload as it arrives.
         repeats: paired repeats, where `source` does not list them; 95% intervals need at least two.
         policy_file: Python file that registers policies of your own, here and in workers.
-        workers, ray_address, results: where runs happen and are kept, as in `run_jobs`; the numbers are the same.
-        progress: called after each run with (runs done, runs in all).
+        runner: where runs happen and are kept; the numbers are the same. None: one after the other, here.
         timelines: run the first repeat of every cell once more, for its `timeline`; batches are not followed in
             repeats of very many tokens (`MAX_TOKENS`). A results file does not keep these. Of several replicas
             they show the first.
@@ -169,7 +164,7 @@ def compare(
     if len(set(policies)) < len(policies):
         raise InputError(f"a policy is named twice in {', '.join(policies)}")
     load_policies_once(policy_file and policy_file.absolute())
-    config, fleet = config or EngineConfig(), fleet or Fleet()
+    config, fleet, runner = config or EngineConfig(), fleet or Fleet(), runner or Runner()
     draws = repeated(source, repeats, seed=seed, requests=requests)
     if not draws:
         raise InputError("compare needs at least one repeat")
@@ -180,16 +175,13 @@ def compare(
         for spec in policies
     ]
     jobs = [PolicyRun(d.digest, rate, policy.name, asdict(policy)) for _, _, rate, policy in settings for d in draws]
-    spread = partial(run_jobs, workers=workers, ray_address=ray_address, progress=progress)
     header = {"command": "compare", "seed": seed, **work.header()}
-    summaries = iter(
-        [Summary(**row) for row in spread(work, jobs, results=results, header=header, shape=shape_of(Summary))]
-    )
+    summaries = iter([Summary(**row) for row in runner.run(work, jobs, header=header, shape=shape_of(Summary))])
     watched: list[Timeline | None] = [None] * len(settings)
     if timelines:
         edges = [stage_edges(scenario.plan) for scenario, *_ in settings]
         first = [TimelineRun(**vars(job), stage_edges=own) for job, own in zip(jobs[:: len(draws)], edges, strict=True)]
-        watched = [Timeline(**row) for row in spread(TimelineRuns(work), first)]
+        watched = [Timeline(**row) for row in runner.without_results().run(TimelineRuns(work), first)]
     cells = tuple(
         Cell(scenario, spec, asdict(policy), tuple(islice(summaries, len(draws))), over_time)
         for (scenario, spec, _, policy), over_time in zip(settings, watched, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from fluidgate.policies import policy_class
 from fluidgate.runs.frontier.axes import Setting, settings_on
 from fluidgate.runs.frontier.search import Search, Searches, Source, Trial
 from fluidgate.runs.frontier.sequential import Rule
-from fluidgate.runs.jobs import run_jobs
+from fluidgate.runs.jobs import Runner
 from fluidgate.runs.policy_runs import load_policies_once
 from fluidgate.runs.result_shape import shape_of
 from fluidgate.version import version
@@ -117,10 +117,7 @@ def frontier(
     replications: int = 16,
     seed: int = 0,
     policy_file: Path | None = None,
-    workers: int = 1,
-    ray_address: str | None = None,
-    results: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    runner: Runner | None = None,
 ) -> Frontier:
     """Find the largest stable rate of each policy by simulation.
 
@@ -138,8 +135,7 @@ def frontier(
         alpha: error level of each interval.
         replications: most replications at a rate.
         policy_file: Python file that registers policies of your own, here and in workers.
-        workers, ray_address, results: where searches happen and are kept, as in `run_jobs`; the numbers are the same.
-        progress: called after each search with (searches done, searches in all).
+        runner: where searches happen and are kept; the numbers are the same. None: one after the other, here.
 
     Raises:
         InputError: no policies, an unknown policy, axis or value, a tolerance or level out of range, or a workload that
@@ -155,15 +151,11 @@ def frontier(
     settings = settings_on(axis, values, hardware)
     work = Searches({known.name: known}, config, rule, requests=requests, seed=seed, policy_file=policy_file)
     wanted = [(setting, policy) for setting in settings for policy in policies]
-    rows = run_jobs(
+    rows = (runner or Runner()).run(
         work,
         [Search(known.name, setting.output_scale, setting.hardware, policy) for setting, policy in wanted],
-        results=results,
-        workers=workers,
-        ray_address=ray_address,
         header={"command": "frontier", **work.header()},
         shape=SEARCH_SHAPE,
-        progress=progress,
     )
     rates = tuple(stable_rate(policy, setting, row) for (setting, policy), row in zip(wanted, rows, strict=True))
     return Frontier(known.name, axis, config, rule, seed, rates)
@@ -174,7 +166,7 @@ SEARCH_SHAPE = shape_of(StableRate, policy=None, setting=None, trials=[shape_of(
 
 
 def stable_rate(policy: str, setting: Setting, row: dict[str, Any]) -> StableRate:
-    """A search's result, as `run_jobs` gives it."""
+    """A search's result, as a `Runner` gives it."""
     trials = tuple(Trial(**trial) for trial in row["trials"])
     return StableRate(policy=policy, setting=setting, **{**row, "trials": trials})
 

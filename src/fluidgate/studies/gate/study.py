@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fluidgate.errors import InputError
-from fluidgate.runs.jobs import run_jobs
+from fluidgate.runs import Runner
 from fluidgate.studies.gate.cases import CELLS, FURTHER_CELLS, LOADED, LONG_OUTPUTS, MOONCAKE, case
 from fluidgate.studies.gate.runs import GATE_SHAPE, PRIORS, SEATS, GateRun, GateRuns, planned
 
@@ -129,17 +129,14 @@ def run_gate(
     scale: Scale,
     *,
     mooncake: Path | None = None,
-    results: Path | None = None,
-    workers: int = 1,
-    ray_address: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    runner: Runner | None = None,
 ) -> GateResult:
     """Run parts of the experiment: first the tuning of the baselines, then everything.
 
     Args:
         parts: keys of `PARTS`.
         mooncake: the Mooncake trace; without it its case is left out.
-        results, workers, ray_address, progress: as in `run_jobs`; the same file continues any parts and seeds.
+        runner: where runs happen; the same results file continues any parts and seeds.
 
     Raises:
         InputError: an unknown part, or a results file of something else.
@@ -149,16 +146,8 @@ def run_gate(
         raise InputError(f"no part {unknown[0]!r}; known: {', '.join(PARTS)}")
 
     def run(jobs: Sequence[GateRun]) -> list[dict[str, Any]]:
-        return run_jobs(
-            GateRuns(mooncake),
-            jobs,
-            results=results,
-            workers=workers,
-            ray_address=ray_address,
-            header={"command": "experiment gate"},
-            shape=GATE_SHAPE,
-            progress=progress,
-        )
+        header = {"command": "experiment gate"}
+        return (runner or Runner()).run(GateRuns(mooncake), jobs, header=header, shape=GATE_SHAPE)
 
     cells = {name: PARTS[name].cells(scale, mooncake) for name in parts}
     residents = {cell: _residents(cell, mooncake) for found in cells.values() for cell in found}

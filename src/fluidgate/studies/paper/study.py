@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fluidgate.errors import InputError
-from fluidgate.runs.jobs import run_jobs
+from fluidgate.runs import Runner
 from fluidgate.studies.paper.cycle import CYCLE_SHAPE, LENGTHS, POISSON_LENGTHS, POISSON_LOADS, CycleRun, cycle_run
 from fluidgate.studies.paper.memory import MEMORY_SHAPE, PUBLISHED, MemoryRun, crossing_rate, memory_run
 from fluidgate.studies.paper.runs import PAPER_SHAPE, PaperRun, paper_run
@@ -102,16 +101,13 @@ def run_paper(
     parts: Sequence[str],
     scale: Scale,
     *,
-    results: Path | None = None,
-    workers: int = 1,
-    ray_address: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    runner: Runner | None = None,
 ) -> PaperResult:
     """Run parts of the studies: first the search for the caps, then everything.
 
     Args:
         parts: of `PARTS`.
-        results, workers, ray_address, progress: as in `run_jobs`; the same file continues any parts and seeds.
+        runner: where runs happen; the same results file continues any parts and seeds.
 
     Raises:
         InputError: an unknown part, or a results file of something else.
@@ -119,14 +115,7 @@ def run_paper(
     unknown = [name for name in parts if name not in PARTS]
     if unknown:
         raise InputError(f"no part {unknown[0]!r}; known: {', '.join(PARTS)}")
-    run = partial(
-        run_jobs,
-        results=results,
-        workers=workers,
-        ray_address=ray_address,
-        header={"command": "experiment paper"},
-        progress=progress,
-    )
+    run = partial((runner or Runner()).run, header={"command": "experiment paper"})
     cycles, memory = (_cycle_runs(scale), _memory_runs(scale)) if "theory" in parts else ([], [])
     cycle_rows, memory_rows = (
         run(cycle_run, cycles, shape=CYCLE_SHAPE),

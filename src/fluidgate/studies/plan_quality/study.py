@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import isfinite
-from pathlib import Path
 
 from fluidgate.engine import EngineConfig
 from fluidgate.hardware import Hardware, get_hardware
+from fluidgate.runs import Runner
 from fluidgate.runs.frontier.axes import Setting
 from fluidgate.runs.frontier.search import Search, Searches
 from fluidgate.runs.frontier.sequential import Rule
 from fluidgate.runs.frontier.study import SEARCH_SHAPE, StableRate, stable_rate
-from fluidgate.runs.jobs import run_jobs
 from fluidgate.workload import PRESETS
 
 QUALITY_POLICIES = ("fluid", "greedy", "concurrency-cap", "rate-limited")
@@ -103,10 +101,7 @@ def plan_quality(
     pairs: tuple[Pair, ...] = PAIRS,
     requests: int = 4000,
     rule: Rule | None = None,
-    workers: int = 1,
-    ray_address: str | None = None,
-    results: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    runner: Runner | None = None,
 ) -> tuple[Quality, ...]:
     """Predict and simulate every pair; arguments as in `frontier`.
 
@@ -119,19 +114,15 @@ def plan_quality(
     header.pop("workloads")  # each job names its own, so that pairs can be added to a file
     machines = [pair.hardware() for pair in pairs]
     rows = iter(
-        run_jobs(
+        (runner or Runner()).run(
             work,
             [
                 Search(pair.workload, 1.0, machine, policy)
                 for pair, machine in zip(pairs, machines, strict=True)
                 for policy in QUALITY_POLICIES
             ],
-            results=results,
-            workers=workers,
-            ray_address=ray_address,
             header={"command": "experiment plan-quality", **header},
             shape=SEARCH_SHAPE,
-            progress=progress,
         )
     )
     return tuple(
