@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fluidgate.workload import generate as generate
     from fluidgate.workload import read_trace as read_trace
 
-# Imported on first use: `import fluidgate` alone loads none of numba, scipy and matplotlib.
+# Imported on first use: `import fluidgate` alone loads none of numpy, numba and scipy.
 _HOME = {
     "EngineConfig": "engine",
     "Fleet": "engine",

@@ -23,7 +23,8 @@ from typing import Any
 
 import numba
 
-_KERNEL = re.compile(rb"^@(entry_|inlined_)?kernel\b", re.MULTILINE)
+_KERNEL = re.compile(r"^@(?:entry_|inlined_)?kernel\b", re.MULTILINE)
+_IMPORT = re.compile(r"^from (fluidgate[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
 _STATES = re.compile(r"code-[0-9a-f]{16}")
 _MAGIC = b"fluidgate compiled code 1\n"
 KEPT_STATES = 2
@@ -32,14 +33,19 @@ UNUSED_S = 24 * 3600.0
 
 
 def kernel_sources() -> list[Path]:
-    """The files that machine code depends on: the folders in which a module defines kernels, and the ground floor.
-
-    Whole folders, since a kernel also contains the numbers that it takes from the modules beside it.
-    """
+    """The files that machine code depends on: those that define kernels, and all that these import from."""
     package = Path(__file__).parent
-    modules = sorted(package.rglob("*.py"))
-    folders = {path.parent for path in modules if _KERNEL.search(path.read_bytes())}
-    return [path for path in modules if path.parent in folders | {package}]
+    ahead = [path for path in package.rglob("*.py") if _KERNEL.search(path.read_text(encoding="utf-8"))]
+    found: set[Path] = set()
+    while ahead:
+        path = ahead.pop()
+        if path not in found and path.is_file():
+            found.add(path)
+            for module, names in _IMPORT.findall(path.read_text(encoding="utf-8")):
+                place = package.joinpath(*module.split(".")[1:])
+                ahead += [place / f"{name}.py" for name in re.findall(r"\w+", names)]
+                ahead += [place.with_suffix(".py"), place / "__init__.py"]
+    return sorted(found)
 
 
 def _state_of_sources() -> str:

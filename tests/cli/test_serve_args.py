@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_plan_saves_fluid_unless_told_otherwise(folder: Path) -> None:
     done = good("plan", *SMALL, "--save", "plan.json", cwd=folder)
     assert "policy saved" in done.stdout
-    assert "fluid (stalled_share = 0.1," in done.stdout
+    assert "fluid (evicted_share = 0.1," in done.stdout
     assert "wrote plan.json" in done.stderr
     assert json.loads((folder / "plan.json").read_text())["policy"] == "fluid"
     assert "policy saved" not in good("plan", *SMALL, cwd=folder).stdout

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fluidgate.engine import ROUTERS, EngineConfig, Fleet, RunRecords, run, run_fleet
 from fluidgate.engine.kv_cache import Cache
 from fluidgate.engine.replicas import OWN, replica_cache, replica_state, stacked
-from fluidgate.engine.state import LOG_NOTHING, State, new_state
+from fluidgate.engine.state import State, new_state
 from fluidgate.errors import InputError, Stalled
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.kernel import interpreted
@@ -263,7 +263,7 @@ def test_a_class_that_does_not_exist_is_said(router: str) -> None:
 
 def test_views_are_named_as_what_they_view() -> None:
     """`replica_state` and `replica_cache` list fields by position."""
-    made = new_state(poisson(3, 1.0), SMALL, EngineConfig(), num_classes=2, show_output=False, log_level=LOG_NOTHING)
+    made = new_state(poisson(3, 1.0), SMALL, EngineConfig(), ClassByRow())
     states, caches = stacked(*made, 3)
     state, cache = interpreted(replica_state)(states, 1), interpreted(replica_cache)(caches, 1)
     for view, stack in ((state, states), (cache, caches)):

@@ -227,7 +227,7 @@ POLICIES = (
     *(
         "wait:strict=false",
         "nested-wait:hold_s=0.5",
-        "fluid:stalled_share=0.2",
+        "fluid:evicted_share=0.2",
         "fluid-volume:patience_s=30",
         "no-evict",
     ),

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidgate.metrics import mean_in_system, number_in_system, stability_verdict, summarize
+from fluidgate.metrics import number_in_system, stability_verdict, summarize
+
+from .in_system import mean_in_system
 
 
 def lindley(rho, n, seed):

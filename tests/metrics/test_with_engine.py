@@ -7,9 +7,11 @@ import pytest
 
 from fluidgate.engine import EngineConfig, run
 from fluidgate.hardware import Hardware, StepTime
-from fluidgate.metrics import mean_in_system, summarize
+from fluidgate.metrics import summarize
 from fluidgate.policies import Greedy
 from fluidgate.workload import Workload
+
+from .in_system import mean_in_system
 
 STEP = StepTime(c0=0.1)  # every iteration lasts 0.1 s
 

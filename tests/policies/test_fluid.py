@@ -190,9 +190,9 @@ def test_who_was_refused_is_not_asked_again_until_something_ends(decide: Decide)
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"stalled_share": 1.1}, "stalled_share = 1.1 must be from 0 to 1"),
-        ({"stalled_share": -0.1}, "stalled_share = -0.1 must be"),
-        ({"stalled_share": np.nan}, "stalled_share = nan must be"),
+        ({"evicted_share": 1.1}, "evicted_share = 1.1 must be from 0 to 1"),
+        ({"evicted_share": -0.1}, "evicted_share = -0.1 must be"),
+        ({"evicted_share": np.nan}, "evicted_share = nan must be"),
         ({"shares": ()}, "shares must name at least one class"),
         ({"prompt_tokens": (5.0, 6.0)}, "needs one prompt length per class"),
         ({"shares": (0.5, 0.5), "prompt_tokens": (5.0, 6.0), "output_quantiles": (1.0,)}, "equally many output"),
@@ -218,9 +218,9 @@ def test_a_plan_gives_the_prior() -> None:
         class_names=("chat", "code"),
     )
     planned = plan(workload, Hardware("small", StepTime(0.01, 1e-5), 1000))
-    policy = Fluid.from_plan(planned, stalled_share=0.3)
+    policy = Fluid.from_plan(planned, evicted_share=0.3)
     chat, code = planned.mix.classes
-    assert (policy.stalled_share, policy.num_classes) == (0.3, 2)
+    assert (policy.evicted_share, policy.num_classes) == (0.3, 2)
     assert policy.shares == pytest.approx((4 / 6, 2 / 6))
     assert policy.prompt_tokens == (25.0, 55.0)
     assert policy.output_quantiles == (*chat.output_quantiles, *code.output_quantiles)

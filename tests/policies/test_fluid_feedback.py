@@ -52,14 +52,14 @@ def finish_held(policy: Fluid, memory: Floats) -> float:
     return float(before - memory[fluid._LOOP + MARGIN])
 
 
-def margin_after_many(stalled_share: float, spread: float, *, recomputed: float = 1.0, coherence: float = 0.0) -> float:
+def margin_after_many(evicted_share: float, spread: float, *, recomputed: float = 1.0, coherence: float = 0.0) -> float:
     """Where the margin ends when nothing is ever evicted."""
-    policy = Fluid(stalled_share)
+    policy = Fluid(evicted_share)
     memory = policy.new_memory()
     memory[[fluid._LOOP + SPREAD, fluid._LOOP + RECOMPUTED, fluid._COHERENCE]] = spread, recomputed, coherence
     memory[fluid._LOOP + COMPLETED] = START_COMPLETIONS
     memory[fluid._LOOP + MARGIN] = MAX_MARGIN
-    for _ in range(int(MAX_MARGIN / (GAIN * stalled_share)) + 10):
+    for _ in range(int(MAX_MARGIN / (GAIN * evicted_share)) + 10):
         finish_held(policy, memory)
     return float(memory[fluid._LOOP + MARGIN])
 
@@ -75,17 +75,17 @@ def test_evictions_raise_the_margin_to_its_most() -> None:
     assert memory[fluid._LOOP + MARGIN] == MAX_MARGIN
 
 
-@pytest.mark.parametrize("stalled_share", [0.0, 0.1, 0.7])
-def test_held_completions_lower_it_by_the_share(stalled_share: float) -> None:
+@pytest.mark.parametrize("evicted_share", [0.0, 0.1, 0.7])
+def test_held_completions_lower_it_by_the_share(evicted_share: float) -> None:
     """So that it rests where one completion in 1/share has been evicted."""
-    policy = Fluid(stalled_share)
+    policy = Fluid(evicted_share)
     memory = policy.new_memory()
     memory[fluid._LOOP + MARGIN] = 3.0
     tell(policy, memory, FINISHED)
     assert memory[fluid._LOOP + MARGIN] == 3.0  # nobody was held
-    assert finish_held(policy, memory) == pytest.approx(GAIN * stalled_share)
+    assert finish_held(policy, memory) == pytest.approx(GAIN * evicted_share)
     tell(policy, memory, FINISHED)
-    assert memory[fluid._LOOP + MARGIN] == pytest.approx(3.0 - GAIN * stalled_share)  # held, but not since
+    assert memory[fluid._LOOP + MARGIN] == pytest.approx(3.0 - GAIN * evicted_share)  # held, but not since
 
 
 @given(SPREADS, SPREADS)

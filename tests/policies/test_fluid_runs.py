@@ -56,10 +56,10 @@ def long_outputs(seed: int, n: int = 2500) -> Ints:
     return np.clip(np.random.default_rng(seed).lognormal(np.log(600), 0.6, n), 1, 4000).astype(int)
 
 
-def knowing(output_tokens: Ints, stalled_share: float, *, times: float = 1.0) -> Fluid:
+def knowing(output_tokens: Ints, evicted_share: float, *, times: float = 1.0) -> Fluid:
     """`fluid` with the law of these lengths, or one that is off by a factor."""
     quantiles = times * np.quantile(output_tokens, (np.arange(64) + 0.5) / 64)
-    return Fluid(stalled_share, (1.0,), (60.0,), tuple(quantiles.tolist()))
+    return Fluid(evicted_share, (1.0,), (60.0,), tuple(quantiles.tolist()))
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -60,7 +60,7 @@ def served(workload: Workload, blocks: int, policy: Policy) -> RunRecords:
 
 @pytest.mark.parametrize(("lengths", "blocks"), [case(*which) for which in product(SHORT, (39, 100, 400))])
 def test_short_outputs_take_as_long_as_greedily(lengths: str, blocks: int) -> None:
-    """Within a tenth; of evictions at most those that `stalled_share` accepts, or greedy's."""
+    """Within a tenth; of evictions at most those that `evicted_share` accepts, or greedy's."""
     requests = 2 * blocks + 2
     ratios, evictions = [], []
     for seed in SEEDS:
@@ -72,17 +72,17 @@ def test_short_outputs_take_as_long_as_greedily(lengths: str, blocks: int) -> No
     assert iterations < 1.1
     assert seconds < 1.1
     greedily, evicted = np.mean(evictions, axis=0)
-    assert evicted <= max(greedily, Fluid().stalled_share * requests / RISK)
+    assert evicted <= max(greedily, Fluid().evicted_share * requests / RISK)
 
 
 @pytest.mark.parametrize(("blocks", "requests", "prompt"), [(2500, 500, 200), (2500, 500, 30), (26_000, 1500, 200)])
 def test_long_outputs_do_not_begin_with_a_storm(blocks: int, requests: int, prompt: int) -> None:
-    """Evicted are what `stalled_share` accepts of all requests, and what may enter beyond the start's forecast."""
+    """Evicted are what `evicted_share` accepts of all requests, and what may enter beyond the start's forecast."""
     for seed in SEEDS[:2]:
         output = np.random.default_rng(seed).integers(200, 2001, requests)
         workload = Workload(np.zeros(requests), np.full(requests, prompt), output, name="long")
         greedy, ours = (served(workload, blocks, policy) for policy in (Greedy(), Fluid()))
-        allowed = Fluid().stalled_share * (requests + START_COMPLETIONS / RISK)
+        allowed = Fluid().evicted_share * (requests + START_COMPLETIONS / RISK)
         assert ours.preemptions.sum() < allowed < greedy.preemptions.sum() / 5
         assert ours.end_s < 1.05 * greedy.end_s
 

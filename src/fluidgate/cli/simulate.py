@@ -78,16 +78,16 @@ def _run(
     output: o.OutputOptions,
 ) -> None:
     from fluidgate.metrics import parse_goodput, summarize
-    from fluidgate.policies import load_policy_file, make_policy
+    from fluidgate.policies import load_policy_file
     from fluidgate.report import summary_table, write_perfetto
-    from fluidgate.runs import plan_for, provenance
+    from fluidgate.runs import policy_for, provenance
 
     written = output.files("summary.json", "requests.csv")
     o.try_outputs(*written, options.perfetto, folders=[output.output_dir])
     load_policy_file(options.policy_file)
     draws, hardware, config = workload.draws(options.repeats), hardware_options.load(), engine.load()
     slo = parse_goodput(options.goodput) if options.goodput else None
-    chosen = make_policy(options.policy, plan_for(draws[0], hardware, config, fleet.replicas))
+    chosen = policy_for(options.policy, draws[0], hardware, config, fleet.replicas)
     runs: list[RunRecords] = []
     with o.progress_bar(f"running {options.policy}") as progress:
         for draw in draws:

@@ -19,7 +19,7 @@ from fluidgate.code_cache import cache_folder, is_kept
 from fluidgate.engine import loop, routing
 from fluidgate.engine.config import EngineConfig
 from fluidgate.engine.replicas import stacked
-from fluidgate.engine.state import LOG_NOTHING, new_log, new_state
+from fluidgate.engine.state import new_log, new_state
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.kernel import entry_kernel, interpreted
@@ -90,12 +90,16 @@ class _Signatures:
     route: Any
 
 
+class _Knowing(Policy):
+    needs_output_length = True
+
+
 @cache
 def _signatures() -> _Signatures:
     """Numba types of the decision functions and of the loop, read off a smallest possible run."""
     hardware = Hardware("types", StepTime(c0=1.0), num_gpu_blocks=2)
     workload = Workload(np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64))
-    state, kv = new_state(workload, hardware, EngineConfig(), num_classes=1, show_output=True, log_level=LOG_NOTHING)
+    state, kv = new_state(workload, hardware, EngineConfig(), _Knowing())
     view = numba.typeof(interpreted(loop.make_view)(state, kv))
     view = types.NamedTuple(tuple(_native(t) for t in view.types), view.instance_class)
     number, integer, nothing = types.float64, types.int64, types.none

@@ -14,8 +14,8 @@ from fluidgate.engine.kv_cache import Cache
 from fluidgate.engine.records import FleetRecords, RunRecords
 from fluidgate.engine.replicas import replica_cache, replica_state, rows_of, stacked, summed
 from fluidgate.engine.routing import Fleet, turns_of
-from fluidgate.engine.run import records_of, refuse_class, run_to_end
-from fluidgate.engine.state import FINISHED_REQUESTS, LOG_NOTHING, State, new_log, new_state
+from fluidgate.engine.run import Progress, records_of, refuse_class, reporter, run_to_end
+from fluidgate.engine.state import FINISHED_REQUESTS, State, new_log, new_state
 from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy
@@ -33,7 +33,7 @@ def run_fleet(
     config: EngineConfig | None = None,
     *,
     compile: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FleetRecords:
     """Simulate `workload` on the replicas of `fleet`, each on `hardware` under a `policy` of its own.
 
@@ -48,23 +48,11 @@ def run_fleet(
     config = replace(config or EngineConfig(), **policy.engine_settings)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     config = replace(config, max_num_batched_tokens=config.token_budget(longest))  # the same in every replica
-    state, cache = new_state(
-        workload,
-        hardware,
-        config,
-        num_classes=policy.num_classes,
-        show_output=policy.needs_output_length,
-        log_level=LOG_NOTHING,
-        replicas=fleet.replicas,
-    )
+    state, cache = new_state(workload, hardware, config, policy, replicas=fleet.replicas)
     states, caches = stacked(state, cache, fleet.replicas)
     memories = np.stack([policy.new_memory() for _ in range(fleet.replicas)])
     program = load_program(policy, compile=compile)
-
-    def report(finished: int) -> None:
-        if progress is not None:
-            progress(finished, len(workload))
-
+    report = reporter(progress, len(workload))
     replica = _route(program, policy, fleet, states, caches, memories, report)
     stalled = [_drain(program, policy, k, states, caches, memories, report) for k in range(fleet.replicas)]
     runs: list[RunRecords | None] = [None] * fleet.replicas

@@ -23,6 +23,7 @@ from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy
 from fluidgate.workload import Workload
 
+Progress = Callable[[int, int], None]
 Record = Literal["requests", "steps", "decisions"]
 _LOG_LEVEL = {"requests": layout.LOG_NOTHING, "steps": layout.LOG_STEP, "decisions": layout.LOG_DECISIONS}
 
@@ -38,7 +39,7 @@ def run(
     *,
     record: Record = "requests",
     compile: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> RunRecords:
     """Simulate `workload` on `hardware` under `policy`; equal inputs give equal bits.
 
@@ -64,28 +65,27 @@ def run_program(
     config: EngineConfig | None,
     *,
     record: Record,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
     iterations_per_call: int = ITERATIONS_PER_CALL,
 ) -> RunRecords:
     """`run` with a step loop that is loaded already."""
     config = replace(config or EngineConfig(), **policy.engine_settings)
-    state, cache = new_state(
-        workload,
-        hardware,
-        config,
-        num_classes=policy.num_classes,
-        show_output=policy.needs_output_length,
-        log_level=_LOG_LEVEL[record],
-    )
+    state, cache = new_state(workload, hardware, config, policy, log_level=_LOG_LEVEL[record])
     log = new_log(1, 1) if record == "requests" else new_log(4096, 4096 + 64 * len(state.running))
-
-    def report(finished: int) -> None:
-        if progress is not None:
-            progress(finished, len(workload))
-
+    report = reporter(progress, len(workload))
     log, stalled = run_to_end(program, policy, state, cache, log, policy.new_memory(), report, iterations_per_call)
     steps = None if record == "requests" else _step_records(state, log)
     return records_of(workload, hardware, config, policy, state, steps=steps, stalled=stalled)
+
+
+def reporter(progress: Progress | None, requests: int) -> Callable[[int], None]:
+    """A function that passes the number of finished requests on to `progress`."""
+
+    def report(finished: int) -> None:
+        if progress is not None:
+            progress(finished, requests)
+
+    return report
 
 
 def run_to_end(

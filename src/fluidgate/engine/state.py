@@ -13,6 +13,7 @@ from fluidgate.engine.kv_cache import Cache, cache_bytes, new_cache
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepGrid
 from fluidgate.hardware.step_grid import TABLES
+from fluidgate.policies import Policy
 from fluidgate.workload import Workload
 
 CLOCK_PRECISION = 1e-3
@@ -176,10 +177,9 @@ def new_state(
     workload: Workload,
     hardware: Hardware,
     config: EngineConfig,
+    policy: Policy,
     *,
-    num_classes: int,
-    show_output: bool,
-    log_level: int,
+    log_level: int = LOG_NOTHING,
     replicas: int = 1,
 ) -> tuple[State, Cache]:
     """State and KV cache at time 0.
@@ -223,7 +223,7 @@ def new_state(
     setting[PREFIX_BLOCK_TOKENS] = workload.prefix_block_tokens if len(prefix_ids) else 0
     setting[SHARED_KEYS] = shared_keys
     setting[KEY_STRIDE] = most_blocks | 1  # odd, so that requests do not share hash buckets
-    setting[NUM_CLASSES] = num_classes
+    setting[NUM_CLASSES] = policy.num_classes
     setting[LOG_LEVEL] = log_level
     counter = np.zeros(COUNTERS, np.int64)
     counter[FREE_SLOTS] = slots
@@ -239,7 +239,7 @@ def new_state(
         arrival_s=workload.arrival_s,
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,
-        shown_output=workload.output_tokens if show_output else ints(fill=NONE),
+        shown_output=workload.output_tokens if policy.needs_output_length else ints(fill=NONE),
         class_id=workload.class_id,
         prefix_ids=prefix_ids,
         prefix_offsets=workload.prefix_offsets,
@@ -255,17 +255,17 @@ def new_state(
         prev_waiting=ints(fill=NONE),
         rank=floats(),
         sequence=ints(),
-        head=ints(num_classes, NONE),
-        tail=ints(num_classes, NONE),
-        waiting=ints(num_classes),
-        hold_clock=floats(num_classes),
+        head=ints(policy.num_classes, NONE),
+        tail=ints(policy.num_classes, NONE),
+        waiting=ints(policy.num_classes),
+        hold_clock=floats(policy.num_classes),
         hold_mark=floats(),
         running=ints(slots, NONE),
         free_slots=np.arange(slots - 1, -1, -1, dtype=np.int64),
         batch_rows=ints(slots),
         batch_tokens=ints(slots),
         victims=ints(slots),
-        quota=ints(num_classes),
+        quota=ints(policy.num_classes),
         mask=ints(slots, 1),
         hits=ints(most_blocks),
         first_scheduled_s=floats(fill=np.nan),

@@ -2,7 +2,7 @@
 
 from fluidgate.metrics.batches import BatchEntries, batch_entries, evictions
 from fluidgate.metrics.goodput import Slo, parse_goodput
-from fluidgate.metrics.in_system import mean_in_system, number_in_system
+from fluidgate.metrics.in_system import number_in_system
 from fluidgate.metrics.intervals import Interval, PairedDifference, aggregate, mean_interval, paired_difference
 from fluidgate.metrics.stability import StabilityVerdict, stability_verdict
 from fluidgate.metrics.summarize import summarize
@@ -22,7 +22,6 @@ __all__ = [
     "aggregate",
     "batch_entries",
     "evictions",
-    "mean_in_system",
     "mean_interval",
     "number_in_system",
     "paired_difference",

@@ -20,14 +20,3 @@ def number_in_system(records: RunRecords) -> tuple[FloatArray, IntArray]:
     arrived = np.searchsorted(arrivals, times, side="right")
     left = np.searchsorted(np.sort(departures), times, side="right")
     return times, arrived - left
-
-
-def mean_in_system(records: RunRecords) -> float:
-    """Time average of the number in system from the first arrival to the last arrival or completion.
-
-    By Little's law it is (arrivals per second) · (mean time in system) once everything has finished. NaN when no
-    time passes.
-    """
-    times, counts = number_in_system(records)
-    span_s = times[-1] - times[0]
-    return float(counts[:-1] @ np.diff(times) / span_s) if span_s > 0 else float("nan")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fluidgate.arrays import FloatArray
+from fluidgate.fluid.stability import COHERENT
 from fluidgate.kernel import kernel
 from fluidgate.policies.parts.forecast import FORECAST_SIZE, add_request, clear_forecast, copy_forecast, peak
 from fluidgate.policies.parts.length_law import (
@@ -62,8 +63,8 @@ from fluidgate.policies.registry import policy
 if TYPE_CHECKING:
     from fluidgate.fluid import FluidPlan
 
-# params: [stalled_share, laws, share of law 1.., laws, prompt of law 1.., ...]
-_STALLED_SHARE, LAWS, SHARES = range(3)
+# params: [evicted_share, laws, share of law 1.., laws, prompt of law 1.., ...]
+_EVICTED_SHARE, LAWS, SHARES = range(3)
 
 # memory: a header, the margin's loop, the grid of times, two forecasts, and per class its law and place in the queue
 (
@@ -96,7 +97,6 @@ ALL_ENTER, ENOUGH, NO_ROOM = range(3)
 MAX_TRIED = 64
 """Requests that the forecast is tried on, beyond what one iteration takes, to see whether all fit."""
 
-COHERENT = 0.8
 COHERENCE_COMPLETIONS, FREQUENCIES = 256, 64
 """The coherence from which admissions are paced, how often it is reckoned, and at how many frequencies."""
 
@@ -315,7 +315,7 @@ def _decide(params, memory, view, out_quota):
         out_quota[0] = 0
         return
     own = _forecast_residents(params, memory, view)
-    allowed = allowance(memory, _LOOP, params[_STALLED_SHARE])
+    allowed = allowance(memory, _LOOP, params[_EVICTED_SHARE])
     if allowed > 0.0:
         allowed -= _beyond_forecast(params, memory, view, own)
     end = _walk(params, memory, view, out_quota, False, own, allowed)
@@ -344,7 +344,7 @@ def _observe(params, memory, event):
         count_completion(memory, law, event.prompt_tokens, event.generated_tokens)
         memory[_COMPLETIONS] += 1.0
         memory[_UNTESTED] += 1.0
-        note_completion(memory, _LOOP, params[_STALLED_SHARE], memory[_COHERENCE] >= COHERENT)
+        note_completion(memory, _LOOP, params[_EVICTED_SHARE], memory[_COHERENCE] >= COHERENT)
     elif event.kind == PREEMPTED:
         note_eviction(memory, _LOOP)
     elif event.kind == ADMITTED:
@@ -364,21 +364,23 @@ class Fluid(Policy):
     """Admit while the predicted memory stays below capacity.
 
     Attributes:
-        stalled_share: the acceptable share of requests that are evicted while they run, from 0 to 1.
+        evicted_share: the acceptable share of requests that are evicted while they run, from 0 to 1.
         shares: per class, its share of the requests (the prior).
         prompt_tokens: per class, its mean prompt (the prior).
         output_quantiles: per class, middles of equal shares of its output lengths, end to end (the prior); empty:
             nothing is known.
     """
 
-    stalled_share: float = 0.1
+    evicted_share: float = 0.1
     shares: tuple[float, ...] = (1.0,)
     prompt_tokens: tuple[float, ...] = (512.0,)
     output_quantiles: tuple[float, ...] = ()
 
+    renamed = {"stalled_share": "evicted_share"}  # noqa: RUF012 (no field: a class variable of `Policy`)
+
     def __post_init__(self) -> None:
         classes = len(self.shares)
-        self.require(0 <= self.stalled_share <= 1, f"stalled_share = {self.stalled_share} must be from 0 to 1")
+        self.require(0 <= self.evicted_share <= 1, f"evicted_share = {self.evicted_share} must be from 0 to 1")
         self.require(classes >= 1, "shares must name at least one class")
         self.require(len(self.prompt_tokens) == classes, "needs one prompt length per class")
         even = len(self.output_quantiles) % classes == 0

@@ -17,7 +17,7 @@ what it restricts. The engine's own limits (blocks, seats, token budget) always 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -93,12 +93,14 @@ class Policy:
 
     Attributes:
         needs_output_length: the policy sees output lengths; without it the engine hides them.
+        renamed: parameters' former names, each with the present one; they are refused with it.
         may_idle: the policy may leave the engine idle with work for ever (the paper's algorithms to the letter);
             a run then ends where nothing can happen any more instead of raising `Stalled`.
     """
 
     name: ClassVar[str] = "policy"
     needs_output_length: ClassVar[bool] = False
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     classify: ClassVar[Callable[..., int] | None] = None
     rank: ClassVar[Callable[..., float] | None] = None

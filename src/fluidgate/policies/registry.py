@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,8 +52,11 @@ def policy_class(name: str) -> type[Policy]:
     return _REGISTRY[name]
 
 
-def make_policy(spec: str | Policy, plan: FluidPlan) -> Policy:
+def make_policy(spec: str | Policy, plan: FluidPlan | Callable[[], FluidPlan]) -> Policy:
     """A policy from `name` or `name:key=value,key=value`; parameters that are not named come from the plan.
+
+    Args:
+        plan: or a function that makes one, called only if the policy needs it.
 
     Raises:
         InputError: an unknown name or parameter, or a value that is not a number.
@@ -62,7 +65,16 @@ def make_policy(spec: str | Policy, plan: FluidPlan) -> Policy:
         return spec
     name, _, rest = spec.partition(":")
     cls = policy_class(name)
-    return cls.from_plan(plan, **_overrides(cls, rest))
+    given = _overrides(cls, rest)
+    if _is_set(cls, given):
+        return cls(**given)
+    return cls.from_plan(plan() if callable(plan) else plan, **given)
+
+
+def _is_set(cls: type[Policy], given: Mapping[str, object]) -> bool:
+    """Whether nothing is left for a plan to say."""
+    plans = cls.from_plan.__func__ is not Policy.from_plan.__func__  # type: ignore[attr-defined]
+    return not plans or {field.name for field in fields(cls)} <= set(given)
 
 
 def load_policy_file(path: Path | None) -> None:
@@ -89,6 +101,8 @@ def _overrides(cls: type[Policy], rest: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
         key, equals, text = item.partition("=")
+        if key in cls.renamed:
+            raise InputError(f"policy {cls.name}: {key} is now called {cls.renamed[key]}; use that name")
         if not equals or key not in known:
             allowed = ", ".join(sorted(known)) or "none"
             raise InputError(f"policy {cls.name}: {item!r} is not key=value with a known key (known: {allowed})")

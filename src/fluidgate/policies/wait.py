@@ -16,19 +16,19 @@ import numpy as np
 from fluidgate.arrays import FloatArray
 from fluidgate.kernel import kernel
 from fluidgate.policies.parts.pacing import MEMORY_SLACK, accrue, pause_for_memory
-from fluidgate.policies.protocol import ADMITTED, MANY, Policy
+from fluidgate.policies.parts.thresholds import GROUPS, HOLD_S, STRICT, THRESHOLDS, ThresholdPolicy, held_until
+from fluidgate.policies.protocol import ADMITTED
 from fluidgate.policies.registry import policy
 
 if TYPE_CHECKING:
     from fluidgate.fluid import FluidPlan
 
 # params: [hold_s, strict, J, n_1..n_J, J - 1, edges...]; memory: [iteration, credit of type 1..J]
-_HOLD_S, _STRICT, _TYPES, _THRESHOLDS = range(4)
 
 
 @kernel
 def _type_of(params, output_tokens):
-    first_edge = _THRESHOLDS + int(params[_TYPES]) + 1
+    first_edge = THRESHOLDS + int(params[GROUPS]) + 1
     kind = 0
     while first_edge + kind < len(params) and output_tokens > params[first_edge + kind]:
         kind += 1
@@ -40,7 +40,7 @@ def _runs_strictly(params, view, i):
     """Whether resident i is among the first n_j of its type and stage, and its type is eligible."""
     row = view.residents[i]
     kind = _type_of(params, view.output_tokens[row])
-    threshold = params[_THRESHOLDS + kind]
+    threshold = params[THRESHOLDS + kind]
     if view.waiting_count[kind] < threshold:
         return False
     ahead = 0
@@ -57,8 +57,8 @@ def _admit_paced(params, memory, view, out_quota):
     elapsed = view.iteration - memory[0]
     memory[0] = view.iteration
     first = -1
-    for kind in range(int(params[_TYPES])):
-        pace = params[_THRESHOLDS + kind]
+    for kind in range(int(params[GROUPS])):
+        pace = params[THRESHOLDS + kind]
         memory[1 + kind] = accrue(memory[1 + kind], pace, elapsed)
         out_quota[kind] = int(memory[1 + kind])
         head = view.waiting_head[kind]
@@ -66,8 +66,8 @@ def _admit_paced(params, memory, view, out_quota):
             continue
         if first < 0 or view.arrival_s[head] < view.arrival_s[view.waiting_head[first]]:
             first = kind
-        release_s = view.arrival_s[head] + params[_HOLD_S]
-        if view.waiting_count[kind] < int(pace) and view.now_s < release_s:
+        release_s = held_until(view, kind, pace, params[HOLD_S])
+        if release_s > view.now_s:
             out_quota[kind] = 0
             wake_s = min(wake_s, release_s)
     if len(view.residents) == 0 and first >= 0:  # never hold an idle engine
@@ -80,16 +80,16 @@ def _classify(params, request):
 
 
 def _admit(params, memory, view, out_quota):
-    if params[_STRICT] == 0.0:
+    if params[STRICT] == 0.0:
         return _admit_paced(params, memory, view, out_quota)
-    for kind in range(int(params[_TYPES])):
-        threshold = int(params[_THRESHOLDS + kind])
+    for kind in range(int(params[GROUPS])):
+        threshold = int(params[THRESHOLDS + kind])
         out_quota[kind] = threshold if view.waiting_count[kind] >= threshold else 0
     return np.inf
 
 
 def _advance(params, memory, view, out_mask):
-    if params[_STRICT] == 0.0:
+    if params[STRICT] == 0.0:
         pause_for_memory(view, out_mask)
     else:
         for i in range(len(view.residents)):
@@ -104,32 +104,19 @@ def _observe(params, memory, event):
 
 
 @policy("wait")
-class Wait(Policy):
+class Wait(ThresholdPolicy):
     """Type j enters at its threshold's pace.
 
     Attributes:
-        hold_s: longest hold of an incomplete entry group (deployable mode), seconds.
-        strict: the paper's algorithm to the letter; thresholds are then whole numbers.
-        thresholds: n_j per type, requests.
         output_edges: type j has outputs in (edge j-1, edge j], tokens.
     """
 
-    hold_s: float
-    strict: bool
-    thresholds: tuple[float, ...]
     output_edges: tuple[float, ...]
 
     needs_output_length = True
 
     def __post_init__(self) -> None:
-        self.require(len(self.thresholds) == len(self.output_edges) + 1, "needs one threshold per type")
-        in_range = all(0 < n < MANY for n in self.thresholds)
-        self.require(in_range, f"thresholds {self.thresholds} must be above 0 and finite")
-        rising = all(a < b for a, b in zip((0.0, *self.output_edges), self.output_edges, strict=False))
-        self.require(rising, f"output edges {self.output_edges} must rise and be above 0 tokens")
-        self.require(0 <= self.hold_s < np.inf, f"hold_s = {self.hold_s} must be at least 0 s, and finite")
-        whole = all(n % 1 == 0 for n in self.thresholds)
-        self.require(whole or not self.strict, f"strict mode needs whole thresholds, not {self.thresholds}")
+        self.check(self.output_edges, "output edges", "type")
 
     classify = staticmethod(_classify)
     admit = staticmethod(_admit)
@@ -140,11 +127,6 @@ class Wait(Policy):
     def num_classes(self) -> int:
         """One class per type."""
         return len(self.thresholds)
-
-    @property
-    def may_idle(self) -> bool:
-        """Only to the letter."""
-        return self.strict
 
     def new_memory(self) -> FloatArray:
         """The iteration credits were last reckoned at, and the credit of each type."""
@@ -157,10 +139,4 @@ class Wait(Policy):
         period_s = max(wait.period_s, MEMORY_SLACK * wait.period_range_s[1])
         strict = bool(overrides.get("strict", False))
         thresholds = wait.integer if strict else wait.rate * period_s
-        planned = {
-            "hold_s": wait.iteration_time_s,
-            "strict": strict,
-            "thresholds": tuple(float(n) for n in thresholds),
-            "output_edges": tuple(float(e) for e in wait.output_edges),
-        }
-        return cls(**(planned | overrides))
+        return cls.planned(wait.iteration_time_s, thresholds, {"output_edges": wait.output_edges}, overrides)

@@ -4,7 +4,7 @@ from fluidgate.runs.comparison import DEFAULT_POLICIES, Cell, Comparison, Scenar
 from fluidgate.runs.export import comparison_provenance, provenance, rows, write_csv, write_parquet, write_table
 from fluidgate.runs.frontier import FRONTIER_POLICIES, Frontier, StableRate, frontier
 from fluidgate.runs.jobs import Runner
-from fluidgate.runs.simulation import plan_for, simulate
+from fluidgate.runs.simulation import plan_for, policy_for, simulate
 
 __all__ = [
     "DEFAULT_POLICIES",
@@ -19,6 +19,7 @@ __all__ = [
     "comparison_provenance",
     "frontier",
     "plan_for",
+    "policy_for",
     "provenance",
     "repeated",
     "rows",

@@ -33,6 +33,28 @@ def plan_for(workload: Workload, hardware: Hardware, config: EngineConfig, repli
     return at(workload.rate / replicas) if np.isfinite(workload.rate) else at(at(1.0).stability.boundary_rate)
 
 
+def policy_for(
+    spec: str | Policy,
+    workload: Workload,
+    hardware: Hardware,
+    config: EngineConfig,
+    replicas: int = 1,
+    fluid_plan: FluidPlan | None = None,
+) -> Policy:
+    """The policy of a spec. A plan is made only to set it, or to warn of a calibration's range.
+
+    Raises:
+        InputError: an unknown policy or parameter.
+    """
+
+    def planned() -> FluidPlan:
+        return plan_for(workload, hardware, config, replicas)
+
+    if fluid_plan is None and hardware.calibration is not None:
+        fluid_plan = planned()
+    return make_policy(spec, fluid_plan or planned)
+
+
 def simulate(
     workload: Workload,
     hardware: Hardware,
@@ -50,7 +72,7 @@ def simulate(
     Args:
         policy: a `Policy`, a registered name, or a spec such as `concurrency-cap:cap=25`; what a spec leaves out
             comes from the plan.
-        fluid_plan: the plan that sets the policy; made from `workload` if None.
+        fluid_plan: the plan that sets the policy; made from `workload` if None and needed.
         record, compile, progress: as in `engine.run`; per-iteration records are of one engine only.
         fleet: how many engines, and the router in front of them; None: one engine.
 
@@ -62,10 +84,7 @@ def simulate(
         CalibrationWarning: the run has steps beyond those that the hardware was calibrated on.
     """
     config, fleet = config or EngineConfig(), fleet or Fleet()
-    if not isinstance(policy, Policy):
-        policy = make_policy(policy, fluid_plan or plan_for(workload, hardware, config, fleet.replicas))
-    elif hardware.calibration is not None and fluid_plan is None:
-        plan_for(workload, hardware, config, fleet.replicas)  # for its warning alone
+    policy = policy_for(policy, workload, hardware, config, fleet.replicas, fluid_plan)
     if fleet.replicas > 1:
         if record != "requests":
             raise InputError(f"iterations are recorded of one engine, and there are {fleet.replicas} replicas; use one")

@@ -26,8 +26,8 @@ from fluidgate.engine.step import evict, put_in_batch, seat
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
-from fluidgate.policies import Policy, make_policy
-from fluidgate.runs import plan_for
+from fluidgate.policies import Policy
+from fluidgate.runs import policy_for
 from fluidgate.serving.versions import EQUAL_VERSIONS, public
 from fluidgate.workload import Workload
 
@@ -64,8 +64,7 @@ def emulate(
     config = config or EngineConfig()
     if config.mode != "vllm" or config.preemption != "recompute":
         raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}; use simulate")
-    if not isinstance(policy, Policy):
-        policy = make_policy(policy, fluid_plan or plan_for(workload, hardware, config))
+    policy = policy_for(policy, workload, hardware, config, fluid_plan=fluid_plan)
     from fluidgate.serving import vllm_core
 
     config = vllm_core.as_installed(replace(config, **policy.engine_settings))

@@ -276,6 +276,8 @@ class PlanFile(_Section):
         """
         cls = policy_class(self.policy)
         names = [field.name for field in fields(cls)]
+        for old in self.parameters.keys() & cls.renamed.keys():
+            raise InputError(f"'parameters.{old}' is now called {cls.renamed[old]}; {_AGAIN}")
         for name in names:
             if name not in self.parameters:
                 raise InputError(f"'parameters.{name}' is missing: policy {self.policy} needs it; {_AGAIN}")

@@ -1,12 +1,12 @@
 """The margin of `fluid` in closed loop, and what it dares while it knows nothing.
 
 An eviction raises the margin and a completion while the queue was held lowers it, so that evictions per request settle
-at `stalled_share`, or below where a larger margin costs next to nothing.
+at `evicted_share`, or below where a larger margin costs next to nothing.
 
 Without a prior there is a start, over whose `START_COMPLETIONS` completions `doubt` falls from 1 to 0. A forecast made
 from ignorance lets hardly anything in, and a forecast that is never tested is never corrected. So the margin begins at
 nothing and waits for evictions to ask for one, and requests enter beyond the forecast: as many as may be evicted so
-that `stalled_share` of the start's requests are, less those that were. Short outputs end soon and teach the law; where
+that `evicted_share` of the start's requests are, less those that were. Short outputs end soon and teach the law; where
 they turn out long these evictions are the price.
 
 The state is a stretch of the policy's memory that begins at index `at`.
@@ -72,20 +72,20 @@ def doubt(memory, at):
 
 
 @kernel
-def allowance(memory, at, stalled_share):
+def allowance(memory, at, evicted_share):
     """How many residents there may be beyond those that the forecast lets in; 0 or less with a prior."""
     requests = min(memory[at + REQUESTS], START_COMPLETIONS)
-    return doubt(memory, at) * (stalled_share * requests / RISK - memory[at + EVICTED])
+    return doubt(memory, at) * (evicted_share * requests / RISK - memory[at + EVICTED])
 
 
 @kernel
-def least_margin(memory, at, stalled_share, paced):
+def least_margin(memory, at, evicted_share, paced):
     """The margin that evictions do not have to justify."""
     if paced:
         return 0.0
     least = LAX_MARGIN + (MIN_MARGIN - LAX_MARGIN) * memory[at + RECOMPUTED]
     cheap = min(CHEAP_MARGIN, max(least, CHEAP / (memory[at + SPREAD] + RESERVE)))
-    return cheap + (LAX_MARGIN - cheap) * stalled_share
+    return cheap + (LAX_MARGIN - cheap) * evicted_share
 
 
 @kernel
@@ -95,13 +95,13 @@ def note_arrival(memory, at):
 
 
 @kernel
-def note_completion(memory, at, stalled_share, paced):
+def note_completion(memory, at, evicted_share, paced):
     """Lower the margin if the queue was held; the less doubt there is at the start, the more of the floor holds."""
     memory[at + COMPLETED] += 1.0
     memory[at + IN_A_ROW] = 0.0
     if memory[at + HELD] != 0.0:
-        floor = least_margin(memory, at, stalled_share, paced)
-        lower = memory[at + MARGIN] - GAIN * stalled_share
+        floor = least_margin(memory, at, evicted_share, paced)
+        lower = memory[at + MARGIN] - GAIN * evicted_share
         memory[at + MARGIN] = max(lower, min(memory[at + MARGIN], floor))
         memory[at + HELD] = 0.0
         left = doubt(memory, at)

@@ -43,7 +43,7 @@ TUNED_WATERMARKS, TUNED_CAPS = (0.0, 0.01, 0.02, 0.05, 0.1), (None, 0.8, 0.9, 1.
 FIRST_TUNING_SEED = 500
 
 CURVES = {
-    "fluid": [f"fluid:stalled_share={x}" for x in (0, 0.02, 0.05, 0.1, 0.2, 0.5, 1)],
+    "fluid": [f"fluid:evicted_share={x}" for x in (0, 0.02, 0.05, 0.1, 0.2, 0.5, 1)],
     "watermark": [f"watermark:share={x}" for x in (0, 0.01, 0.02, 0.05, 0.1, 0.2)],
     "past-future": [f"past-future:reserve={x}" for x in (0, 0.03, 0.05, 0.08, 0.15)],
 }
@@ -252,7 +252,7 @@ PARTS: dict[str, _Part] = {
     ),
     "eviction-costs": _Part(
         lambda scale, mooncake: [_saturated(name, e, scale) for name in CELLS for e in EVICTION_COSTS],
-        lambda cell, residents: ("greedy", "watermark:share=0.05", "fluid", "fluid:stalled_share=1"),
+        lambda cell, residents: ("greedy", "watermark:share=0.05", "fluid", "fluid:evicted_share=1"),
         tunes=lambda cell: True,
     ),
     "priors": _Part(

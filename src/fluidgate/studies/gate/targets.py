@@ -196,7 +196,7 @@ _BOUNDS = (
     ),
     _Bound(
         *("rate ÷ tuned vLLM's, prefix cache, laxest knob", "eviction-costs", 0.99, None, _cached),
-        _ratio("bound_share", TUNED, "eviction-costs", "fluid:stalled_share=1"),
+        _ratio("bound_share", TUNED, "eviction-costs", "fluid:evicted_share=1"),
     ),
     _Bound(
         *("stalls ÷ stock's, reasoning, load ≥ 0.95", "loads", None, 1 / 8, _busy_reasoning),
