@@ -2,7 +2,7 @@
 
 import pytest
 
-from fluidgate.fluid import FluidPlan, plan
+from fluidgate.fluid import FluidPlan
 from fluidgate.policies import (
     ConcurrencyCap,
     Fluid,
@@ -14,15 +14,9 @@ from fluidgate.policies import (
     make_policy,
     policy_names,
 )
-from fluidgate.testing import check_policy, small_hardware, small_workloads
+from fluidgate.testing import check_policy
 
 OURS = ["concurrency-cap", "fluid", "greedy", "nested-wait", "rate-limited", "wait", "watermark"]
-
-
-@pytest.fixture(scope="module")
-def small_plan() -> FluidPlan:
-    overload = next(w for w in small_workloads() if w.name == "overload")
-    return plan(overload, small_hardware())
 
 
 def test_all_are_registered() -> None:

@@ -1,7 +1,5 @@
 """Names, specs and parameters of policies: what they become, and what is refused."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -18,23 +16,9 @@ from fluidgate.policies import (
     make_policy,
     policy,
     policy_names,
-    registry,
 )
-from fluidgate.testing import small_hardware, small_workloads
+from fluidgate.testing import small_hardware
 from fluidgate.workload import Workload
-
-
-@pytest.fixture(scope="module")
-def small_plan() -> FluidPlan:
-    return plan(small_workloads()[2], small_hardware())
-
-
-@pytest.fixture
-def clean_registry() -> Iterator[None]:
-    before = dict(registry._REGISTRY)
-    yield
-    registry._REGISTRY.clear()
-    registry._REGISTRY.update(before)
 
 
 def test_a_name_takes_its_parameters_from_the_plan(small_plan: FluidPlan) -> None:
@@ -152,3 +136,17 @@ def test_a_users_policy_is_made_by_name(small_plan: FluidPlan) -> None:
     assert Mine().name == "mine"
     with pytest.raises(AttributeError):
         Mine().share = 1.0  # type: ignore[misc]
+
+
+def test_a_former_name_of_a_parameter_is_refused_with_the_present_one(small_plan: FluidPlan) -> None:
+    with pytest.raises(InputError, match="policy fluid: stalled_share is now called evicted_share"):
+        make_policy("fluid:stalled_share=0.2", small_plan)
+
+
+def test_a_plan_is_made_only_for_a_policy_that_needs_one(small_plan: FluidPlan) -> None:
+    def never() -> FluidPlan:
+        raise AssertionError("nothing is left for a plan to say")
+
+    for spec in ("greedy", "max-utilization", "concurrency-cap:cap=7", "watermark:share=0.1"):
+        make_policy(spec, never)
+    assert make_policy("concurrency-cap", lambda: small_plan) == make_policy("concurrency-cap", small_plan)

@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +91,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plans") / "plan.json"
     PlanFile.of(PLAN, make_policy("nested-wait", PLAN), CONFIG, ServedModel(name="m")).save(path)
     return path
-
-
-@pytest.fixture
-def clean_registry() -> Iterator[None]:
-    before = dict(registry._REGISTRY)
-    yield
-    registry._REGISTRY.clear()
-    registry._REGISTRY.update(before)
 
 
 @pytest.mark.parametrize("name", sorted(set(policy_names()) - set(SERVABLE)))
