@@ -7,10 +7,13 @@ import re
 from pathlib import Path
 
 from fluidgate.output import make_folder, write_text
-from fluidgate.report.html import Html
+from fluidgate.report.html import Html, asset
 from fluidgate.report.pictures import all_figures
-from fluidgate.report.template import CHART_STYLE, LIGHT
 from fluidgate.runs import Comparison
+
+STYLE = asset("chart.css")
+LIGHT = dict(re.findall(r"--([\w-]+): (#\w+);", asset("page.css").partition("@media")[0]))
+"""The page's light colours, by name."""
 
 FONT = "svg { background: #fff; font-family: system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; }"
 
@@ -35,7 +38,7 @@ def standalone(drawing: Html) -> str:
     width, height = re.search(r'viewBox="0 0 (\S+) (\S+)"', drawing).groups()  # type: ignore[union-attr]
     bare = re.sub(r' data-hover="[^"]*"', "", drawing)
     opened = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
-    styled = bare.replace("<svg", opened, 1).replace(">", f"><style>{FONT}{CHART_STYLE}</style>", 1)
+    styled = bare.replace("<svg", opened, 1).replace(">", f"><style>{FONT}\n{STYLE}</style>", 1)
     return re.sub(r"var\(--([\w-]+)\)", lambda name: LIGHT[name[1]], styled) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 
 from fluidgate.words import escaped
 
@@ -14,6 +15,11 @@ class Html(str):
     """Text that is markup already; everything else that reaches a page is escaped."""
 
     __slots__ = ()
+
+
+def asset(name: str) -> str:
+    """A file of this package: the page's template, style or script."""
+    return files("fluidgate.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def tag(name: str, /, *children: str, **attributes: str | float | None) -> Html:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 
 from fluidgate.errors import InputError
 from fluidgate.output import write_text
 from fluidgate.report.body import contents, sections
 from fluidgate.report.deployment import Deployment
-from fluidgate.report.html import join
-from fluidgate.report.script import SCRIPT
-from fluidgate.report.template import PAGE, STYLE
+from fluidgate.report.html import asset, join
 from fluidgate.runs import Comparison, Frontier
 from fluidgate.version import version
 
@@ -59,12 +58,12 @@ def render(
         f"Which requests may enter the GPU, and when: {policies} admission policies "
         f"at {len(comparison.scenarios)} loads, {comparison.requests:,} requests, {comparison.repeats} paired repeats."
     )
-    return PAGE.substitute(
+    return Template(asset("page.html")).substitute(
         title=join([title]),
         subtitle=join([subtitle]),
-        style=STYLE,
+        style=asset("page.css") + asset("chart.css"),
         version=version(),
         contents=contents(),
         sections="\n".join(sections(comparison, version(), command, deployments, frontier)),
-        script=SCRIPT,
+        script=asset("page.js"),
     )

@@ -1,6 +1,4 @@
-"""The page's script: choose loads, policies and a metric, and read values under the pointer. All shows without it."""
-
-SCRIPT = """
+// The page's script: choose loads, policies and a metric, and read values under the pointer. All shows without it.
 (() => {
   "use strict";
   const form = document.getElementById("controls");
@@ -91,4 +89,3 @@ SCRIPT = """
   document.addEventListener("scroll", hide, { passive: true });
   apply();
 })();
-"""
