@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluidgate.report import figures, pictures
+from fluidgate.report import over_repeats, pictures
+from fluidgate.report.charts import legend
 from fluidgate.report.controls import controls
 from fluidgate.report.deployment import Deployment, deployment
-from fluidgate.report.figures import policies
 from fluidgate.report.html import Html, tag
 from fluidgate.report.losses import parts_legend
+from fluidgate.report.over_repeats import policies
 from fluidgate.report.over_time import stage_legend
 from fluidgate.report.sections import answer, compared, made, plan, section, stability_strip
-from fluidgate.report.svg import legend
 from fluidgate.runs import Comparison, Frontier
 from fluidgate.words import percent
 
@@ -126,7 +126,7 @@ def _stability(comparison: Comparison, frontier: Frontier | None) -> Html:
             f"By simulation from a standing queue, bisected; an interval misses with at most "
             f"{percent(frontier.rule.alpha)}. Dashed: what the fluid model says is the most for any policy."
         )
-        drawn = figures.stable_rate_bars(comparison, frontier)
+        drawn = over_repeats.stable_rate_bars(comparison, frontier)
         parts.append(tag("figure", drawn, tag("figcaption", caption), class_="narrow"))
     return section("stability", "Stability", *parts)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluidgate.report.figures import policies
+from fluidgate.report.charts import marker
 from fluidgate.report.html import Html, tag
-from fluidgate.report.svg import marker
+from fluidgate.report.over_repeats import policies
 from fluidgate.runs import Comparison
 from fluidgate.words import percent
 

@@ -8,8 +8,8 @@ from math import nan
 
 from fluidgate.fluid import residents_by_stage, stage_edges
 from fluidgate.metrics import Timeline
-from fluidgate.report.figures import policies
 from fluidgate.report.html import Html, tag
+from fluidgate.report.over_repeats import policies
 from fluidgate.report.plots import Level, Line, distributions, envelope, lines_over_time, shade, stack
 from fluidgate.report.words import duration
 from fluidgate.runs import Cell, Comparison, Scenario

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fluidgate.report.controls import choice
-from fluidgate.report.figures import kv_bars, metric_bars, policies, throughput_latency
 from fluidgate.report.html import Html, join, tag
 from fluidgate.report.losses import busy_time
+from fluidgate.report.over_repeats import kv_bars, metric_bars, policies, throughput_latency
 from fluidgate.report.over_time import (
     batch_over_time,
     distribution,

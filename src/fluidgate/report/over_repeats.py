@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import isfinite
 
 from fluidgate.metrics import METRICS, Interval
+from fluidgate.report.charts import Bar, Curve, Limit, bars, curves, scale_top
 from fluidgate.report.html import Html
-from fluidgate.report.svg import Bar, Curve, Limit, bars, curves, scale_top
 from fluidgate.report.words import duration, load_title, measured
 from fluidgate.runs import Cell, Comparison, Frontier, Scenario, StableRate
 from fluidgate.words import number, percent
