@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fluidgate.report import over_repeats, pictures
+from fluidgate.report import figures, over_repeats
 from fluidgate.report.charts import legend
 from fluidgate.report.controls import controls
 from fluidgate.report.deployment import Deployment, deployment
@@ -71,7 +71,7 @@ def _kv(comparison: Comparison) -> Html:
         "line: mean. Dashed: the mean that the fluid model predicts; grey: two standard deviations of greedy admission "
         "around it (both at the boundary where the load is above it). At the capacity, requests are evicted."
     )
-    return section("kv", "KV cache over time", _note(note), pictures.per_load(comparison, pictures.kv_figures))
+    return section("kv", "KV cache over time", _note(note), figures.per_load(comparison, figures.kv_figures))
 
 
 def _batch(comparison: Comparison) -> Html:
@@ -80,7 +80,7 @@ def _batch(comparison: Comparison) -> Html:
         "dashed: where the layers end there. A layer much wider than the others is a cohort, which will grow, and "
         "finish, together."
     )
-    drawn = pictures.per_load(comparison, pictures.batch_figures, above=stage_legend)
+    drawn = figures.per_load(comparison, figures.batch_figures, above=stage_legend)
     return section("batch", "Who is in the batch", _note(note), drawn)
 
 
@@ -89,7 +89,7 @@ def _queue(comparison: Comparison) -> Html:
         "Waiting: requests that have arrived and hold no KV, evicted ones too, at most in each interval. Held: how "
         "long the policy, and nothing else, kept requests out, by when they arrived. First repeat."
     )
-    drawn = pictures.per_load(comparison, pictures.queue_figures)
+    drawn = figures.per_load(comparison, figures.queue_figures)
     return section("queue", "Queue and holds", _note(note), _legend(comparison), drawn)
 
 
@@ -100,12 +100,12 @@ def _latency(comparison: Comparison) -> Html:
     )
     overview = tag(
         "figure",
-        pictures.overview(comparison).drawing,
+        figures.overview(comparison).drawing,
         tag("figcaption", "Each mark is a load; lines through it are 95% intervals. Down and to the right is better."),
         class_="narrow",
     )
-    drawn = pictures.per_load(comparison, pictures.latency_figures)
-    parts = (_note(note), _legend(comparison), overview, pictures.metric_choice(), drawn)
+    drawn = figures.per_load(comparison, figures.latency_figures)
+    parts = (_note(note), _legend(comparison), overview, figures.metric_choice(), drawn)
     return section("latency", "Latency", *parts)
 
 
@@ -114,7 +114,7 @@ def _silence(comparison: Comparison) -> Html:
         "A stream falls silent when its request is evicted and computed again, or when others' prompts take the "
         "iteration. Curves: first repeat; bars: all repeats, with 95% intervals."
     )
-    drawn = pictures.per_load(comparison, pictures.silence_figures)
+    drawn = figures.per_load(comparison, figures.silence_figures)
     return section("silence", "Silence and recomputation", _note(note), _legend(comparison), drawn)
 
 
@@ -137,7 +137,7 @@ def _losses(comparison: Comparison) -> Html:
         "loses, and what batches smaller than memory, token budget and seats allow lose. Under-use is harmless below "
         "the load from which memory matters."
     )
-    drawn = pictures.per_load(comparison, pictures.loss_figures)
+    drawn = figures.per_load(comparison, figures.loss_figures)
     return section("losses", "Where busy time goes", _note(note), parts_legend(), drawn)
 
 

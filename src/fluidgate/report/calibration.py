@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from fluidgate.arrays import BoolArray, FloatArray
 from fluidgate.calibration import CalibrationReport, QueriedHardware, StepPoints
 from fluidgate.hardware.fit import COEFFICIENTS
-from fluidgate.report.axes import Axis, frame, svg
 from fluidgate.report.charts import colour
 from fluidgate.report.html import Html, tag
+from fluidgate.report.svg import Axis, frame, svg
 from fluidgate.words import number, percent
 
 if TYPE_CHECKING:

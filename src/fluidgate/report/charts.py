@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import inf, isfinite
 
 from fluidgate.metrics import Interval
-from fluidgate.report.axes import Axis, Format, frame, svg
 from fluidgate.report.html import Html, tag
+from fluidgate.report.svg import Axis, Format, frame, svg
 from fluidgate.report.words import short
 
 COLOURS = 8

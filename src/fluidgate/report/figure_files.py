@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from fluidgate.output import make_folder, write_text
+from fluidgate.report.figures import all_figures
 from fluidgate.report.html import Html, asset
-from fluidgate.report.pictures import all_figures
 from fluidgate.runs import Comparison
 
 STYLE = asset("chart.css")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import isfinite
 
-from fluidgate.report.axes import svg
 from fluidgate.report.html import Html, tag
+from fluidgate.report.svg import svg
 from fluidgate.report.words import load_title, short
 from fluidgate.runs import Cell, Comparison, Scenario
 from fluidgate.words import percent

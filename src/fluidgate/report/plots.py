@@ -8,9 +8,9 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from fluidgate.report.axes import Axis, Format, frame, svg
 from fluidgate.report.charts import colour
 from fluidgate.report.html import Html, join, tag
+from fluidgate.report.svg import Axis, Format, frame, svg
 from fluidgate.report.words import duration
 from fluidgate.words import number
 
