@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
 
 from fluidgate.arrays import BoolArray, FloatArray
 from fluidgate.calibration import CalibrationReport, QueriedHardware, StepPoints
 from fluidgate.hardware.fit import COEFFICIENTS
-from fluidgate.report.charts import colour
 from fluidgate.report.html import Html, tag
-from fluidgate.report.svg import Axis, frame, svg
+from fluidgate.report.svg import Axis, colour, frame, svg
 from fluidgate.words import number, percent
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 SIZE, LEFT, RIGHT, TOP, FOOT = 420.0, 58.0, 14.0, 26.0, 60.0
 MAX_POINTS = 2000
@@ -31,9 +28,6 @@ UNITS = {
 
 def calibration_table(report: CalibrationReport, title: str) -> Table:
     """Coefficients with their intervals, errors of held-out steps, and the range, for the terminal."""
-    import numpy as np
-    from rich.table import Table
-
     table = Table(title=title, show_header=False)
     for name, half_width in zip(COEFFICIENTS, report.calibration.plus_minus, strict=True):
         unit, scale = UNITS[name]
@@ -53,8 +47,6 @@ def calibration_table(report: CalibrationReport, title: str) -> Table:
 
 def grid_table(queried: QueriedHardware) -> Table:
     """What was queried, how far the grid reaches, and what interpolation costs, for the terminal."""
-    from rich.table import Table
-
     hardware, kinds, error = queried.hardware, queried.points.kind, queried.interpolation_error
     grid = hardware.grid
     assert grid is not None
@@ -66,10 +58,9 @@ def grid_table(queried: QueriedHardware) -> Table:
     reach = f"{grid.max_decodes:,} requests, {grid.max_tokens:,} tokens in a step, {grid.max_context:,} of context"
     table.add_row("grid reaches to", reach)
     for kind in dict.fromkeys(kinds.tolist()):
-        own = error[kinds == kind]
-        table.add_row(
-            f"{kind}: interpolated against queried, mean / most", f"{percent(own.mean())} / {percent(own.max())}"
-        )
+        errors = error[kinds == kind]
+        text = f"{percent(errors.mean())} / {percent(errors.max())}"
+        table.add_row(f"{kind}: interpolated against queried, mean / most", text)
     table.add_row("what four terms would be off by, mean", percent(hardware.relative_error))
     table.add_row("KV blocks", f"{hardware.num_gpu_blocks:,} of {hardware.block_size} tokens")
     return table

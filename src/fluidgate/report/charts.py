@@ -1,4 +1,4 @@
-"""Charts as inline SVG: horizontal bars and curves, coloured by the page's style so that they follow its theme."""
+"""Charts of means: horizontal bars, bars in parts, and curves through loads, coloured by the page's style."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from math import inf, isfinite
 
 from fluidgate.metrics import Interval
 from fluidgate.report.html import Html, tag
-from fluidgate.report.svg import Axis, Format, frame, svg
-from fluidgate.report.words import short
+from fluidgate.report.svg import Axis, Format, colour, frame, marker, svg
+from fluidgate.report.words import short, tenths, whole_percent
 
-COLOURS = 8
-SHAPES = 5
+WIDTH, LABELS, VALUES, HEAD, PITCH = 340.0, 112.0, 66.0, 26.0, 24.0
+"""Bars: the width, of it the space at the left and at the right, the space above, and the height of a row."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,6 @@ class Limit:
     dashed: bool = False
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One policy's points (x, y, tooltip), in order of load."""
-
-    label: str
-    series: int
-    points: tuple[tuple[Interval, Interval, str], ...]
-
-
-def colour(series: int) -> str:
-    """The style's colour of a series; they repeat after `COLOURS`."""
-    return f"var(--s{series % COLOURS})"
-
-
-def bounded(value: Interval) -> bool:
-    """Whether it has an interval at all: one repeat gives none."""
-    return isfinite(value.low) and isfinite(value.high)
-
-
 def bars(title: str, alt: str, rows: Sequence[Bar], top: float, limits: Sequence[Limit] = ()) -> Html:
     """Horizontal bars on a linear scale from 0 to `top`; an interval beyond it ends in an arrow.
 
@@ -61,38 +42,43 @@ def bars(title: str, alt: str, rows: Sequence[Bar], top: float, limits: Sequence
         title: above the bars.
         alt: what it shows, for those who cannot see it.
     """
-    left, right, width, head, pitch = 112.0, 66.0, 340.0, 26.0, 24.0
-    foot = head + pitch * len(rows)
-    span = width - left - right
+    foot, span = HEAD + PITCH * len(rows), WIDTH - LABELS - VALUES
 
     def x(value: float) -> float:
-        return left + span * min(max(value / top, 0.0), 1.0)
+        return LABELS + span * min(max(value / top, 0.0), 1.0)
 
     parts = [tag("text", title, x=0, y=14, font_weight=600)]
-    parts.append(tag("line", x1=left, x2=left, y1=head, y2=foot, class_="axis"))
-    for i, row in enumerate(rows):
-        parts.append(_bar(row, x, head + pitch * (i + 0.5), left, top, width))
+    parts.append(tag("line", x1=LABELS, x2=LABELS, y1=HEAD, y2=foot, class_="axis"))
+    parts += [_bar(row, x, HEAD + PITCH * (i + 0.5), top) for i, row in enumerate(rows)]
     for i, limit in enumerate(limits):
         at, style = x(limit.at), "limit dashed" if limit.dashed else "limit"
-        parts.append(tag("line", x1=at, x2=at, y1=head, y2=foot + 4 + 13 * i, class_=style))
-        anchor = "end" if at > left + span / 2 else "start"
+        parts.append(tag("line", x1=at, x2=at, y1=HEAD, y2=foot + 4 + 13 * i, class_=style))
+        anchor = "end" if at > LABELS + span / 2 else "start"
         parts.append(tag("text", limit.label, x=at, y=foot + 15 + 13 * i, text_anchor=anchor, class_="soft"))
-    return svg(width, foot + 6 + 13 * len(limits), alt, parts)
+    return svg(WIDTH, foot + 6 + 13 * len(limits), alt, parts)
 
 
-def _bar(row: Bar, x: Callable[[float], float], y: float, left: float, top: float, width: float) -> Html:
-    parts = [tag("title", f"{row.label}: {row.text}")]
-    parts.append(tag("text", short(row.label, 17), x=left - 7, y=y + 4, text_anchor="end"))
-    parts.append(tag("text", row.text, x=width, y=y + 4, text_anchor="end"))
+def _bar(row: Bar, x: Callable[[float], float], y: float, top: float) -> Html:
+    parts = [tag("title", f"{row.label}: {row.text}"), _row_label(row.label, y + 4)]
+    parts.append(tag("text", row.text, x=WIDTH, y=y + 4, text_anchor="end"))
     if isfinite(row.value.mean):
-        end = x(row.value.mean)
-        parts.append(tag("rect", x=left, y=y - 7, width=end - left, height=14, rx=2, fill=colour(row.series)))
-    if bounded(row.value):
+        width = x(row.value.mean) - LABELS
+        parts.append(tag("rect", x=LABELS, y=y - 7, width=width, height=14, rx=2, fill=colour(row.series)))
+    if _has_ends(row.value):
         parts.append(_whisker(x(row.value.low), x(row.value.high), y, clipped=row.value.high > top))
     if row.mark is not None and isfinite(row.mark):
         at = x(row.mark)
         parts.append(tag("line", x1=at, x2=at, y1=y - 8, y2=y + 8, stroke=colour(row.series), stroke_width=3))
     return tag("g", *parts, data_policy=str(row.series))
+
+
+def _row_label(label: str, y: float) -> Html:
+    return tag("text", short(label, 17), x=LABELS - 7, y=y, text_anchor="end")
+
+
+def _has_ends(value: Interval) -> bool:
+    """One repeat gives a mean without an interval."""
+    return isfinite(value.low) and isfinite(value.high)
 
 
 def _whisker(low: float, high: float, y: float, *, clipped: bool) -> Html:
@@ -102,20 +88,73 @@ def _whisker(low: float, high: float, y: float, *, clipped: bool) -> Html:
     return tag("path", d=path, class_="whisker", fill="none")
 
 
+def scale_top(values: Sequence[Interval]) -> float:
+    """The end of a bar scale: room for the means, and for intervals up to half as long again."""
+    longest = max((v.mean for v in values if isfinite(v.mean)), default=0.0)
+    reach = max((v.high for v in values if _has_ends(v)), default=-inf)
+    return max(longest, min(reach, 1.5 * longest)) or 1.0
+
+
+@dataclass(frozen=True)
+class Split:
+    """A bar of full length in parts, each with its name, its style and its share; `missing` stands where one is NaN."""
+
+    label: str
+    series: int
+    parts: tuple[tuple[str, str, float], ...]
+    missing: str
+
+
+def split_bars(title: str, alt: str, rows: Sequence[Split]) -> Html:
+    """Bars of the same length, each split into parts that add up to 1."""
+    drawn = [part for k, row in enumerate(rows) for part in _split_bar(row, HEAD + PITCH * k)]
+    title_text = tag("text", title, x=0, y=14, font_weight=600)
+    return svg(WIDTH, HEAD + PITCH * len(rows) + 4, alt, [title_text, *drawn])
+
+
+def _split_bar(row: Split, y: float) -> list[Html]:
+    parts = [_row_label(row.label, y + 15)]
+    if not all(isfinite(share) for _, _, share in row.parts):
+        return [*parts, tag("text", row.missing, x=LABELS, y=y + 15, class_="soft")]
+    x = LABELS
+    for name, style, share in row.parts:
+        width = (WIDTH - LABELS) * share
+        hint = tag("title", f"{row.label}: {name} {tenths(share)}")
+        parts.append(tag("rect", hint, x=x, y=y + 3, width=width, height=17, class_=style))
+        if width > 34:
+            text = whole_percent(share)
+            parts.append(tag("text", text, x=x + width / 2, y=y + 15, text_anchor="middle", class_=f"on-{style}"))
+        x += width
+    return [tag("g", *parts, data_policy=str(row.series))]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One policy's points (x, y, tooltip), in order of load."""
+
+    label: str
+    series: int
+    points: tuple[tuple[Interval, Interval, str], ...]
+
+    def drawable(self) -> list[tuple[Interval, Interval, str]]:
+        """The points that have both values."""
+        return [(x, y, text) for x, y, text in self.points if isfinite(x.mean) and isfinite(y.mean)]
+
+
 def curves(x_label: str, y_label: str, alt: str, lines: Sequence[Curve], x_format: Format, y_format: Format) -> Html:
     """One line per policy through its loads, with intervals; y is logarithmic when it spans more than tenfold."""
     width, height, left, right, head, foot = 400.0, 270.0, 52.0, 12.0, 26.0, 40.0
-    points = [p for line in lines for p in line.points if isfinite(p[0].mean) and isfinite(p[1].mean)]
+    points = [point for line in lines for point in line.drawable()]
     if not points:
         return svg(width, 40, alt, [tag("text", "No request finished.", x=0, y=20)])
-    x = Axis(0.0, 1.06 * max(p[0].mean for p in points) or 1.0, left, width - right)
-    y = _latency_axis([p[1].mean for p in points], height - foot, head)
+    x = Axis(0.0, 1.06 * max(x.mean for x, _, _ in points) or 1.0, left, width - right)
+    y = _latency_axis([y.mean for _, y, _ in points], height - foot, head)
     parts = frame(x, y, (x_label, y_label), (x_format, y_format))
     parts.extend(_curve(line, x, y) for line in lines)
     return svg(width, height, alt, parts)
 
 
-def _latency_axis(values: list[float], bottom: float, top: float) -> Axis:
+def _latency_axis(values: Sequence[float], bottom: float, top: float) -> Axis:
     low, high = min(values), max(values)
     if low > 0 and high > 10 * low:
         return Axis(low / 1.3, high * 1.3, bottom, top, log=True)
@@ -123,55 +162,17 @@ def _latency_axis(values: list[float], bottom: float, top: float) -> Axis:
 
 
 def _curve(line: Curve, x: Axis, y: Axis) -> Html:
-    shown = [p for p in line.points if isfinite(p[0].mean) and isfinite(p[1].mean)]
-    stroke = colour(line.series)
-    path = "M" + "L".join(f"{x(px.mean):.1f} {y(py.mean):.1f}" for px, py, _ in shown)
-    parts = [tag("path", d=path, fill="none", stroke=stroke, stroke_width=1.6, opacity=0.75)] if shown else []
-    for px, py, text in shown:
-        if bounded(px):
-            parts.append(_error(x(px.low), x(px.high), y(py.mean), y(py.mean), stroke))
-        if bounded(py):
-            parts.append(_error(x(px.mean), x(px.mean), y(py.low), y(py.high), stroke))
+    points, ink = line.drawable(), colour(line.series)
+    path = "M" + "L".join(f"{x(px.mean):.1f} {y(py.mean):.1f}" for px, py, _ in points)
+    parts = [tag("path", d=path, fill="none", stroke=ink, stroke_width=1.6, opacity=0.75)] if points else []
+    for px, py, text in points:
+        if _has_ends(px):
+            parts.append(_error(x(px.low), x(px.high), y(py.mean), y(py.mean), ink))
+        if _has_ends(py):
+            parts.append(_error(x(px.mean), x(px.mean), y(py.low), y(py.high), ink))
         parts.append(marker(line.series, x(px.mean), y(py.mean), f"{line.label}: {text}"))
     return tag("g", *parts, data_policy=str(line.series))
 
 
-def _error(x1: float, x2: float, y1: float, y2: float, stroke: str) -> Html:
-    return tag("line", x1=x1, x2=x2, y1=y1, y2=y2, stroke=stroke, stroke_width=1, opacity=0.6)
-
-
-def marker(series: int, x: float, y: float, title: str = "") -> Html:
-    """A series' mark; shape and colour repeat with different periods, so that 40 series differ."""
-    outlines = {
-        0: "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0-5 0Z",
-        1: "M-4.5-4.5H4.5V4.5H-4.5Z",
-        2: "M0-6L5.5 4H-5.5Z",
-        3: "M0-6L6 0L0 6L-6 0Z",
-        4: "M0 6L5.5-4H-5.5Z",
-    }
-    shape = tag(
-        "path",
-        *([tag("title", title)] if title else []),
-        d=outlines[series % SHAPES],
-        fill=colour(series),
-        stroke="var(--card)",
-        transform=f"translate({x:.1f} {y:.1f})",
-    )
-    return shape
-
-
-def legend(labels: Sequence[str]) -> Html:
-    """The marks and their names."""
-    items = []
-    for series, label in enumerate(labels):
-        swatch = tag("svg", marker(series, 8, 8), viewBox="0 0 16 16", aria_hidden="true")
-        items.append(tag("li", swatch, label, data_policy=str(series)))
-    return tag("ul", *items, class_="legend")
-
-
-def scale_top(values: Sequence[Interval]) -> float:
-    """The end of a bar scale: room for the means, and for intervals up to half as long again."""
-    means = [v.mean for v in values if isfinite(v.mean)]
-    longest = max(means, default=0.0)
-    reach = max((v.high for v in values if bounded(v)), default=-inf)
-    return max(longest, min(reach, 1.5 * longest)) or 1.0
+def _error(x1: float, x2: float, y1: float, y2: float, ink: str) -> Html:
+    return tag("line", x1=x1, x2=x2, y1=y1, y2=y2, stroke=ink, stroke_width=1, opacity=0.6)

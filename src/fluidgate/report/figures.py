@@ -1,30 +1,34 @@
-"""The page's pictures, section by section; the same figures can be written as files."""
+"""The page's figures, section by section; `write_figures` writes the same ones as SVG files."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from fluidgate.report.controls import choice
+from fluidgate.metrics import Timeline
+from fluidgate.output import make_folder, write_text
 from fluidgate.report.html import Html, join, tag
-from fluidgate.report.losses import busy_time
-from fluidgate.report.over_repeats import kv_bars, metric_bars, policies, throughput_latency
+from fluidgate.report.over_repeats import busy_time, kv_bars, metric_bars, series, throughput_latency
 from fluidgate.report.over_time import (
     batch_over_time,
     distribution,
     evicted_over_time,
     held_over_time,
     kv_over_time,
+    timelines,
     waiting_over_time,
-    watched,
 )
+from fluidgate.report.shown_metrics import LATENCIES, LATENCY_BARS, SILENCE_BARS
+from fluidgate.report.svg import standalone
 from fluidgate.report.words import load_title
-from fluidgate.runs import Comparison, Scenario
+from fluidgate.runs import Cell, Comparison, Scenario
 from fluidgate.runs.policy_runs import MAX_TOKENS
 from fluidgate.words import percent
 
-NOT_WATCHED = join(
+NO_TIMELINES = join(
     [
         "The runs were not looked at over time: ",
         tag("code", "fluidgate compare --html"),
@@ -33,10 +37,7 @@ NOT_WATCHED = join(
         " from Python.",
     ]
 )
-
 TOO_MANY = f"Not followed: a repeat has more than {MAX_TOKENS:,} output tokens, too many to keep every batch of."
-
-LATENCIES = ("ttft", "tpot", "e2el")
 
 
 @dataclass(frozen=True)
@@ -61,34 +62,39 @@ class Figure:
         return tag("figure", self.drawing, data_policy=place, data_metric=self.metric)
 
 
-Drawn = Callable[[Comparison, Scenario], list[Figure]]
+FiguresOf = Callable[[Comparison, Scenario], list[Figure]]
 
 
 def kv_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
-    """KV use over time per policy, or bars of mean and peak where no run was looked at over time."""
-    cells = watched(comparison, scenario)
-    if not cells:
+    """KV use over time per policy, or bars of mean and peak where no run has a timeline."""
+    if not timelines(comparison, scenario):
         return [Figure(_name("kv", scenario), kv_bars(comparison, scenario))]
-    return [
-        Figure(_name("kv", scenario, cell.policy), kv_over_time(comparison, cell, t), _place(comparison, cell.policy))
-        for cell, t in cells
-    ]
+    return _per_policy("kv", kv_over_time, comparison, timelines(comparison, scenario))
 
 
 def batch_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
     """The batch by stage over time, per policy."""
+    followed = [(cell, timeline) for cell, timeline in timelines(comparison, scenario) if timeline.batch]
+    return _per_policy("batch", batch_over_time, comparison, followed)
+
+
+def _per_policy(
+    what: str,
+    draw: Callable[[Comparison, Cell, Timeline], Html],
+    comparison: Comparison,
+    cells: list[tuple[Cell, Timeline]],
+) -> list[Figure]:
     return [
         Figure(
-            _name("batch", scenario, cell.policy), batch_over_time(comparison, cell, t), _place(comparison, cell.policy)
+            _name(what, cell.scenario, cell.policy), draw(comparison, cell, timeline), policy=series(comparison, cell)
         )
-        for cell, t in watched(comparison, scenario)
-        if t.batch
+        for cell, timeline in cells
     ]
 
 
 def queue_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
     """Requests waiting, and held."""
-    if not watched(comparison, scenario):
+    if not timelines(comparison, scenario):
         return []
     return [
         Figure(_name("waiting", scenario), waiting_over_time(comparison, scenario)),
@@ -98,29 +104,25 @@ def queue_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
 
 def latency_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
     """TTFT, TPOT and E2E: their distributions in one repeat, and their means over all repeats with intervals."""
-    seen = [
-        Figure(_name(key, scenario), distribution(comparison, scenario, f"{key}_s"), metric=key)
-        for key in LATENCIES
-        if watched(comparison, scenario)
-    ]
-    return seen + [
-        Figure(_name(f"mean-{key}", scenario), metric_bars(comparison, scenario, f"mean_{key}_ms"), metric=key)
-        for key in LATENCIES
+    curves = LATENCIES if timelines(comparison, scenario) else ()
+    return [
+        *(Figure(_name(key, scenario), distribution(comparison, scenario, key), metric=key) for key in curves),
+        *(
+            Figure(_name(m.bars, scenario), metric_bars(comparison, scenario, m.key), metric=m.latency)
+            for m in LATENCY_BARS
+        ),
     ]
 
 
 def silence_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
-    """Longest silences, and evictions over time."""
-    seen = []
-    if watched(comparison, scenario):
-        seen = [
-            Figure(_name("silence", scenario), distribution(comparison, scenario, "silence_s")),
+    """Longest silences, evictions over time, and the recompute tax."""
+    over_time = []
+    if timelines(comparison, scenario):
+        over_time = [
+            Figure(_name("silence", scenario), distribution(comparison, scenario, "silence")),
             Figure(_name("evictions", scenario), evicted_over_time(comparison, scenario)),
         ]
-    return seen + [
-        Figure(_name(name, scenario), metric_bars(comparison, scenario, key))
-        for name, key in (("p99-silence", "p99_longest_silence_s"), ("recompute-tax", "recompute_tax"))
-    ]
+    return over_time + [Figure(_name(m.bars, scenario), metric_bars(comparison, scenario, m.key)) for m in SILENCE_BARS]
 
 
 def loss_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
@@ -135,7 +137,7 @@ def overview(comparison: Comparison) -> Figure:
 
 def all_figures(comparison: Comparison) -> list[Figure]:
     """Every figure of the page, in its order."""
-    groups: tuple[Drawn, ...] = (
+    groups: tuple[FiguresOf, ...] = (
         kv_figures,
         batch_figures,
         queue_figures,
@@ -143,32 +145,46 @@ def all_figures(comparison: Comparison) -> list[Figure]:
         silence_figures,
         loss_figures,
     )
-    drawn = [figure for group in groups for scenario in comparison.scenarios for figure in group(comparison, scenario)]
-    return [overview(comparison), *drawn]
+    return [overview(comparison)] + [
+        figure for group in groups for scenario in comparison.scenarios for figure in group(comparison, scenario)
+    ]
 
 
-def per_load(comparison: Comparison, drawn: Drawn, *, above: Callable[[Scenario], Html] | None = None) -> Html:
+def per_load(comparison: Comparison, group: FiguresOf, above: Callable[[Scenario], Html] | None = None) -> Html:
     """A group of figures at every load, under the load's title."""
     parts = []
     for place, scenario in enumerate(comparison.scenarios):
-        figures = [figure.html() for figure in drawn(comparison, scenario)]
-        head = [] if above is None or not figures else [above(scenario)]
-        missing = TOO_MANY if watched(comparison, scenario) else NOT_WATCHED
-        shown = tag("div", *figures, class_="panels") if figures else tag("p", missing, class_="soft")
-        parts.append(tag("div", tag("h3", load_title(scenario)), *head, shown, data_load=str(place)))
+        figures = [figure.html() for figure in group(comparison, scenario)]
+        legend = [] if above is None or not figures else [above(scenario)]
+        missing = TOO_MANY if timelines(comparison, scenario) else NO_TIMELINES
+        body = tag("div", *figures, class_="panels") if figures else tag("p", missing, class_="soft")
+        parts.append(tag("div", tag("h3", load_title(scenario)), *legend, body, data_load=str(place)))
     return join(parts)
 
 
-def metric_choice() -> Html:
-    """Which distribution to show."""
-    options = choice("metric", "Show", list(zip(LATENCIES, ("TTFT", "TPOT", "E2E"), strict=True)))
-    return tag("div", options, class_="controls needs-script", hidden="")
+def write_figures(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every figure of the report as `NAME.svg`, in the light colours; the folder is made if need be.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    target = make_folder(folder)
+    written: list[Path] = []
+    for figure in all_figures(comparison):
+        path = _free(target / f"{figure.name}.svg", written)
+        write_text(path, standalone(figure.drawing))
+        written.append(path)
+    return written
+
+
+def _free(path: Path, taken: list[Path]) -> Path:
+    """The path, or one with a number where two policies' names give the same."""
+    count, free = 2, path
+    while free in taken:
+        free, count = path.with_stem(f"{path.stem}-{count}"), count + 1
+    return free
 
 
 def _name(what: str, scenario: Scenario, policy: str = "") -> str:
     load = percent(scenario.load).rstrip("%").replace(",", "")
     return re.sub(r"[^\w.-]+", "-", "-".join(filter(None, (what, f"load-{load}", policy)))).strip("-")
-
-
-def _place(comparison: Comparison, policy: str) -> int:
-    return policies(comparison).index(policy)

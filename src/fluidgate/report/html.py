@@ -46,3 +46,25 @@ def join(parts: Sequence[str]) -> Html:
 
 def _attribute(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
+
+
+def section(anchor: str, title: str, *parts: Html) -> Html:
+    """A section of the page that a link can lead to."""
+    return tag("section", tag("h2", title, id=f"{anchor}-title"), *parts, id=anchor, aria_labelledby=f"{anchor}-title")
+
+
+def table(caption: str, heads: Sequence[Html], rows: Sequence[Html]) -> Html:
+    """A table that scrolls sideways where it is wider than the screen."""
+    head = [tag("thead", tag("tr", *heads))] if heads else []
+    body = tag("table", tag("caption", caption), *head, tag("tbody", *rows))
+    return tag("div", body, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def head(*children: str, **attributes: str | None) -> Html:
+    """The head of a column."""
+    return tag("th", *children, scope="col", **attributes)
+
+
+def row(name: str, *cells: Html, **attributes: str) -> Html:
+    """A row behind its name, which may be markup."""
+    return tag("tr", tag("th", name, scope="row"), *cells, **attributes)

@@ -1,13 +1,15 @@
-"""Figures over all repeats: throughput against latency, any metric by policy, KV use against capacity and plan."""
+"""Figures over all repeats: throughput against latency, any metric by policy, KV use, stable rates, busy time."""
 
 from __future__ import annotations
 
 from math import isfinite
 
 from fluidgate.metrics import METRICS, Interval
-from fluidgate.report.charts import Bar, Curve, Limit, bars, curves, scale_top
+from fluidgate.report.charts import Bar, Curve, Limit, Split, bars, curves, scale_top, split_bars
 from fluidgate.report.html import Html
-from fluidgate.report.words import duration, load_title, measured
+from fluidgate.report.shown_metrics import BUSY_TIME
+from fluidgate.report.svg import box_legend
+from fluidgate.report.words import duration, load_title, measured, or_dash, tenths, whole_percent
 from fluidgate.runs import Cell, Comparison, Frontier, Scenario, StableRate
 from fluidgate.words import number, percent
 
@@ -17,35 +19,38 @@ def policies(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(cell.policy for cell in comparison.cells))
 
 
+def series(comparison: Comparison, cell: Cell) -> int:
+    """The place of the cell's policy."""
+    return policies(comparison).index(cell.policy)
+
+
 def throughput_latency(comparison: Comparison) -> Html:
     """One curve per policy through the loads: down and to the right is better."""
-    lines = [_curve(comparison, series, name) for series, name in enumerate(policies(comparison))]
+    lines = [_curve(comparison, place, name) for place, name in enumerate(policies(comparison))]
     alt = "Mean E2E latency against output throughput. " + " ".join(
         f"{line.label}: {'; '.join(text for _, _, text in line.points)}." for line in lines
     )
     return curves("output throughput, tok/s", "mean E2E latency", alt, lines, number, duration)
 
 
-def _curve(comparison: Comparison, series: int, name: str) -> Curve:
+def _curve(comparison: Comparison, place: int, name: str) -> Curve:
     points = []
     for cell in (c for c in comparison.cells if c.policy == name):
         x, y = cell.intervals["output_throughput"], cell.intervals["mean_e2el_ms"]
         y = Interval(y.mean / 1e3, y.low / 1e3, y.high / 1e3, y.n)
         text = f"{number(x.mean)} tok/s and {duration(y.mean)} at load {percent(cell.scenario.load)}"
         points.append((x, y, text))
-    return Curve(name, series, tuple(points))
+    return Curve(name, place, tuple(points))
 
 
 def metric_bars(comparison: Comparison, scenario: Scenario, key: str) -> Html:
     """A metric of every policy at one load, with intervals."""
-    rows = [_metric_bar(comparison, cell, key) for cell in comparison.at(scenario)]
+    rows = []
+    for cell in comparison.at(scenario):
+        value = cell.intervals[key]
+        rows.append(Bar(cell.policy, series(comparison, cell), value, measured(key, value.mean)))
     title = METRICS[key].label
-    return bars(title, _alt(title, scenario, rows), rows, scale_top([row.value for row in rows]))
-
-
-def _metric_bar(comparison: Comparison, cell: Cell, key: str) -> Bar:
-    value = cell.intervals[key]
-    return Bar(cell.policy, policies(comparison).index(cell.policy), value, measured(key, value.mean))
+    return bars(title, f"{title} at load {_values(scenario, rows)}", rows, scale_top([row.value for row in rows]))
 
 
 def kv_bars(comparison: Comparison, scenario: Scenario) -> Html:
@@ -53,26 +58,24 @@ def kv_bars(comparison: Comparison, scenario: Scenario) -> Html:
     rows = []
     for cell in comparison.at(scenario):
         mean, peak = cell.intervals["kv_mean"], cell.intervals["kv_peak"].mean
-        series = policies(comparison).index(cell.policy)
-        rows.append(Bar(cell.policy, series, mean, f"{_share(mean.mean)} / {_share(peak)}", mark=peak))
+        text = f"{or_dash(mean.mean, whole_percent)} / {or_dash(peak, whole_percent)}"
+        rows.append(Bar(cell.policy, series(comparison, cell), mean, text, mark=peak))
     predicted = scenario.plan.stability.kv_use
     limits = (
         Limit(1.0, f"capacity, {number(scenario.plan.limits.kv_tokens)} tokens"),
-        Limit(predicted, f"fluid prediction, {percent(round(predicted, 3))}", dashed=True),
+        Limit(predicted, f"fluid prediction, {tenths(predicted)}", dashed=True),
     )
-    title = load_title(scenario)
-    alt = f"{_alt('KV use, mean / peak', scenario, rows)} The fluid model predicts {percent(predicted)}."
-    return bars(title, alt, rows, 1.0, limits)
+    values = _values(scenario, rows)
+    alt = f"KV use, mean / peak at load {values} The fluid model predicts {percent(predicted)}."
+    return bars(load_title(scenario), alt, rows, 1.0, limits)
 
 
 def stable_rate_bars(comparison: Comparison, frontier: Frontier) -> Html:
     """The largest stable rate of every policy, with its interval, next to the fluid boundary."""
-    drawn, rows = policies(comparison), []
-    for found in frontier.at(frontier.settings[0]):
-        series = drawn.index(found.policy) if found.policy in drawn else len(drawn)
-        rows.append(
-            Bar(found.policy, series, Interval(found.rate, found.low, found.high, found.runs), rate_text(found))
-        )
+    compared, rows = policies(comparison), []
+    for rate in frontier.at(frontier.settings[0]):
+        place = compared.index(rate.policy) if rate.policy in compared else len(compared)
+        rows.append(Bar(rate.policy, place, Interval(rate.rate, rate.low, rate.high, rate.runs), _rate(rate)))
     boundary = frontier.rates[0].boundary_rate
     limits = (Limit(boundary, f"fluid boundary, {number(boundary)} req/s", dashed=True),)
     values = "; ".join(f"{row.label} {row.text}" for row in rows)
@@ -81,15 +84,26 @@ def stable_rate_bars(comparison: Comparison, frontier: Frontier) -> Html:
     return bars("Largest stable rate", alt, rows, top, limits)
 
 
-def rate_text(found: StableRate) -> str:
-    """A stable rate as it stands beside its bar."""
-    return f"{found.rate:.4g} req/s" if isfinite(found.rate) else "cannot tell"
+def _rate(rate: StableRate) -> str:
+    return f"{rate.rate:.4g} req/s" if isfinite(rate.rate) else "cannot tell"
 
 
-def _alt(title: str, scenario: Scenario, rows: list[Bar]) -> str:
-    values = "; ".join(f"{row.label} {row.text}" for row in rows)
-    return f"{title} at load {percent(scenario.load)}: {values}."
+def _values(scenario: Scenario, rows: list[Bar]) -> str:
+    return f"{percent(scenario.load)}: {'; '.join(f'{row.label} {row.text}' for row in rows)}."
 
 
-def _share(value: float) -> str:
-    return f"{value:.0%}" if isfinite(value) else "–"
+def busy_time(comparison: Comparison, scenario: Scenario) -> Html:
+    """One bar per policy at a load: its busy time, split; the three parts add up to 100%."""
+    rows = []
+    for cell in comparison.at(scenario):
+        intervals = cell.intervals
+        parts = tuple((name, style, intervals[key].mean) for key, (name, style) in BUSY_TIME.items())
+        rows.append(Split(cell.policy, series(comparison, cell), parts, "cannot be told: requests are unfinished"))
+    values = [f"{row.label} {', '.join(f'{name} {tenths(share)}' for name, _, share in row.parts)}" for row in rows]
+    alt = f"Busy time at load {percent(scenario.load)}: {'; '.join(values)}."
+    return split_bars(load_title(scenario), alt, rows)
+
+
+def busy_time_legend() -> Html:
+    """The three parts of the busy time and their colours."""
+    return box_legend((name, {"class_": style}) for name, style in BUSY_TIME.values())

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from math import isfinite, isnan
 
 from fluidgate.metrics import METRICS, mean_interval, paired_difference
-from fluidgate.report.words import listed, measured, unfinished
+from fluidgate.report.shown_metrics import BUSY_TIME
+from fluidgate.report.words import listed, measured, tenths, unfinished
 from fluidgate.runs import Cell, Comparison, Scenario
 from fluidgate.words import percent
 
@@ -135,13 +136,12 @@ def _instability(cell: Cell) -> str:
 
 
 def _narrow(choice: _Choice, criterion: Criterion) -> None:
-    known = [c for c in choice.pool if isfinite(_mean(c, criterion.metric))]
-    if not known:
+    candidates = [c for c in choice.pool if isfinite(_mean(c, criterion.metric))]
+    if not candidates:
         return
-    sign = _sign(criterion)
-    best = min(known, key=lambda c: sign * _mean(c, criterion.metric))
+    best = min(candidates, key=lambda c: _sign(criterion) * _mean(c, criterion.metric))
     margin = criterion.margin(_mean(best, criterion.metric))
-    kept = [c for c in known if _deficit(c, best, criterion)[0] <= margin]
+    kept = [c for c in candidates if _deficit(c, best, criterion)[0] <= margin]
     choice.keep(kept, {c.policy: _shortfall(c, best, criterion) for c in choice.pool})
 
 
@@ -155,8 +155,8 @@ def _mean(cell: Cell, metric: str) -> float:
 
 def _deficit(cell: Cell, best: Cell, criterion: Criterion) -> tuple[float, float]:
     """By how much `cell` is worse than `best`, at least and at most; one repeat gives no interval but its value."""
-    own, other = ([getattr(s, criterion.metric) for s in c.summaries] for c in (cell, best))
-    difference = paired_difference(own, other)
+    values, best_values = ([getattr(s, criterion.metric) for s in c.summaries] for c in (cell, best))
+    difference = paired_difference(values, best_values)
     ends = [difference.mean if isnan(end) else end for end in (difference.low, difference.high)]
     low, high = sorted(_sign(criterion) * end for end in ends)
     return low, high
@@ -176,13 +176,11 @@ def _equal(cell: Cell, pick: Cell, by: tuple[Criterion, ...]) -> bool:
 
 
 def _shortfall(cell: Cell, best: Cell, criterion: Criterion) -> str:
-    own, other = (_mean(c, criterion.metric) for c in (cell, best))
-    if isnan(own):
+    value, least = (_mean(c, criterion.metric) for c in (cell, best))
+    if isnan(value):
         return f"{criterion.words} unknown"
-    return (
-        f"{criterion.words} {measured(criterion.metric, own)}, where {best.policy} has "
-        f"{measured(criterion.metric, other)}"
-    )
+    metric = criterion.metric
+    return f"{criterion.words} {measured(metric, value)}, where {best.policy} has {measured(metric, least)}"
 
 
 def _pick(comparison: Comparison, pool: list[Cell]) -> Cell:
@@ -229,25 +227,21 @@ def _reason(comparison: Comparison, scenario: Scenario, pick: Cell, equals: tupl
 def _busy_time(scenario: Scenario, pick: Cell) -> list[str]:
     """How near the fluid bound the choice comes, from the load on at which under-use is a loss."""
     onset = scenario.plan.stability.onset_load
-    bound, again, under = (_mean(pick, key) for key in ("fluid_efficiency", "recompute_loss", "underuse_loss"))
-    if onset is None or scenario.plan.stability.load < onset or isnan(bound + again + under):
+    bound, recomputation, under_use = (_mean(pick, key) for key in BUSY_TIME)
+    if onset is None or scenario.plan.stability.load < onset or isnan(bound + recomputation + under_use):
         return []
     return [
-        f"Of the busy time of {pick.policy} the fluid bound needs {_tenths(bound)}; recomputation loses "
-        f"{_tenths(again)}, under-use {_tenths(under)}."
+        f"Of the busy time of {pick.policy} the fluid bound needs {tenths(bound)}; recomputation loses "
+        f"{tenths(recomputation)}, under-use {tenths(under_use)}."
     ]
-
-
-def _tenths(share: float) -> str:
-    return percent(round(share, 3))
 
 
 def _fullness(scenario: Scenario, cells: tuple[Cell, ...]) -> str:
     """How often memory is short under the policy that fills it most: the gate's own effect would hide it."""
-    used = [c for c in cells if isfinite(_mean(c, "kv_above_90"))]
-    if not used:
+    busy = [c for c in cells if isfinite(_mean(c, "kv_above_90"))]
+    if not busy:
         return "The KV cache was never in use."
-    fullest = max(used, key=lambda c: _mean(c, "kv_above_90"))
+    fullest = max(busy, key=lambda c: _mean(c, "kv_above_90"))
     share, onset = _mean(fullest, "kv_above_90"), scenario.plan.stability.onset_load
     if share >= SELDOM_FULL:
         return f"Under {fullest.policy} the KV cache is more than 90% full for {percent(share)} of the busy time."
