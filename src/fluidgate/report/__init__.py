@@ -1,4 +1,4 @@
-"""A comparison for people: the recommendation, tables for the terminal, one self-contained HTML page, its figures."""
+"""Results for people: a recommendation, tables for the terminal, one self-contained HTML page, and its figures."""
 
 from fluidgate.report.calibration import calibration_figure, calibration_table, grid_figure, grid_table
 from fluidgate.report.figures import write_figures

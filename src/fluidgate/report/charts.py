@@ -17,7 +17,7 @@ WIDTH, LABELS, VALUES, HEAD, PITCH = 340.0, 112.0, 66.0, 26.0, 24.0
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from zero to `value.mean`; `mark` is a second value, drawn as a tick; `text` stands at its right."""
+    """A bar from zero to `value.mean`; `mark` is a second value, drawn as a tick; `text` is written at the right."""
 
     label: str
     series: int
@@ -39,8 +39,8 @@ def bars(title: str, alt: str, rows: Sequence[Bar], top: float, limits: Sequence
     """Horizontal bars on a linear scale from 0 to `top`; an interval beyond it ends in an arrow.
 
     Args:
-        title: above the bars.
-        alt: what it shows, for those who cannot see it.
+        title: written above the bars.
+        alt: the text alternative.
     """
     foot, span = HEAD + PITCH * len(rows), WIDTH - LABELS - VALUES
 
@@ -97,7 +97,7 @@ def scale_top(values: Sequence[Interval]) -> float:
 
 @dataclass(frozen=True)
 class Split:
-    """A bar of full length in parts, each with its name, its style and its share; `missing` stands where one is NaN."""
+    """A full-length bar in parts, each a name, a style and a share; `missing` is written instead if one is NaN."""
 
     label: str
     series: int

@@ -30,25 +30,27 @@ from fluidgate.words import percent
 
 NO_TIMELINES = join(
     [
-        "The runs were not looked at over time: ",
+        "These runs have no timelines. To record them, use ",
         tag("code", "fluidgate compare --html"),
-        " does, and ",
+        ", or ",
         tag("code", "compare(..., timelines=True)"),
-        " from Python.",
+        " in Python.",
     ]
 )
-TOO_MANY = f"Not followed: a repeat has more than {MAX_TOKENS:,} output tokens, too many to keep every batch of."
+TOO_MANY = (
+    f"Batches were not recorded: a repeat has more than {MAX_TOKENS:,} output tokens, too many to keep every batch."
+)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing that stands alone.
+    """One drawing, on the page or in a file.
 
     Attributes:
-        name: of its file, without the ending.
+        name: the file's, without the extension.
         drawing: an `<svg>` element.
-        policy: the place of the only policy that it shows, if it shows one.
-        metric: what it shows, where the reader may choose.
+        policy: the series of the policy that it shows; None if it shows all of them.
+        metric: the latency that it shows, where the reader may choose one.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Figure:
     metric: str | None = None
 
     def html(self) -> Html:
-        """The figure on the page, which a choice of policies or metric may hide."""
+        """The figure on the page; the choice of policies or of a latency may hide it."""
         place = None if self.policy is None else str(self.policy)
         return tag("figure", self.drawing, data_policy=place, data_metric=self.metric)
 
@@ -163,7 +165,7 @@ def per_load(comparison: Comparison, group: FiguresOf, above: Callable[[Scenario
 
 
 def write_figures(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write every figure of the report as `NAME.svg`, in the light colours; the folder is made if need be.
+    """Write every figure of the report as `NAME.svg`, in the light colours; creates the folder if needed.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -178,7 +180,7 @@ def write_figures(comparison: Comparison, folder: str | os.PathLike[str]) -> lis
 
 
 def _free(path: Path, taken: list[Path]) -> Path:
-    """The path, or one with a number where two policies' names give the same."""
+    """The path, with a number added where the names of two policies lead to the same one."""
     count, free = 2, path
     while free in taken:
         free, count = path.with_stem(f"{path.stem}-{count}"), count + 1

@@ -1,4 +1,4 @@
-"""Markup from plain calls: text is escaped unless it is already `Html`, its control characters written out."""
+"""Markup from function calls: text is escaped, control characters included, unless it is already `Html`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VOID = frozenset({"br", "col", "hr", "img", "input", "meta"})
 
 
 class Html(str):
-    """Text that is markup already; everything else that reaches a page is escaped."""
+    """Text that is already markup; all other text is escaped before it reaches a page."""
 
     __slots__ = ()
 
@@ -49,22 +49,22 @@ def _attribute(value: str | float) -> str:
 
 
 def section(anchor: str, title: str, *parts: Html) -> Html:
-    """A section of the page that a link can lead to."""
+    """A section of the page with an anchor."""
     return tag("section", tag("h2", title, id=f"{anchor}-title"), *parts, id=anchor, aria_labelledby=f"{anchor}-title")
 
 
 def table(caption: str, heads: Sequence[Html], rows: Sequence[Html]) -> Html:
-    """A table that scrolls sideways where it is wider than the screen."""
+    """A table that scrolls sideways if it is wider than the screen."""
     head = [tag("thead", tag("tr", *heads))] if heads else []
     body = tag("table", tag("caption", caption), *head, tag("tbody", *rows))
     return tag("div", body, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
 def head(*children: str, **attributes: str | None) -> Html:
-    """The head of a column."""
+    """A column heading."""
     return tag("th", *children, scope="col", **attributes)
 
 
 def row(name: str, *cells: Html, **attributes: str) -> Html:
-    """A row behind its name, which may be markup."""
+    """A table row with its heading, which may be markup."""
     return tag("tr", tag("th", name, scope="row"), *cells, **attributes)

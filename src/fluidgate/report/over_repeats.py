@@ -85,7 +85,7 @@ def stable_rate_bars(comparison: Comparison, frontier: Frontier) -> Html:
 
 
 def _rate(rate: StableRate) -> str:
-    return f"{rate.rate:.4g} req/s" if isfinite(rate.rate) else "cannot tell"
+    return f"{rate.rate:.4g} req/s" if isfinite(rate.rate) else "unknown"
 
 
 def _values(scenario: Scenario, rows: list[Bar]) -> str:
@@ -98,7 +98,7 @@ def busy_time(comparison: Comparison, scenario: Scenario) -> Html:
     for cell in comparison.at(scenario):
         intervals = cell.intervals
         parts = tuple((name, style, intervals[key].mean) for key, (name, style) in BUSY_TIME.items())
-        rows.append(Split(cell.policy, series(comparison, cell), parts, "cannot be told: requests are unfinished"))
+        rows.append(Split(cell.policy, series(comparison, cell), parts, "unknown: requests are unfinished"))
     values = [f"{row.label} {', '.join(f'{name} {tenths(share)}' for name, _, share in row.parts)}" for row in rows]
     alt = f"Busy time at load {percent(scenario.load)}: {'; '.join(values)}."
     return split_bars(load_title(scenario), alt, rows)

@@ -27,7 +27,7 @@ def timelines(comparison: Comparison, scenario: Scenario) -> list[tuple[Cell, Ti
 
 
 def kv_over_time(comparison: Comparison, cell: Cell, timeline: Timeline) -> Html:
-    """KV blocks in use, mean within least and most, against capacity and the predicted mean and its 2 sd."""
+    """KV blocks in use: mean, minimum and maximum, against the capacity and the predicted mean ± 2 sd."""
     plan = cell.scenario.plan.stability
     buffer = plan.kv_peak - plan.kv_use
     line = Line(cell.policy, series(comparison, cell), timeline.kv_mean, timeline.edges_s)
@@ -41,7 +41,7 @@ def kv_over_time(comparison: Comparison, cell: Cell, timeline: Timeline) -> Html
 
 
 def batch_over_time(comparison: Comparison, cell: Cell, timeline: Timeline) -> Html:
-    """Members of the batch by output tokens so far, stacked, young ones below; dashed: the fluid equilibrium."""
+    """Requests in the batch by output tokens so far, stacked, youngest at the bottom; dashed: the fluid equilibrium."""
     layers = [
         Line(name, k, values, timeline.coarse_edges_s)
         for k, (name, values) in enumerate(zip(_stage_names(cell.scenario), timeline.batch, strict=True))
@@ -88,7 +88,7 @@ def _lines(comparison: Comparison, scenario: Scenario, read: Callable[[Timeline]
 
 
 def waiting_over_time(comparison: Comparison, scenario: Scenario) -> Html:
-    """The most requests waiting in each interval, one line per policy."""
+    """The maximum number of requests waiting in each interval, one line per policy."""
     lines = _lines(comparison, scenario, lambda t: (t.waiting_high, t.edges_s))
     peaks = "; ".join(f"{line.label} up to {max(line.values):,.0f}" for line in lines)
     alt = f"Requests waiting over time at load {percent(scenario.load)}: {peaks}."
@@ -99,8 +99,8 @@ def held_over_time(comparison: Comparison, scenario: Scenario) -> Html:
     """How long the policy alone kept requests out, by their arrival, one line per policy."""
     lines = _lines(comparison, scenario, lambda t: (t.held_s, t.coarse_edges_s))
     peaks = "; ".join(f"{line.label} up to {duration(_most(line.values))}" for line in lines)
-    alt = f"Mean time held by the policy, by arrival, at load {percent(scenario.load)}: {peaks}."
-    return lines_over_time("Held by the policy, by arrival", alt, lines, "duration")
+    alt = f"Mean time held by the policy, by arrival time, at load {percent(scenario.load)}: {peaks}."
+    return lines_over_time("Held by the policy, by arrival time", alt, lines, "duration")
 
 
 def _most(values: Values) -> float:
@@ -111,7 +111,7 @@ def evicted_over_time(comparison: Comparison, scenario: Scenario) -> Html:
     """Requests evicted so far, one line per policy."""
     lines = _lines(comparison, scenario, lambda t: (t.evicted, t.edges_s))
     totals = "; ".join(f"{line.label} {line.values[-1]:,.0f}" for line in lines)
-    alt = f"Evictions so far at load {percent(scenario.load)}, in the end: {totals}."
+    alt = f"Evictions so far at load {percent(scenario.load)}; totals: {totals}."
     return lines_over_time("Evictions so far", alt, lines)
 
 

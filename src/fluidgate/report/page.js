@@ -1,4 +1,4 @@
-// The page's script: choose loads, policies and a metric, and read values under the pointer. All shows without it.
+// The page's script: choose loads, policies and a metric, and read values under the pointer. Without it everything shows.
 (() => {
   "use strict";
   const form = document.getElementById("controls");

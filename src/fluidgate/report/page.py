@@ -37,38 +37,38 @@ CONTENTS = {
 
 NOTES = {
     "kv": (
-        "The first repeat. Shaded: from the least to the most in each of 300 intervals, so that every peak shows; "
-        "line: mean. Dashed: the mean that the fluid model predicts; grey: two standard deviations of greedy admission "
-        "around it (both at the boundary where the load is above it). At the capacity, requests are evicted."
+        "First repeat. Shaded: minimum to maximum in each of 300 intervals, so that every peak shows; line: mean. "
+        "Dashed: the mean that the fluid model predicts; grey: two standard deviations around it under greedy "
+        "admission (both at the boundary if the load is above it). Requests are evicted when the cache is full."
     ),
     "batch": (
-        "Members of the batch by tokens generated so far, in ranges that hold equal shares in the fluid equilibrium; "
-        "dashed: where the layers end there. A layer much wider than the others is a cohort, which will grow, and "
-        "finish, together."
+        "Requests in the batch by tokens generated so far, in ranges that hold equal shares in the fluid equilibrium; "
+        "dashed: where the layers end in that equilibrium. A layer much thicker than the others is a cohort: its "
+        "requests will grow, and finish, together."
     ),
     "queue": (
-        "Waiting: requests that have arrived and hold no KV, evicted ones too, at most in each interval. Held: how "
-        "long the policy, and nothing else, kept requests out, by when they arrived. First repeat."
+        "Waiting: requests that have arrived and hold no KV, evicted ones included; the maximum of each interval. "
+        "Held: how long the policy, and nothing else, kept requests out, by arrival time. First repeat."
     ),
     "latency": (
         "Curves: the share of requests at or below each latency, in the first repeat; further left is better, and "
-        "percentiles are read at the left edge. Bars: means over all repeats, with 95% intervals."
+        "the left axis reads as percentiles. Bars: means over all repeats, with 95% intervals."
     ),
     "overview": "Each mark is a load; lines through it are 95% intervals. Down and to the right is better.",
     "silence": (
-        "A stream falls silent when its request is evicted and computed again, or when others' prompts take the "
-        "iteration. Curves: first repeat; bars: all repeats, with 95% intervals."
+        "A stream falls silent when its request is evicted and recomputed, or when the prompts of other requests "
+        "take up an iteration. Curves: first repeat; bars: all repeats, with 95% intervals."
     ),
     "stability": (
-        "Stable: the number of requests in the system does not keep growing. A short run cannot always tell."
+        "Stable: the number of requests in the system does not keep growing. A short run cannot always settle it."
     ),
     "losses": (
-        "Busy time, split exactly: what the fluid bound needs for the requests that finished, what recomputation "
-        "loses, and what batches smaller than memory, token budget and seats allow lose. Under-use is harmless below "
-        "the load from which memory matters."
+        "Busy time, split exactly into what the fluid bound needs for the requests that finished, what recomputation "
+        "costs, and what is lost to batches smaller than memory, the token budget and the seats allow. Under-use is "
+        "harmless below the load from which memory matters."
     ),
 }
-"""What the pictures of a section show."""
+"""What the figures of a section show."""
 
 
 def write_report(
@@ -78,13 +78,13 @@ def write_report(
     deployments: Sequence[Deployment] = (),
     frontier: Frontier | None = None,
 ) -> Path:
-    """Write the page, which needs nothing but itself: no request to anywhere, and all of it readable without scripts.
+    """Write the page: self-contained, loads nothing from elsewhere, and readable in full without scripts.
 
     Args:
         path: the file; its folder must exist.
-        command: the command line that made the comparison, for the last section.
-        deployments: what to set in vLLM, one per load; without, the page says how to find out.
-        frontier: the policies' largest stable rates on the same workload and machine, to show beside the rest.
+        command: the command line that produced the comparison, for the last section.
+        deployments: what to set in vLLM, one per load; without them, the page says how to find out.
+        frontier: the policies' largest stable rates on the same workload and hardware, for the section on stability.
 
     Returns:
         The path written.
@@ -119,7 +119,7 @@ def _page(comparison: Comparison, sections: Sequence[Html]) -> str:
 def _sections(
     comparison: Comparison, command: str | None, deployments: Sequence[Deployment], frontier: Frontier | None
 ) -> list[Html]:
-    """All of them; the controls stand where pictures begin."""
+    """All sections in order; the controls stand where the figures begin."""
     legend = policy_legend(policies(comparison))
 
     def drawn(anchor: str, title: str, *parts: Html) -> Html:
@@ -155,14 +155,14 @@ def _stable_rates(comparison: Comparison, frontier: Frontier | None) -> list[Htm
     if frontier is None:
         return []
     caption = (
-        f"By simulation from a standing queue, bisected; an interval misses with at most "
-        f"{percent(frontier.rule.alpha)}. Dashed: what the fluid model says is the most for any policy."
+        f"Found by bisection over simulations that start from a standing queue; an interval misses the true rate with "
+        f"a probability of at most {percent(frontier.rule.alpha)}. Dashed: the fluid model's limit for any policy."
     )
     return [_narrow(stable_rate_bars(comparison, frontier), caption)]
 
 
 def _controls(comparison: Comparison) -> Html:
-    """The form that stays on the screen, loads and policies; shown by the script, which alone can act on it."""
+    """The form for loads and policies, which stays on the screen; hidden until the script, which needs it, runs."""
     boxes = []
     for place, name in enumerate(policies(comparison)):
         box = tag("input", type="checkbox", name="policy", value=str(place), checked="")

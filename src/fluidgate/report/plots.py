@@ -1,4 +1,4 @@
-"""Drawings over time or over latency: envelopes, stacks and lines, each with the values behind it for the pointer."""
+"""Drawings over time or latency: envelopes, stacks and lines, with the values that the pointer reads."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Level:
 
 
 def envelope(alt: str, line: Line, low: Values, high: Values, levels: Sequence[Level], until_s: float) -> Html:
-    """A mean within its least and most, as shares; the spread of `levels` lies behind it."""
+    """A mean between its minimum and maximum, as shares; the spread of `levels` lies behind it."""
     x, y = _time([line], until_s), Axis(0.0, 1.15, LOW - FOOT, TOP)
     middles, ink = _middles(line.edges_s), colour(line.series)
     marks = [
@@ -51,12 +51,12 @@ def envelope(alt: str, line: Line, low: Values, high: Values, levels: Sequence[L
         *(_level(level, x, y) for level in levels),
     ]
     end = x(line.edges_s[-1])
-    rows = [_row(name, values, end) for name, values in (("most", high), ("mean", line.values), ("least", low))]
+    rows = [_row(name, values, end) for name, values in (("max", high), ("mean", line.values), ("min", low))]
     return _plot(line.label, alt, x, y, marks, rows, "percent", whole_percent)
 
 
 def stack(title: str, alt: str, layers: Sequence[Line], levels: Sequence[float], top: float, until_s: float) -> Html:
-    """Layers on top of each other, one hue from light to dark; `levels` are where their tops should be."""
+    """Layers on top of each other, one hue from light to dark; `levels` mark where their tops should be."""
     x, y = _time(layers, until_s), Axis(0.0, top, LOW - FOOT, TOP)
     middles = _middles(layers[0].edges_s)
     below, marks = [0.0] * len(middles), []
@@ -89,7 +89,7 @@ def distributions(title: str, alt: str, lines: Sequence[Line]) -> Html:
     """Percentiles 0 to 100 of each policy: the share of requests below a latency, logarithmic if it spans tenfold."""
     filled = [line for line in lines if line.values]
     if not filled:
-        return svg(WIDTH, 40, alt, [tag("text", f"{title}: no request has it.", x=0, y=20)])
+        return svg(WIDTH, 40, alt, [tag("text", f"{title}: no data.", x=0, y=20)])
     x, y = _latency([value for line in filled for value in line.values]), Axis(0.0, 1.0, TALL - FOOT, TOP)
     marks = []
     for line in filled:

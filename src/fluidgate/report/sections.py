@@ -1,4 +1,4 @@
-"""The sections of words and numbers: answer, plan, stability, vLLM settings, comparison, how it was made."""
+"""The sections of text and tables: answer, plan, stability, vLLM settings, comparison, how it was made."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fluidgate.version import version
 from fluidgate.words import percent
 
 MAX_LISTED = 8
-"""Longer lists of numbers are summed up."""
+"""Longer lists of numbers are shown as their length and range."""
 
 
 def answer(comparison: Comparison) -> Html:
@@ -48,7 +48,7 @@ def _bullets(sentences: Iterable[str]) -> Html:
 
 
 def plan(comparison: Comparison) -> Html:
-    """What the fluid model says before any run: what holds at every load, then each load, then the numbers."""
+    """What the fluid model says before any run: at each load, at every load, and in numbers."""
     verdicts = [scenario.plan.verdict for scenario in comparison.scenarios]
     common = [sentence for sentence in verdicts[0] if all(sentence in verdict for verdict in verdicts)]
     at_every_load = []
@@ -76,7 +76,7 @@ def _plan_table(comparison: Comparison) -> Html:
 
 
 def stability_strip(comparison: Comparison) -> Html:
-    """Loads by policies: does the queue stay bounded?"""
+    """Policies by loads: does the queue stay bounded?"""
     heads = [head("load"), *(head(percent(scenario.load), class_="strip") for scenario in comparison.scenarios)]
     rows = []
     for place, cells in enumerate(zip(*(comparison.at(scenario) for scenario in comparison.scenarios), strict=True)):
@@ -85,7 +85,7 @@ def stability_strip(comparison: Comparison) -> Html:
             for cell in cells
         ]
         rows.append(row(cells[0].policy, *verdicts, data_policy=str(place)))
-    return table("Stable, by policy and load, in all repeats", heads, rows)
+    return table("Stability by policy and load, over all repeats", heads, rows)
 
 
 def _strip_style(cell: Cell) -> str:
@@ -101,8 +101,8 @@ class ServeLine:
     """One way to serve.
 
     Attributes:
-        title: what it is.
-        command: the line to type.
+        title: what the line sets up.
+        command: the command line.
         flags: name, value and reason of each argument.
     """
 
@@ -113,14 +113,14 @@ class ServeLine:
 
 @dataclass(frozen=True)
 class Deployment:
-    """How to serve at one load; `note` says why there is no line, or what else to know, and may be markup."""
+    """How to serve at one load; `note`, which may be markup, says why there is no line, or what else to know."""
 
     lines: tuple[ServeLine, ...] = ()
     note: str = ""
 
 
 def deployment(comparison: Comparison, deployments: Sequence[Deployment]) -> Html:
-    """The `vllm serve` lines of every load; without any, how to get them."""
+    """The `vllm serve` lines for every load; without deployments, how to get them."""
     parts = []
     for place, scenario in enumerate(comparison.scenarios):
         serve = (
@@ -133,10 +133,10 @@ def deployment(comparison: Comparison, deployments: Sequence[Deployment]) -> Htm
 
 
 def how_to_serve(policy: str) -> str:
-    """The commands that give the lines, as markup."""
+    """The commands that print the lines, as markup."""
     save = tag("code", f"fluidgate plan … --policy {policy} --save plan.json")
     serve = tag("code", "fluidgate serve-args plan.json")
-    return join([f"The plan file of {policy}: ", save, ", with this load's rate; its lines: ", serve, "."])
+    return join(["Write the plan file with ", save, " at this load's rate; ", serve, " then prints the lines."])
 
 
 def _serve_line(line: ServeLine) -> Html:
@@ -153,14 +153,15 @@ def _serve_line(line: ServeLine) -> Html:
 def compared(comparison: Comparison) -> Html:
     """A table per load: every metric of every policy, with intervals and differences from the baseline."""
     note = (
-        f"Mean over {comparison.repeats} repeats ± half of the 95% interval; below it the paired difference from "
-        f"{comparison.baseline} (all policies of a load saw the same requests in every repeat). It is marked ▲ better "
-        "or ▼ worse only where its 95% interval excludes zero. Latencies are over the requests that have them: "
-        "look at the unfinished ones first. Busy time is the fluid bound's share and the two losses; below the load "
-        "from which memory matters, under-use is large and harmless: batches are small because few requests are there."
+        f"Mean over {comparison.repeats} repeats ± half the width of the 95% interval; below it, the paired "
+        f"difference from {comparison.baseline} (in each repeat, all policies saw the same requests), marked ▲ better "
+        "or ▼ worse only where its 95% interval excludes zero. Latencies cover only the requests that have them, so "
+        "look at the unfinished ones first. The fluid bound's share and the two losses add up to the busy time; below "
+        "the load from which memory matters, under-use is large and harmless: batches are small because there are few "
+        "requests."
     )
     if comparison.repeats == 1:
-        note = "One repeat: there are no intervals, so no difference is marked better or worse. " + note
+        note = "One repeat gives no intervals, so no difference is marked better or worse. " + note
     tables = [
         tag("div", tag("h3", load_title(scenario)), _comparison_table(comparison, scenario), data_load=str(place))
         for place, scenario in enumerate(comparison.scenarios)
@@ -187,7 +188,7 @@ def _policy_heads(comparison: Comparison, scenario: Scenario) -> list[Html]:
     pick = recommend(comparison, scenario).policy
     heads = [head("")]
     for place, cell in enumerate(comparison.at(scenario)):
-        roles = {"baseline": cell.policy == comparison.baseline, "to use": cell.policy == pick}
+        roles = {"baseline": cell.policy == comparison.baseline, "recommended": cell.policy == pick}
         names = ", ".join(role for role, holds in roles.items() if holds)
         small = [tag("small", names)] if names else []
         style = "pick" if cell.policy == pick else None
@@ -237,7 +238,7 @@ def _signed(text: str) -> str:
 
 
 def made(comparison: Comparison, command: str | None) -> Html:
-    """Everything needed to make the same numbers again."""
+    """Everything needed to reproduce the numbers."""
     hardware = comparison.hardware
     error = hardware.relative_error
     facts = {
@@ -247,10 +248,10 @@ def made(comparison: Comparison, command: str | None) -> Html:
         "workload digest": f"{comparison.workload_digest} (first repeat)",
         "requests per repeat": f"{comparison.requests:,}",
         "repeats, seed": f"{comparison.repeats}, {comparison.seed}",
-        "service level": _settings(asdict(comparison.slo)) if comparison.slo else "none given",
+        "service level": _settings(asdict(comparison.slo)) if comparison.slo else "none",
         "hardware": hardware.name,
         "hardware source": hardware.source or "not given",
-        "error of the step time's four terms": percent(error) + " on average" if isfinite(error) else "unknown",
+        "error of the four-term step time": percent(error) + " on average" if isfinite(error) else "unknown",
         "step time": _step_time(hardware),
         "KV blocks": f"{hardware.num_gpu_blocks:,} of {hardware.block_size} tokens, one of them the null block",
         "engine": _settings(asdict(comparison.config)),

@@ -1,4 +1,4 @@
-"""Which metrics are shown, and where; and when a difference in one counts."""
+"""Which metrics are shown, and where; and when a difference counts."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ LATENCIES = {
     "tpot": "TPOT: time per further token",
     "e2el": "E2E latency: arrival to last token",
 }
-"""A reader chooses one of these; `<key>_s` is its distribution in a `Timeline`."""
+"""The latencies a reader can choose between; `<key>_s` is the distribution in a `Timeline`."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A metric, and where it stands besides the page's table of all numbers, which has every one of them.
+    """A metric in the page's table of all numbers, and where else it is shown.
 
     Attributes:
         key: its name in a `Summary`.
-        column: its heading in the terminal's table, on two lines, and how that table writes it.
+        column: its two-line heading in the terminal's table, and the format there.
         bars: the name of the figure that shows it as bars.
-        latency: the latency in `LATENCIES` of which it is the mean; its bars are shown with that.
-        part: what it is called, and its style, as a part of the busy time.
-        needs_slo: whether it is shown only where an SLO was given.
+        latency: the key in `LATENCIES` of which it is the mean; its bars are shown with that latency.
+        part: its name and style as a part of the busy time.
+        needs_slo: shown only if an SLO was given.
     """
 
     key: str
@@ -79,7 +79,7 @@ def compared_metrics(comparison: Comparison) -> list[str]:
 
 
 def judge(key: str, difference: Interval) -> Literal["better", "worse"] | None:
-    """Whether a metric is better or worse than the baseline's; None unless its whole interval says so."""
+    """Whether a metric differs from the baseline for better or worse; None if the interval includes zero."""
     direction = METRICS[key].better
     above, below = difference.low > 0, difference.high < 0
     if direction is None or not (above or below):

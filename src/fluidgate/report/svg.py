@@ -1,4 +1,4 @@
-"""What every drawing stands on: the `<svg>` element, on the page or alone, axes with their frame, marks and legends."""
+"""What all drawings share: the `<svg>` element, on the page or in a file, axes, marks and legends."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ FRONTIER_HEADINGS = ("policy", "stable rate\nreq/s", "interval\nreq/s", "÷ flui
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Policies by metrics, a section per load; green and red where the difference from the baseline is sure.
+    """Policies by metrics, a section per load; green and red where the difference from the baseline is significant.
 
     Returns:
-        Means over the repeats; "left" counts requests that never finished, in all repeats together.
+        Means over the repeats; "left" counts the requests that never finished, over all repeats.
     """
     caption = f"means over {comparison.repeats} repeats; colours: 95% interval of the paired difference from "
     table = Table(
@@ -55,7 +55,7 @@ def _values(comparison: Comparison, cell: Cell) -> Iterator[Text]:
 
 
 def _stable(cell: Cell) -> str:
-    """`yes`, `no`, `?` when it cannot be told, or how many of the repeats are stable."""
+    """`yes`, `no`, `?` if unclear, or how many of the repeats are stable."""
     stable = sum(summary.stable is True for summary in cell.summaries)
     words = {"stable": "yes", "unstable": "no", "unclear": "?"}
     return words.get(stability(cell), f"{stable}/{len(cell.summaries)}")
@@ -63,12 +63,14 @@ def _stable(cell: Cell) -> str:
 
 def frontier_table(frontier: Frontier) -> Table:
     """Policies by stable rate, a section per setting, each with its fluid boundary."""
-    misses = f"misses with at most {percent(frontier.rule.alpha)}"
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         title=Text(f"Largest stable rate of {frontier.workload}"),
-        caption=Text(f"interval: largest rate found stable – smallest found unstable; {misses}"),
+        caption=Text(
+            "interval: largest rate found stable – smallest found unstable; "
+            f"probability of a miss at most {percent(frontier.rule.alpha)}"
+        ),
     )
     for heading in FRONTIER_HEADINGS:
         table.add_column(heading, justify="left" if heading == "policy" else "right", overflow="fold")
@@ -78,7 +80,7 @@ def frontier_table(frontier: Frontier) -> Table:
         for rate in rates:
             values = (_rate(rate.rate), _rate_interval(rate), or_dash(rate.share, number), str(rate.runs))
             table.add_row(Text(rate.policy), *map(Text, values))
-        table.add_row(Text(f"fluid boundary, {rates[0].limit} least"), Text(_rate(rates[0].boundary_rate)))
+        table.add_row(Text(f"fluid boundary, set by {rates[0].limit}"), Text(_rate(rates[0].boundary_rate)))
         table.add_section()
     return table
 
@@ -89,7 +91,7 @@ def _rate_interval(rate: StableRate) -> str:
 
 
 def _rate(value: float) -> str:
-    """Four digits: the tolerance is 1%."""
+    """Four digits, since the tolerance is 1%."""
     return or_dash(value, "{:.4g}".format)
 
 
@@ -117,7 +119,7 @@ def summary_table(summaries: Sequence[Summary], title: str) -> Table:
             metric.label, metric.text(interval.mean), *([_between(key, interval)] if several else []), metric.unit
         )
     for k, summary in enumerate(summaries):
-        verdict = {True: "stable", False: "unstable", None: "cannot be told"}[summary.stable]
+        verdict = {True: "stable", False: "unstable", None: "unclear"}[summary.stable]
         table.add_section()
         label = f"stability (repeat {k + 1})" if several else "stability"
         table.add_row(Text(label), Text(f"{verdict}: {summary.stability_reason}", justify="left"))

@@ -1,4 +1,4 @@
-"""Numbers in words, the same on the page and in the terminal."""
+"""Numbers and verdicts as text, the same on the page and in the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fluidgate.words import number, percent
 
 
 def measured(key: str, value: float) -> str:
-    """A metric's value with its unit; milliseconds turn into seconds from 1,000 on."""
+    """A metric's value with its unit; 1,000 milliseconds and more are given in seconds."""
     metric = METRICS[key]
     if metric.unit in ("ms", "s") and isfinite(value):
         return duration(value / 1e3 if metric.unit == "ms" else value)
@@ -54,7 +54,7 @@ def load_title(scenario: Scenario) -> str:
 
 
 def stability(cell: Cell) -> str:
-    """`stable`, `unstable` or `unclear` if all repeats agree, otherwise how many of them say what."""
+    """`stable`, `unstable` or `unclear` if all repeats agree, otherwise a count of each."""
     verdicts = [summary.stable for summary in cell.summaries]
     counts = {"stable": verdicts.count(True), "unstable": verdicts.count(False), "unclear": verdicts.count(None)}
     for word, count in counts.items():
@@ -64,5 +64,5 @@ def stability(cell: Cell) -> str:
 
 
 def unfinished(cell: Cell) -> int:
-    """Requests left over in all repeats together."""
+    """Requests that never finished, over all repeats."""
     return sum(summary.unfinished for summary in cell.summaries)
