@@ -204,6 +204,29 @@ def test_only_sure_differences_are_coloured(with_numbers: Change, tmp_path: Path
     assert marks(scattered) == (0, 0)
 
 
+def test_a_difference_that_rounds_to_zero_has_no_sign(with_numbers: Change, tmp_path: Path) -> None:
+    """Throughput is shown without decimals, its relative difference in whole percent."""
+
+    def difference(throughput: float) -> str:
+        repeats = {"greedy": [{"output_throughput": 1000.0}] * 2, "watermark": [{"output_throughput": throughput}] * 2}
+        page = write_report(with_numbers(repeats), tmp_path / "r.html").read_text(encoding="utf-8")
+        row = re.search(r"<tr><th[^>]*>Output throughput.*?</tr>", page)
+        assert row is not None
+        return re.findall(r"<span[^>]*>([^<]*)</span>", row[0])[0]
+
+    assert difference(1000.2) == "▲ better 0 ±0 (0%)"
+    assert difference(999.8) == "▼ worse 0 ±0 (0%)"
+    assert difference(900.0) == "▼ worse −100 ±0 (−10%)"
+    assert difference(1100.0) == "▲ better +100 ±0 (+10%)"
+
+
+def test_policies_with_the_same_drawback_share_a_line(with_numbers: Change, tmp_path: Path) -> None:
+    unfinished = [{"unfinished": 2}, {"unfinished": 2}]
+    numbers = {"watermark": unfinished, "concurrency-cap:cap=3": unfinished}
+    page = write_report(with_numbers(numbers), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<li>watermark and concurrency-cap:cap=3: 4 requests unfinished</li>" in page
+
+
 def test_unfinished_requests_are_seen(with_numbers: Change, tmp_path: Path) -> None:
     left = with_numbers({"watermark": [{"unfinished": 7}, {"unfinished": 4}]})
     assert re.search(r">\s*11\s*<", write_report(left, tmp_path / "r.html").read_text(encoding="utf-8"))

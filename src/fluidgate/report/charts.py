@@ -147,7 +147,9 @@ def curves(x_label: str, y_label: str, alt: str, lines: Sequence[Curve], x_forma
     points = [point for line in lines for point in line.drawable()]
     if not points:
         return svg(width, 40, alt, [tag("text", "No request finished.", x=0, y=20)])
-    x = Axis(0.0, 1.06 * max(x.mean for x, _, _ in points) or 1.0, left, width - right)
+    least, most = min(x.mean for x, _, _ in points), max(x.mean for x, _, _ in points)
+    start = 0.9 * least if 2 * least > most else 0.0  # points close together would pile up far from zero
+    x = Axis(start, 1.06 * most or 1.0, left, width - right)
     y = _latency_axis([y.mean for _, y, _ in points], height - foot, head)
     parts = frame(x, y, (x_label, y_label), (x_format, y_format))
     parts.extend(_curve(line, x, y) for line in lines)

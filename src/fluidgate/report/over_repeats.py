@@ -9,7 +9,7 @@ from fluidgate.report.charts import Bar, Curve, Limit, Split, bars, curves, scal
 from fluidgate.report.html import Html
 from fluidgate.report.shown_metrics import BUSY_TIME
 from fluidgate.report.svg import box_legend
-from fluidgate.report.words import duration, load_title, measured, or_dash, tenths, whole_percent
+from fluidgate.report.words import duration, measured, or_dash, tenths, whole_percent
 from fluidgate.runs import Cell, Comparison, Frontier, Scenario, StableRate
 from fluidgate.words import number, percent
 
@@ -67,7 +67,7 @@ def kv_bars(comparison: Comparison, scenario: Scenario) -> Html:
     )
     values = _values(scenario, rows)
     alt = f"KV use, mean / peak at load {values} The fluid model predicts {percent(predicted)}."
-    return bars(load_title(scenario), alt, rows, 1.0, limits)
+    return bars("KV use, mean / peak", alt, rows, 1.0, limits)
 
 
 def stable_rate_bars(comparison: Comparison, frontier: Frontier) -> Html:
@@ -101,7 +101,7 @@ def busy_time(comparison: Comparison, scenario: Scenario) -> Html:
         rows.append(Split(cell.policy, series(comparison, cell), parts, "unknown: requests are unfinished"))
     values = [f"{row.label} {', '.join(f'{name} {tenths(share)}' for name, _, share in row.parts)}" for row in rows]
     alt = f"Busy time at load {percent(scenario.load)}: {'; '.join(values)}."
-    return split_bars(load_title(scenario), alt, rows)
+    return split_bars("Busy time", alt, rows)
 
 
 def busy_time_legend() -> Html:

@@ -22,7 +22,7 @@
   const FORMATS = {
     number: digits,
     percent: (value) => `${(100 * value).toFixed(1)}%`,
-    duration: (value) => (Math.abs(value) >= 1 ? `${digits(value)} s` : `${digits(1000 * value)} ms`),
+    duration: (value) => (Math.abs(value) >= 1 || value === 0 ? `${digits(value)} s` : `${digits(1000 * value)} ms`),
   };
 
   const parsed = new WeakMap();

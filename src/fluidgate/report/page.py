@@ -16,6 +16,7 @@ from fluidgate.report.over_time import stage_legend
 from fluidgate.report.sections import Deployment, answer, compared, deployment, made, plan, stability_strip
 from fluidgate.report.shown_metrics import LATENCIES
 from fluidgate.report.svg import policy_legend, swatch
+from fluidgate.report.words import counted
 from fluidgate.runs import Comparison, Frontier
 from fluidgate.version import version
 from fluidgate.words import percent
@@ -101,12 +102,14 @@ def write_report(
 
 def _page(comparison: Comparison, sections: Sequence[Html]) -> str:
     subtitle = (
-        f"Which requests may enter the GPU, and when: {len(policies(comparison))} admission policies "
-        f"at {len(comparison.scenarios)} loads, {comparison.requests:,} requests, {comparison.repeats} paired repeats."
+        "Which requests may enter the GPU, and when: "
+        f"{counted(len(policies(comparison)), 'admission policy', 'admission policies')} "
+        f"at {counted(len(comparison.scenarios), 'load')}, {counted(comparison.requests, 'request')}, "
+        f"{counted(comparison.repeats, 'repeat', 'paired repeats')}."
     )
     links = [tag("a", name, href=f"#{anchor}") for anchor, name in CONTENTS.items()]
     return Template(asset("page.html")).substitute(
-        title=join([f"{comparison.workload_name} on {comparison.hardware.name}"]),
+        title=join([f"{comparison.workload_name}, {comparison.hardware.name}"]),
         subtitle=join([subtitle]),
         style=asset("page.css") + asset("chart.css"),
         version=version(),

@@ -7,7 +7,7 @@ from math import isfinite, isnan
 
 from fluidgate.metrics import METRICS, mean_interval, paired_difference
 from fluidgate.report.shown_metrics import BUSY_TIME
-from fluidgate.report.words import listed, measured, tenths, unfinished
+from fluidgate.report.words import counted, listed, measured, tenths, unfinished
 from fluidgate.runs import Cell, Comparison, Scenario
 from fluidgate.words import percent
 
@@ -101,7 +101,7 @@ def recommend(comparison: Comparison, scenario: Scenario) -> Recommendation:
     choice = _Choice(list(cells))
     choice.keep(
         [c for c in choice.pool if unfinished(c) == 0],
-        {c.policy: f"leaves {unfinished(c):,} requests unfinished" for c in cells},
+        {c.policy: f"{counted(unfinished(c), 'request')} unfinished" for c in cells},
     )
     _drop_unstable(choice, scenario)
     for criterion in criteria(comparison):
@@ -191,7 +191,7 @@ def _pick(comparison: Comparison, pool: list[Cell]) -> Cell:
 
 
 def _unresolved(comparison: Comparison) -> str:
-    return f"no clear difference in {comparison.repeats} repeats; run more"
+    return f"no clear difference in {counted(comparison.repeats, 'repeat')}; run more"
 
 
 def _headline(

@@ -12,7 +12,7 @@ from fluidgate.metrics import METRICS, Interval, PairedDifference
 from fluidgate.report.html import Html, head, join, row, section, table, tag
 from fluidgate.report.recommend import Recommendation, recommend, rule
 from fluidgate.report.shown_metrics import compared_metrics, judge
-from fluidgate.report.words import load_title, stability, unfinished
+from fluidgate.report.words import counted, listed, load_title, signed, stability, unfinished
 from fluidgate.runs import Cell, Comparison, Scenario
 from fluidgate.version import version
 from fluidgate.words import percent
@@ -33,12 +33,15 @@ def answer(comparison: Comparison) -> Html:
 
 
 def _answer_card(scenario: Scenario, choice: Recommendation) -> Html:
+    against: dict[str, list[str]] = {}
+    for policy, why in choice.others:
+        against.setdefault(why, []).append(policy)
     return tag(
         "div",
         tag("h2", load_title(scenario)),
         tag("p", choice.headline, class_="answer"),
         tag("p", choice.reason),
-        *([_bullets(f"{policy}: {why}" for policy, why in choice.others)] if choice.others else []),
+        *([_bullets(f"{listed(policies)}: {why}" for why, policies in against.items())] if against else []),
         class_="card",
     )
 
@@ -51,16 +54,13 @@ def plan(comparison: Comparison) -> Html:
     """What the fluid model says before any run: at each load, at every load, and in numbers."""
     verdicts = [scenario.plan.verdict for scenario in comparison.scenarios]
     common = [sentence for sentence in verdicts[0] if all(sentence in verdict for verdict in verdicts)]
-    at_every_load = []
+    titled = list(zip(map(load_title, comparison.scenarios), verdicts, strict=True))
     if len(verdicts) > 1 and common:
-        at_every_load = [tag("h3", "At every load"), _bullets(common)]
-        verdicts = [tuple(sentence for sentence in verdict if sentence not in common) for verdict in verdicts]
-    cards = [
-        tag("div", tag("h3", load_title(scenario)), _bullets(verdict), class_="card")
-        for scenario, verdict in zip(comparison.scenarios, verdicts, strict=True)
-    ]
+        titled = [(title, tuple(s for s in verdict if s not in common)) for title, verdict in titled]
+        titled.append(("At every load", tuple(common)))
+    cards = [tag("div", tag("h3", title), _bullets(sentences), class_="card") for title, sentences in titled]
     numbers = tag("details", tag("summary", "All numbers of the plan"), _plan_table(comparison))
-    return section("plan", "What the plan says", tag("div", *cards, class_="cards"), *at_every_load, numbers)
+    return section("plan", "What the plan says", tag("div", *cards, class_="cards"), numbers)
 
 
 def _plan_table(comparison: Comparison) -> Html:
@@ -152,16 +152,21 @@ def _serve_line(line: ServeLine) -> Html:
 
 def compared(comparison: Comparison) -> Html:
     """A table per load: every metric of every policy, with intervals and differences from the baseline."""
-    note = (
+    values = (
         f"Mean over {comparison.repeats} repeats ± half the width of the 95% interval; below it, the paired "
         f"difference from {comparison.baseline} (in each repeat, all policies saw the same requests), marked ▲ better "
-        "or ▼ worse only where its 95% interval excludes zero. Latencies cover only the requests that have them, so "
-        "look at the unfinished ones first. The fluid bound's share and the two losses add up to the busy time; below "
-        "the load from which memory matters, under-use is large and harmless: batches are small because there are few "
-        "requests."
+        "or ▼ worse only where its 95% interval excludes zero. "
     )
     if comparison.repeats == 1:
-        note = "One repeat gives no intervals, so no difference is marked better or worse. " + note
+        values = (
+            f"Below each value, the difference from {comparison.baseline} (all policies saw the same requests); one "
+            "repeat gives no intervals, so none is marked better or worse. "
+        )
+    note = values + (
+        "Latencies cover only the requests that have them, so look at the unfinished ones first. The fluid bound's "
+        "share and the two losses add up to the busy time; below the load from which memory matters, under-use is "
+        "large and harmless: batches are small because there are few requests."
+    )
     tables = [
         tag("div", tag("h3", load_title(scenario)), _comparison_table(comparison, scenario), data_load=str(place))
         for place, scenario in enumerate(comparison.scenarios)
@@ -181,7 +186,8 @@ def _comparison_table(comparison: Comparison, scenario: Scenario) -> Html:
         metric = METRICS[key]
         rows.append(row(join([metric.label, *([tag("small", metric.unit)] if metric.unit else [])]), *values))
     heads = _policy_heads(comparison, scenario)
-    return table(f"{load_title(scenario)}: {comparison.requests:,} requests per repeat", heads, rows)
+    caption = f"{counted(comparison.requests, 'request')} per repeat, load {percent(scenario.load)}"
+    return table(caption, heads, rows)
 
 
 def _policy_heads(comparison: Comparison, scenario: Scenario) -> list[Html]:
@@ -209,7 +215,8 @@ def _stability_row(cells: tuple[Cell, ...]) -> Html:
     for place, cell in enumerate(cells):
         style = "bad" if any(summary.stable is False for summary in cell.summaries) else None
         reasons = _stability_reasons(cell)
-        verdicts.append(tag("td", stability(cell), class_=style, title=reasons, data_policy=str(place)))
+        wrapped = " ".join(filter(None, ("wrap", style)))
+        verdicts.append(tag("td", stability(cell), class_=wrapped, title=reasons, data_policy=str(place)))
     return row("Stability", *verdicts)
 
 
@@ -224,17 +231,13 @@ def _half_width(key: str, value: Interval) -> str:
 
 
 def _difference(key: str, difference: Interval) -> Html:
-    text = _signed(METRICS[key].text(difference.mean)) + _half_width(key, difference)
+    text = signed(METRICS[key].text(difference.mean)) + _half_width(key, difference)
     if isinstance(difference, PairedDifference) and isfinite(difference.relative.mean) and METRICS[key].unit:
-        text += f" ({difference.relative.mean:+.0%})"
+        text += f" ({signed(f'{difference.relative.mean:.0%}')})"
     verdict = judge(key, difference)
     if verdict is None:
         return tag("span", text)
     return tag("span", {"better": "▲ better ", "worse": "▼ worse "}[verdict] + text, class_=f"note {verdict}")
-
-
-def _signed(text: str) -> str:
-    return text.replace("-", "−") if text.startswith("-") else f"+{text}"
 
 
 def made(comparison: Comparison, command: str | None) -> Html:

@@ -13,7 +13,7 @@ from rich.text import Text
 from fluidgate.fluid import FluidPlan
 from fluidgate.metrics import METRICS, Interval, Summary, aggregate
 from fluidgate.report.shown_metrics import COLUMNS, judge
-from fluidgate.report.words import load_title, or_dash, stability, unfinished
+from fluidgate.report.words import counted, load_title, or_dash, stability, unfinished
 from fluidgate.runs import Cell, Comparison, Frontier, StableRate
 from fluidgate.words import number, percent
 
@@ -27,13 +27,14 @@ def comparison_table(comparison: Comparison) -> Table:
     Returns:
         Means over the repeats; "left" counts the requests that never finished, over all repeats.
     """
-    caption = f"means over {comparison.repeats} repeats; colours: 95% interval of the paired difference from "
+    repeats = counted(comparison.repeats, "repeat")
+    rule = f"colours: 95% interval of the paired difference from {comparison.baseline} excludes zero"
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 0),
         pad_edge=False,
-        caption=Text(f"{caption}{comparison.baseline} excludes zero"),
-        title=Text(f"{comparison.workload_name} on {comparison.hardware.name}"),
+        caption=Text(f"means over {repeats}; {rule}"),
+        title=Text(f"{comparison.workload_name}, {comparison.hardware.name}"),
     )
     with_left = any(unfinished(cell) for cell in comparison.cells)
     table.add_column("policy", overflow="fold", max_width=24)

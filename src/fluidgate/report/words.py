@@ -25,7 +25,7 @@ def or_dash(value: float, text: Callable[[float], str]) -> str:
 
 def duration(value_s: float) -> str:
     """Seconds to three digits; milliseconds below one second."""
-    return or_dash(value_s, lambda v: f"{number(v)} s" if abs(v) >= 1.0 else f"{number(1e3 * v)} ms")
+    return or_dash(value_s, lambda v: f"{number(v)} s" if abs(v) >= 1.0 or v == 0 else f"{number(1e3 * v)} ms")
 
 
 def whole_percent(share: float) -> str:
@@ -36,6 +36,19 @@ def whole_percent(share: float) -> str:
 def tenths(share: float) -> str:
     """A share in percent, to a tenth."""
     return or_dash(share, lambda s: percent(round(s, 3)))
+
+
+def signed(text: str) -> str:
+    """A difference that was formatted without a plus, with its sign; what was rounded to zero has none."""
+    digits = text.removeprefix("-")
+    if not digits.strip("0.%"):
+        return digits
+    return f"{'−' if text.startswith('-') else '+'}{digits}"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 load`, `2 loads`."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def listed(names: Sequence[str]) -> str:
