@@ -90,7 +90,7 @@ def distributions(title: str, alt: str, lines: Sequence[Line]) -> Html:
     filled = [line for line in lines if line.values]
     if not filled:
         return svg(WIDTH, 40, alt, [tag("text", f"{title}: no data.", x=0, y=20)])
-    x, y = _latency([value for line in filled for value in line.values]), Axis(0.0, 1.0, TALL - FOOT, TOP)
+    x, y = _latency([value for line in filled for value in line.values]), Axis(0.0, 1.0, TALL - FOOT, TOP + 6)
     marks = []
     for line in filled:
         shares = [k / (len(line.values) - 1) for k in range(len(line.values))]

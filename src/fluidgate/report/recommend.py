@@ -121,7 +121,7 @@ def recommend(comparison: Comparison, scenario: Scenario) -> Recommendation:
 
 def _drop_unstable(choice: _Choice, scenario: Scenario) -> None:
     """Only below the boundary: above it every policy is unstable, and the steadiest ones show it first."""
-    if scenario.plan.stability.load > 1.0 or not any(_mostly(c, True) for c in choice.pool):
+    if scenario.load > 1.0 or not any(_mostly(c, True) for c in choice.pool):
         return
     choice.keep([c for c in choice.pool if not _mostly(c, False)], {c.policy: _instability(c) for c in choice.pool})
 
@@ -203,7 +203,7 @@ def _headline(
         return "The policy does not matter at this load"
     if not removed:
         return f"No difference shown; keep {pick.policy}"
-    return f"{'Overload: use' if scenario.plan.stability.load > 1.0 else 'Use'} {pick.policy}"
+    return f"{'Overload: use' if scenario.load > 1.0 else 'Use'} {pick.policy}"
 
 
 def _reason(comparison: Comparison, scenario: Scenario, pick: Cell, equals: tuple[str, ...]) -> str:
@@ -219,7 +219,7 @@ def _reason(comparison: Comparison, scenario: Scenario, pick: Cell, equals: tupl
         )
     sentences.append(_fullness(scenario, cells))
     sentences += _busy_time(scenario, pick)
-    if scenario.plan.stability.load > 1.0:
+    if scenario.load > 1.0:
         sentences.append("The load is above the stability boundary: the queue grows for as long as the load lasts.")
     if comparison.repeats == 1 and len(cells) > 1:
         sentences.append("One repeat gives no interval: differences may be noise.")
@@ -230,7 +230,7 @@ def _busy_time(scenario: Scenario, pick: Cell) -> list[str]:
     """How close the choice comes to the fluid bound, at loads where under-use is a loss."""
     onset = scenario.plan.stability.onset_load
     bound, recomputation, under_use = (_mean(pick, key) for key in BUSY_TIME)
-    if onset is None or scenario.plan.stability.load < onset or isnan(bound + recomputation + under_use):
+    if onset is None or scenario.load < onset or isnan(bound + recomputation + under_use):
         return []
     return [
         f"Of the busy time of {pick.policy}, the fluid bound needs {tenths(bound)}; recomputation costs "
