@@ -107,9 +107,9 @@ class Split:
 
 def split_bars(title: str, alt: str, rows: Sequence[Split]) -> Html:
     """Bars of the same length, each split into parts that add up to 1."""
-    drawn = [part for k, row in enumerate(rows) for part in _split_bar(row, HEAD + PITCH * k)]
+    parts = [part for k, row in enumerate(rows) for part in _split_bar(row, HEAD + PITCH * k)]
     title_text = tag("text", title, x=0, y=14, font_weight=600)
-    return svg(WIDTH, HEAD + PITCH * len(rows) + 4, alt, [title_text, *drawn])
+    return svg(WIDTH, HEAD + PITCH * len(rows) + 4, alt, [title_text, *parts])
 
 
 def _split_bar(row: Split, y: float) -> list[Html]:

@@ -1,4 +1,4 @@
-// The page's script: choose loads, policies and a metric, and read values under the pointer. Without it everything shows.
+// Choose loads, policies and a metric, and read values under the pointer. Without the script everything shows.
 (() => {
   "use strict";
   const form = document.getElementById("controls");

@@ -13,7 +13,7 @@ from fluidgate.report import figures
 from fluidgate.report.html import Html, asset, join, section, tag
 from fluidgate.report.over_repeats import busy_time_legend, policies, stable_rate_bars
 from fluidgate.report.over_time import stage_legend
-from fluidgate.report.sections import Deployment, answer, compared, deployment, made, plan, stability_strip
+from fluidgate.report.sections import Deployment, all_numbers, answer, deployment, plan, provenance, stability_strip
 from fluidgate.report.shown_metrics import LATENCIES
 from fluidgate.report.svg import policy_legend, swatch
 from fluidgate.report.words import counted
@@ -125,7 +125,7 @@ def _sections(
     """All sections in order; the controls stand where the figures begin."""
     legend = policy_legend(policies(comparison))
 
-    def drawn(anchor: str, title: str, *parts: Html) -> Html:
+    def noted(anchor: str, title: str, *parts: Html) -> Html:
         return section(anchor, title, tag("p", NOTES[anchor], class_="soft"), *parts)
 
     def per_load(group: figures.FiguresOf) -> Html:
@@ -137,16 +137,16 @@ def _sections(
         answer(comparison),
         plan(comparison),
         _controls(comparison),
-        drawn("kv", "KV cache over time", per_load(figures.kv_figures)),
-        drawn("batch", "Who is in the batch", batches),
-        drawn("queue", "Queue and holds", legend, per_load(figures.queue_figures)),
-        drawn("latency", "Latency", legend, overview, _latency_choice(), per_load(figures.latency_figures)),
-        drawn("silence", "Silence and recomputation", legend, per_load(figures.silence_figures)),
-        drawn("stability", "Stability", stability_strip(comparison), *_stable_rates(comparison, frontier)),
-        drawn("losses", "Where busy time goes", busy_time_legend(), per_load(figures.loss_figures)),
+        noted("kv", "KV cache over time", per_load(figures.kv_figures)),
+        noted("batch", "Who is in the batch", batches),
+        noted("queue", "Queue and holds", legend, per_load(figures.queue_figures)),
+        noted("latency", "Latency", legend, overview, _latency_choice(), per_load(figures.latency_figures)),
+        noted("silence", "Silence and recomputation", legend, per_load(figures.silence_figures)),
+        noted("stability", "Stability", stability_strip(comparison), *_stable_rates(comparison, frontier)),
+        noted("losses", "Where busy time goes", busy_time_legend(), per_load(figures.loss_figures)),
         section("deploy", "What to set in vLLM", deployment(comparison, deployments)),
-        compared(comparison),
-        made(comparison, command),
+        all_numbers(comparison),
+        provenance(comparison, command),
     ]
 
 

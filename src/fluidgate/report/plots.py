@@ -144,8 +144,8 @@ def _middles(edges: Values) -> list[float]:
 
 
 def _policy(line: Line, path: str) -> Html:
-    drawn = tag("path", d=path, fill="none", stroke=colour(line.series), stroke_width=1.6)
-    return tag("g", tag("title", line.label), drawn, data_policy=str(line.series))
+    curve = tag("path", d=path, fill="none", stroke=colour(line.series), stroke_width=1.6)
+    return tag("g", tag("title", line.label), curve, data_policy=str(line.series))
 
 
 def _path(x: Axis, y: Axis, places: Values, values: Values) -> str:

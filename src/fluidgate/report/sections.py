@@ -150,7 +150,7 @@ def _serve_line(line: ServeLine) -> Html:
     )
 
 
-def compared(comparison: Comparison) -> Html:
+def all_numbers(comparison: Comparison) -> Html:
     """A table per load: every metric of every policy, with intervals and differences from the baseline."""
     values = (
         f"Mean over {comparison.repeats} repeats ± half the width of the 95% interval; below it, the paired "
@@ -240,7 +240,7 @@ def _difference(key: str, difference: Interval) -> Html:
     return tag("span", {"better": "▲ better ", "worse": "▼ worse "}[verdict] + text, class_=f"note {verdict}")
 
 
-def made(comparison: Comparison, command: str | None) -> Html:
+def provenance(comparison: Comparison, command: str | None) -> Html:
     """Everything needed to reproduce the numbers."""
     hardware = comparison.hardware
     error = hardware.relative_error
