@@ -133,7 +133,7 @@ def test_compare_table_json_and_report(tmp_path: Path) -> None:
     assert capped["metrics"]["mean_ttft_ms"]["difference"]["mean"] > 0  # three seats keep requests waiting
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "concurrency-cap:cap=3" in report
-    assert "not looked at over time" not in report
+    assert "have no timelines" not in report
     assert "vllm serve llama-2-7b --scheduler-cls" in report
     assert "vllm serve llama-2-7b --gpu-memory-utilization" in report
 

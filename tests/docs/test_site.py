@@ -45,6 +45,11 @@ def test_figures_are_shown_drawn_and_small() -> None:
         assert path.stat().st_size < 100_000, f"{name}.svg"
 
 
+def test_the_report_is_pictured_and_small() -> None:
+    assert "(_static/report.png)" in (DOCS / "report.md").read_text(encoding="utf-8")
+    assert 0 < (DOCS / "_static" / "report.png").stat().st_size < 200_000
+
+
 def test_an_unknown_figure_is_refused() -> None:
     done = subprocess.run(
         [sys.executable, str(DOCS / "figures" / "draw.py"), "nonesuch"], capture_output=True, text=True, check=False

@@ -17,7 +17,7 @@ from fluidgate.errors import InputError
 from fluidgate.fluid import RequestMix, plan
 from fluidgate.hardware import Hardware, StepTime, write_hardware
 from fluidgate.policies import Greedy
-from fluidgate.report import figure_files, write_figures, write_perfetto, write_report
+from fluidgate.report import figures, write_figures, write_perfetto, write_report
 from fluidgate.report.html import Html
 from fluidgate.runs import Comparison, compare, write_csv, write_parquet, write_table
 from fluidgate.serving.planfile import PlanFile
@@ -124,8 +124,8 @@ WRITERS: dict[str, Callable[[Path, Comparison], None]] = {
 @pytest.fixture
 def write(request: pytest.FixtureRequest, comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> Write:
     """The writer of a name; folders of figures get two."""
-    two = figure_files.all_figures(comparison)[:2]
-    monkeypatch.setattr(figure_files, "all_figures", lambda _: two)
+    two = figures.all_figures(comparison)[:2]
+    monkeypatch.setattr(figures, "all_figures", lambda _: two)
     monkeypatch.setattr(paper_figures, "STUDIES", ["a", "b"])
     monkeypatch.setattr(paper_figures, "_latency", lambda *_: DRAWING)
     return lambda path: WRITERS[request.param](path, comparison)

@@ -142,9 +142,9 @@ def test_the_pointer_reads_values(page: Any, comparison: Comparison) -> None:
     place = len(seen.kv_high) // 2
     near = [f"{value:.1%}" for value in seen.kv_high[place - 1 : place + 2]]
     assert f"{seen.kv_high[0]:.1%}" not in near  # or any place would do
-    most = re.search(r"most ([\d.]+%)", tip.inner_text())
-    assert most is not None
-    assert most[1] in near
+    highest = re.search(r"max ([\d.]+%)", tip.inner_text())
+    assert highest is not None
+    assert highest[1] in near
     page.mouse.move(2, 2)
     assert not tip.is_visible()
 

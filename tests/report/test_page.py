@@ -116,8 +116,8 @@ def test_what_was_not_looked_at_is_said(comparison: Comparison, text: str, tmp_p
     blind = replace(comparison, cells=tuple(replace(cell, timeline=None) for cell in comparison.cells))
     page = write_report(blind, tmp_path / "r.html").read_text(encoding="utf-8")
     parsed(page)
-    assert "not looked at over time" in page
-    assert "not looked at over time" not in text
+    assert "have no timelines" in page
+    assert "have no timelines" not in text
     assert page.count("<svg") < text.count("<svg")
 
 
@@ -128,8 +128,8 @@ def test_batches_that_were_not_followed_are_said(comparison: Comparison, tmp_pat
 
     cells = tuple(map(without_batch, comparison.cells))
     page = write_report(replace(comparison, cells=cells), tmp_path / "r.html").read_text(encoding="utf-8")
-    assert page.count("Not followed: a repeat has more than 20,000,000 output tokens") == 2
-    assert "not looked at over time" not in page
+    assert page.count("Batches were not recorded: a repeat has more than 20,000,000 output tokens") == 2
+    assert "have no timelines" not in page
 
 
 def test_stability_is_a_strip(with_numbers: Change, tmp_path: Path) -> None:
@@ -202,6 +202,29 @@ def test_only_sure_differences_are_coloured(with_numbers: Change, tmp_path: Path
     base = with_numbers({}).cells[0].summaries
     scattered = [{"mean_ttft_ms": base[0].mean_ttft_ms * 0.5}, {"mean_ttft_ms": base[1].mean_ttft_ms * 1.6}]
     assert marks(scattered) == (0, 0)
+
+
+def test_a_difference_that_rounds_to_zero_has_no_sign(with_numbers: Change, tmp_path: Path) -> None:
+    """Throughput is shown without decimals, its relative difference in whole percent."""
+
+    def difference(throughput: float) -> str:
+        repeats = {"greedy": [{"output_throughput": 1000.0}] * 2, "watermark": [{"output_throughput": throughput}] * 2}
+        page = write_report(with_numbers(repeats), tmp_path / "r.html").read_text(encoding="utf-8")
+        row = re.search(r"<tr><th[^>]*>Output throughput.*?</tr>", page)
+        assert row is not None
+        return re.findall(r"<span[^>]*>([^<]*)</span>", row[0])[0]
+
+    assert difference(1000.2) == "▲ better 0 ±0 (0%)"
+    assert difference(999.8) == "▼ worse 0 ±0 (0%)"
+    assert difference(900.0) == "▼ worse −100 ±0 (−10%)"
+    assert difference(1100.0) == "▲ better +100 ±0 (+10%)"
+
+
+def test_policies_with_the_same_drawback_share_a_line(with_numbers: Change, tmp_path: Path) -> None:
+    unfinished = [{"unfinished": 2}, {"unfinished": 2}]
+    numbers = {"watermark": unfinished, "concurrency-cap:cap=3": unfinished}
+    page = write_report(with_numbers(numbers), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<li>watermark and concurrency-cap:cap=3: 4 requests unfinished</li>" in page
 
 
 def test_unfinished_requests_are_seen(with_numbers: Change, tmp_path: Path) -> None:

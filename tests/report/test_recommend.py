@@ -68,7 +68,7 @@ def test_noise_removes_nobody(with_numbers: Change) -> None:
     scattered = [{"mean_e2el_ms": 0.5 * base}, {"mean_e2el_ms": 1.6 * base}]
     result = chosen(with_numbers({"watermark": scattered}))
     assert result.policy == "greedy"
-    assert dict(result.others)["watermark"].startswith("cannot be told apart")
+    assert dict(result.others)["watermark"].startswith("no clear difference")
 
 
 def test_the_busy_time_is_accounted_for_where_memory_matters(comparison: Comparison) -> None:
@@ -77,7 +77,7 @@ def test_the_busy_time_is_accounted_for_where_memory_matters(comparison: Compari
     result = recommend(comparison, overloaded)
     cell = next(c for c in comparison.at(overloaded) if c.policy == result.policy)
     share = round(100 * cell.intervals["fluid_efficiency"].mean, 1)
-    assert f"Of the busy time of {result.policy} the fluid bound needs {share:g}%" in result.reason
+    assert f"Of the busy time of {result.policy}, the fluid bound needs {share:g}%" in result.reason
 
 
 def test_overload_is_said(comparison: Comparison) -> None:

@@ -1,14 +1,13 @@
-"""A comparison for people: the recommendation, tables for the terminal, one self-contained HTML page, its figures."""
+"""Results for people: a recommendation, tables for the terminal, one self-contained HTML page, and its figures."""
 
 from fluidgate.report.calibration import calibration_figure, calibration_table, grid_figure, grid_table
-from fluidgate.report.deployment import Deployment, ServeLine, how_to_serve
-from fluidgate.report.details import facts_table, summary_table
-from fluidgate.report.figure_files import standalone, write_figures
-from fluidgate.report.frontier import frontier_table
+from fluidgate.report.figures import write_figures
 from fluidgate.report.page import write_report
 from fluidgate.report.perfetto import write_perfetto
 from fluidgate.report.recommend import Recommendation, recommend
-from fluidgate.report.tables import comparison_table, plan_table
+from fluidgate.report.sections import Deployment, ServeLine, how_to_serve
+from fluidgate.report.svg import standalone
+from fluidgate.report.tables import comparison_table, facts_table, frontier_table, plan_table, summary_table
 
 __all__ = [
     "Deployment",

@@ -1,21 +1,18 @@
-"""A calibration for people: its table, and its step times against the measured or queried ones as a picture."""
+"""A calibration as a table, and as a figure: its step times against the measured or queried ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
 
 from fluidgate.arrays import BoolArray, FloatArray
 from fluidgate.calibration import CalibrationReport, QueriedHardware, StepPoints
 from fluidgate.hardware.fit import COEFFICIENTS
-from fluidgate.report.axes import Axis, frame, svg
 from fluidgate.report.html import Html, tag
-from fluidgate.report.svg import colour
+from fluidgate.report.svg import Axis, colour, frame, svg
 from fluidgate.words import number, percent
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 SIZE, LEFT, RIGHT, TOP, FOOT = 420.0, 58.0, 14.0, 26.0, 60.0
 MAX_POINTS = 2000
@@ -30,10 +27,7 @@ UNITS = {
 
 
 def calibration_table(report: CalibrationReport, title: str) -> Table:
-    """Coefficients with their intervals, errors of held-out steps, and the range, for the terminal."""
-    import numpy as np
-    from rich.table import Table
-
+    """Coefficients with their intervals, the errors on held-out steps, and the range covered, for the terminal."""
     table = Table(title=title, show_header=False)
     for name, half_width in zip(COEFFICIENTS, report.calibration.plus_minus, strict=True):
         unit, scale = UNITS[name]
@@ -52,9 +46,7 @@ def calibration_table(report: CalibrationReport, title: str) -> Table:
 
 
 def grid_table(queried: QueriedHardware) -> Table:
-    """What was queried, how far the grid reaches, and what interpolation costs, for the terminal."""
-    from rich.table import Table
-
+    """What was queried, how far the grid reaches, and the error of interpolation, for the terminal."""
     hardware, kinds, error = queried.hardware, queried.points.kind, queried.interpolation_error
     grid = hardware.grid
     assert grid is not None
@@ -66,17 +58,16 @@ def grid_table(queried: QueriedHardware) -> Table:
     reach = f"{grid.max_decodes:,} requests, {grid.max_tokens:,} tokens in a step, {grid.max_context:,} of context"
     table.add_row("grid reaches to", reach)
     for kind in dict.fromkeys(kinds.tolist()):
-        own = error[kinds == kind]
-        table.add_row(
-            f"{kind}: interpolated against queried, mean / most", f"{percent(own.mean())} / {percent(own.max())}"
-        )
-    table.add_row("what four terms would be off by, mean", percent(hardware.relative_error))
+        errors = error[kinds == kind]
+        text = f"{percent(errors.mean())} / {percent(errors.max())}"
+        table.add_row(f"{kind}: interpolated against queried, mean / most", text)
+    table.add_row("mean error of a four-term fit", percent(hardware.relative_error))
     table.add_row("KV blocks", f"{hardware.num_gpu_blocks:,} of {hardware.block_size} tokens")
     return table
 
 
 def calibration_figure(report: CalibrationReport) -> Html:
-    """Measured against fitted step time, both logarithmic; on the diagonal they agree, a cross is an outlier."""
+    """Measured against fitted step time, both logarithmic; they agree on the diagonal, and crosses are outliers."""
     alt = (
         f"Measured against fitted step time of {len(report.outlier):,} steps; held-out steps are off by "
         f"{percent(report.relative_error)} on average, without the {int(report.outlier.sum()):,} outliers."
@@ -123,7 +114,7 @@ def _point(x: float, y: float, ink: str, *, cross: bool) -> Html:
 
 
 def _key(kinds: Sequence[str], *, outliers: bool) -> tuple[list[Html], float]:
-    """The names of the kinds, in as many lines as they take, and how high the drawing is with them."""
+    """The names of the kinds, over as many lines as needed, and the height of the drawing with them."""
     parts, at, y = [], LEFT, SIZE - 10.0
     for name in [*kinds, *(["outlier"] if outliers else [])]:
         width = 24 + 7 * len(name)

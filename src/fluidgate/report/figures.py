@@ -1,95 +1,192 @@
-"""Figures over all repeats: throughput against latency, any metric by policy, KV use against capacity and plan."""
+"""The page's figures, section by section; `write_figures` writes the same ones as SVG files."""
 
 from __future__ import annotations
 
-from math import isfinite
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-from fluidgate.metrics import METRICS, Interval
-from fluidgate.report.html import Html
-from fluidgate.report.svg import Bar, Curve, Limit, bars, curves, scale_top
-from fluidgate.report.words import duration, load_title, measured
-from fluidgate.runs import Cell, Comparison, Frontier, Scenario, StableRate
-from fluidgate.words import number, percent
+from fluidgate.metrics import Timeline
+from fluidgate.output import make_folder, write_text
+from fluidgate.report.html import Html, join, tag
+from fluidgate.report.over_repeats import busy_time, kv_bars, metric_bars, series, throughput_latency
+from fluidgate.report.over_time import (
+    batch_over_time,
+    distribution,
+    evicted_over_time,
+    held_over_time,
+    kv_over_time,
+    timelines,
+    waiting_over_time,
+)
+from fluidgate.report.shown_metrics import LATENCIES, LATENCY_BARS, SILENCE_BARS
+from fluidgate.report.svg import standalone
+from fluidgate.report.words import load_title
+from fluidgate.runs import Cell, Comparison, Scenario
+from fluidgate.runs.policy_runs import MAX_TOKENS
+from fluidgate.words import percent
 
-
-def policies(comparison: Comparison) -> list[str]:
-    """The policies in order; a policy's place is its series, hence its colour, in every figure."""
-    return list(dict.fromkeys(cell.policy for cell in comparison.cells))
-
-
-def throughput_latency(comparison: Comparison) -> Html:
-    """One curve per policy through the loads: down and to the right is better."""
-    lines = [_curve(comparison, series, name) for series, name in enumerate(policies(comparison))]
-    alt = "Mean E2E latency against output throughput. " + " ".join(
-        f"{line.label}: {'; '.join(text for _, _, text in line.points)}." for line in lines
-    )
-    return curves("output throughput, tok/s", "mean E2E latency", alt, lines, number, duration)
-
-
-def _curve(comparison: Comparison, series: int, name: str) -> Curve:
-    points = []
-    for cell in (c for c in comparison.cells if c.policy == name):
-        x, y = cell.intervals["output_throughput"], cell.intervals["mean_e2el_ms"]
-        y = Interval(y.mean / 1e3, y.low / 1e3, y.high / 1e3, y.n)
-        text = f"{number(x.mean)} tok/s and {duration(y.mean)} at load {percent(cell.scenario.load)}"
-        points.append((x, y, text))
-    return Curve(name, series, tuple(points))
-
-
-def metric_bars(comparison: Comparison, scenario: Scenario, key: str) -> Html:
-    """A metric of every policy at one load, with intervals."""
-    rows = [_metric_bar(comparison, cell, key) for cell in comparison.at(scenario)]
-    title = METRICS[key].label
-    return bars(title, _alt(title, scenario, rows), rows, scale_top([row.value for row in rows]))
-
-
-def _metric_bar(comparison: Comparison, cell: Cell, key: str) -> Bar:
-    value = cell.intervals[key]
-    return Bar(cell.policy, policies(comparison).index(cell.policy), value, measured(key, value.mean))
+NO_TIMELINES = join(
+    [
+        "These runs have no timelines. To record them, use ",
+        tag("code", "fluidgate compare --html"),
+        ", or ",
+        tag("code", "compare(..., timelines=True)"),
+        " in Python.",
+    ]
+)
+TOO_MANY = (
+    f"Batches were not recorded: a repeat has more than {MAX_TOKENS:,} output tokens, too many to keep every batch."
+)
 
 
-def kv_bars(comparison: Comparison, scenario: Scenario) -> Html:
-    """Mean KV use (bar) and peak (tick) of every policy at one load, as shares of the capacity."""
-    rows = []
-    for cell in comparison.at(scenario):
-        mean, peak = cell.intervals["kv_mean"], cell.intervals["kv_peak"].mean
-        series = policies(comparison).index(cell.policy)
-        rows.append(Bar(cell.policy, series, mean, f"{_share(mean.mean)} / {_share(peak)}", mark=peak))
-    predicted = scenario.plan.stability.kv_use
-    limits = (
-        Limit(1.0, f"capacity, {number(scenario.plan.limits.kv_tokens)} tokens"),
-        Limit(predicted, f"fluid prediction, {percent(round(predicted, 3))}", dashed=True),
-    )
-    title = load_title(scenario)
-    alt = f"{_alt('KV use, mean / peak', scenario, rows)} The fluid model predicts {percent(predicted)}."
-    return bars(title, alt, rows, 1.0, limits)
+@dataclass(frozen=True)
+class Figure:
+    """One drawing, on the page or in a file.
+
+    Attributes:
+        name: the file's, without the extension.
+        drawing: an `<svg>` element.
+        policy: the series of the policy that it shows; None if it shows all of them.
+        metric: the latency that it shows, where the reader may choose one.
+    """
+
+    name: str
+    drawing: Html
+    policy: int | None = None
+    metric: str | None = None
+
+    def html(self) -> Html:
+        """The figure on the page; the choice of policies or of a latency may hide it."""
+        place = None if self.policy is None else str(self.policy)
+        return tag("figure", self.drawing, data_policy=place, data_metric=self.metric)
 
 
-def stable_rate_bars(comparison: Comparison, frontier: Frontier) -> Html:
-    """The largest stable rate of every policy, with its interval, next to the fluid boundary."""
-    drawn, rows = policies(comparison), []
-    for found in frontier.at(frontier.settings[0]):
-        series = drawn.index(found.policy) if found.policy in drawn else len(drawn)
-        rows.append(
-            Bar(found.policy, series, Interval(found.rate, found.low, found.high, found.runs), rate_text(found))
+FiguresOf = Callable[[Comparison, Scenario], list[Figure]]
+
+
+def kv_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
+    """KV use over time per policy, or bars of mean and peak where no run has a timeline."""
+    if not timelines(comparison, scenario):
+        return [Figure(_name("kv", scenario), kv_bars(comparison, scenario))]
+    return _per_policy("kv", kv_over_time, comparison, timelines(comparison, scenario))
+
+
+def batch_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
+    """The batch by stage over time, per policy."""
+    followed = [(cell, timeline) for cell, timeline in timelines(comparison, scenario) if timeline.batch]
+    return _per_policy("batch", batch_over_time, comparison, followed)
+
+
+def _per_policy(
+    what: str,
+    draw: Callable[[Comparison, Cell, Timeline], Html],
+    comparison: Comparison,
+    cells: list[tuple[Cell, Timeline]],
+) -> list[Figure]:
+    return [
+        Figure(
+            _name(what, cell.scenario, cell.policy), draw(comparison, cell, timeline), policy=series(comparison, cell)
         )
-    boundary = frontier.rates[0].boundary_rate
-    limits = (Limit(boundary, f"fluid boundary, {number(boundary)} req/s", dashed=True),)
-    values = "; ".join(f"{row.label} {row.text}" for row in rows)
-    alt = f"Largest stable rate: {values}. The fluid boundary is {number(boundary)} req/s."
-    top = 1.1 * max(boundary, scale_top([row.value for row in rows]))
-    return bars("Largest stable rate", alt, rows, top, limits)
+        for cell, timeline in cells
+    ]
 
 
-def rate_text(found: StableRate) -> str:
-    """A stable rate as it stands beside its bar."""
-    return f"{found.rate:.4g} req/s" if isfinite(found.rate) else "cannot tell"
+def queue_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
+    """Requests waiting, and held."""
+    if not timelines(comparison, scenario):
+        return []
+    return [
+        Figure(_name("waiting", scenario), waiting_over_time(comparison, scenario)),
+        Figure(_name("held", scenario), held_over_time(comparison, scenario)),
+    ]
 
 
-def _alt(title: str, scenario: Scenario, rows: list[Bar]) -> str:
-    values = "; ".join(f"{row.label} {row.text}" for row in rows)
-    return f"{title} at load {percent(scenario.load)}: {values}."
+def latency_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
+    """TTFT, TPOT and E2E: their distributions in one repeat, and their means over all repeats with intervals."""
+    curves = LATENCIES if timelines(comparison, scenario) else ()
+    return [
+        *(Figure(_name(key, scenario), distribution(comparison, scenario, key), metric=key) for key in curves),
+        *(
+            Figure(_name(m.bars, scenario), metric_bars(comparison, scenario, m.key), metric=m.latency)
+            for m in LATENCY_BARS
+        ),
+    ]
 
 
-def _share(value: float) -> str:
-    return f"{value:.0%}" if isfinite(value) else "–"
+def silence_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
+    """Longest silences, evictions over time, and the recompute tax."""
+    over_time = []
+    if timelines(comparison, scenario):
+        over_time = [
+            Figure(_name("silence", scenario), distribution(comparison, scenario, "silence")),
+            Figure(_name("evictions", scenario), evicted_over_time(comparison, scenario)),
+        ]
+    return over_time + [Figure(_name(m.bars, scenario), metric_bars(comparison, scenario, m.key)) for m in SILENCE_BARS]
+
+
+def loss_figures(comparison: Comparison, scenario: Scenario) -> list[Figure]:
+    """Busy time, split."""
+    return [Figure(_name("busy-time", scenario), busy_time(comparison, scenario))]
+
+
+def overview(comparison: Comparison) -> Figure:
+    """Throughput against latency, all loads."""
+    return Figure("throughput-latency", throughput_latency(comparison))
+
+
+def all_figures(comparison: Comparison) -> list[Figure]:
+    """Every figure of the page, in its order."""
+    groups: tuple[FiguresOf, ...] = (
+        kv_figures,
+        batch_figures,
+        queue_figures,
+        latency_figures,
+        silence_figures,
+        loss_figures,
+    )
+    return [overview(comparison)] + [
+        figure for group in groups for scenario in comparison.scenarios for figure in group(comparison, scenario)
+    ]
+
+
+def per_load(comparison: Comparison, group: FiguresOf, above: Callable[[Scenario], Html] | None = None) -> Html:
+    """A group of figures at every load, under the load's title."""
+    parts = []
+    for place, scenario in enumerate(comparison.scenarios):
+        figures = [figure.html() for figure in group(comparison, scenario)]
+        legend = [] if above is None or not figures else [above(scenario)]
+        missing = TOO_MANY if timelines(comparison, scenario) else NO_TIMELINES
+        body = tag("div", *figures, class_="panels") if figures else tag("p", missing, class_="soft")
+        parts.append(tag("div", tag("h3", load_title(scenario)), *legend, body, data_load=str(place)))
+    return join(parts)
+
+
+def write_figures(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every figure of the report as `NAME.svg`, in the light colours; creates the folder if needed.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    target = make_folder(folder)
+    written: list[Path] = []
+    for figure in all_figures(comparison):
+        path = _free(target / f"{figure.name}.svg", written)
+        write_text(path, standalone(figure.drawing))
+        written.append(path)
+    return written
+
+
+def _free(path: Path, taken: list[Path]) -> Path:
+    """The path, with a number added where the names of two policies lead to the same one."""
+    count, free = 2, path
+    while free in taken:
+        free, count = path.with_stem(f"{path.stem}-{count}"), count + 1
+    return free
+
+
+def _name(what: str, scenario: Scenario, policy: str = "") -> str:
+    load = percent(scenario.load).rstrip("%").replace(",", "")
+    return re.sub(r"[^\w.-]+", "-", "-".join(filter(None, (what, f"load-{load}", policy)))).strip("-")

@@ -118,11 +118,12 @@ def _spans(
             decoding_s = float(steps.end_s[iterations[last_chunk]])
             yield "prefill", began_s, decoding_s
             began_s = decoding_s
-        gone = evicted[evicted > iterations[residency[-1]]]
-        since_s = float(steps.start_s[gone[0]]) if len(gone) else float(steps.end_s[iterations[residency[-1]]])
+        last = iterations[residency[-1]]
+        evictions_after = evicted[evicted > last]
+        since_s = float(steps.start_s[evictions_after[0]] if len(evictions_after) else steps.end_s[last])
         if since_s > began_s:
             yield "decode", began_s, since_s
-        phase = "evicted" if len(gone) else "resident"
+        phase = "evicted" if len(evictions_after) else "resident"
     if not records.finished[row] and records.end_s > since_s:
         yield phase, since_s, records.end_s
 

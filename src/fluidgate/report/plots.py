@@ -1,4 +1,4 @@
-"""Drawings over an axis of time or of latency: envelopes, stacks and lines, each with the values behind it."""
+"""Drawings over time or latency: envelopes, stacks and lines, with the values that the pointer reads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from fluidgate.report.axes import Axis, Format, frame, svg
 from fluidgate.report.html import Html, join, tag
-from fluidgate.report.svg import colour
-from fluidgate.report.words import duration
+from fluidgate.report.svg import Axis, Format, colour, frame, svg
+from fluidgate.report.words import duration, whole_percent
 from fluidgate.words import number
 
 WIDTH, LEFT, RIGHT, TOP, FOOT = 340.0, 42.0, 8.0, 24.0, 36.0
@@ -42,38 +41,34 @@ class Level:
 
 
 def envelope(alt: str, line: Line, low: Values, high: Values, levels: Sequence[Level], until_s: float) -> Html:
-    """A mean within its least and most, as shares; the spread of `levels` lies behind it."""
+    """A mean between its minimum and maximum, as shares; the spread of `levels` lies behind it."""
     x, y = _time([line], until_s), Axis(0.0, 1.15, LOW - FOOT, TOP)
     middles, ink = _middles(line.edges_s), colour(line.series)
-    behind = [_spread(level, x, y) for level in levels if level.spread]
-    own = [
+    marks = [
+        *(_spread(level, x, y) for level in levels if level.spread),
         tag("path", d=_band(x, y, middles, low, high), fill=ink, fill_opacity=0.3),
         tag("path", d=_path(x, y, middles, line.values), fill="none", stroke=ink, stroke_width=1.4),
+        *(_level(level, x, y) for level in levels),
     ]
     end = x(line.edges_s[-1])
-    rows = [_row(name, values, end) for name, values in (("most", high), ("mean", line.values), ("least", low))]
-    framed = _framed(line.label, x, y, "time, s", _percent_tick)
-    parts = framed + behind + own + [_level(level, x, y) for level in levels]
-    return svg(WIDTH, LOW, alt, parts, _over_time(x, y, rows, "percent"))
+    rows = [_row(name, values, end) for name, values in (("max", high), ("mean", line.values), ("min", low))]
+    return _plot(line.label, alt, x, y, marks, rows, "percent", whole_percent)
 
 
 def stack(title: str, alt: str, layers: Sequence[Line], levels: Sequence[float], top: float, until_s: float) -> Html:
-    """Layers on top of each other, one hue from light to dark; `levels` are where their tops should be."""
+    """Layers on top of each other, one hue from light to dark; `levels` mark where their tops should be."""
     x, y = _time(layers, until_s), Axis(0.0, top, LOW - FOOT, TOP)
     middles = _middles(layers[0].edges_s)
-    below, own = [0.0] * len(middles), []
+    below, marks = [0.0] * len(middles), []
     for layer in layers:
         above = [base + value for base, value in zip(below, layer.values, strict=True)]
-        own.append(
-            tag("path", d=_band(x, y, middles, below, above), fill="var(--accent)", fill_opacity=shade(layer.series))
-        )
+        band = _band(x, y, middles, below, above)
+        marks.append(tag("path", d=band, fill="var(--accent)", fill_opacity=shade(layer.series)))
         below = above
-    marks = [
-        tag("line", x1=x.start, x2=x.end, y1=y(level), y2=y(level), class_="limit dashed thin") for level in levels
-    ]
+    for level in levels:
+        marks.append(tag("line", x1=x.start, x2=x.end, y1=y(level), y2=y(level), class_="limit dashed thin"))
     rows = [_row(layer.label, layer.values, x(layer.edges_s[-1])) for layer in reversed(layers)]
-    parts = _framed(title, x, y, "time, s", number) + own + marks
-    return svg(WIDTH, LOW, alt, parts, _over_time(x, y, rows, "number"))
+    return _plot(title, alt, x, y, marks, rows, "number", number)
 
 
 def shade(layer: int) -> float:
@@ -85,31 +80,49 @@ def lines_over_time(title: str, alt: str, lines: Sequence[Line], unit: str = "nu
     """One line per policy over time; a gap where there is no value."""
     most = max((v for line in lines for v in line.values if isfinite(v)), default=0.0)
     x, y = _time(lines), Axis(0.0, 1.05 * most or 1.0, TALL - FOOT, TOP)
-    own = [_policy(line, _path(x, y, _middles(line.edges_s), line.values)) for line in lines]
+    marks = [_policy(line, _path(x, y, _middles(line.edges_s), line.values)) for line in lines]
     rows = [_row(line.label, line.values, x(line.edges_s[-1]), line.series) for line in lines]
-    parts = _framed(title, x, y, "time, s", duration if unit == "duration" else number) + own
-    return svg(WIDTH, TALL, alt, parts, _over_time(x, y, rows, unit))
+    return _plot(title, alt, x, y, marks, rows, unit, duration if unit == "duration" else number)
 
 
 def distributions(title: str, alt: str, lines: Sequence[Line]) -> Html:
     """Percentiles 0 to 100 of each policy: the share of requests below a latency, logarithmic if it spans tenfold."""
-    known = [value for line in lines for value in line.values]
-    if not known:
-        return svg(WIDTH, 40, alt, [tag("text", f"{title}: no request has it.", x=0, y=20)])
-    x, y = _latency(known), Axis(0.0, 1.0, TALL - FOOT, TOP)
-    shown = [line for line in lines if line.values]
-    own = []
-    for line in shown:
+    filled = [line for line in lines if line.values]
+    if not filled:
+        return svg(WIDTH, 40, alt, [tag("text", f"{title}: no data.", x=0, y=20)])
+    x, y = _latency([value for line in filled for value in line.values]), Axis(0.0, 1.0, TALL - FOOT, TOP + 6)
+    marks = []
+    for line in filled:
         shares = [k / (len(line.values) - 1) for k in range(len(line.values))]
-        own.append(_policy(line, _path(x, y, line.values, shares)))
-    hover: dict[str, Any] = {
+        marks.append(_policy(line, _path(x, y, line.values, shares)))
+    hover = {
         "by": "y",
         "start": y.start,
         "across": [x.start, x.end],
         "unit": "duration",
-        "rows": [_row(line.label, line.values, y.end, line.series) for line in shown],
+        "rows": [_row(line.label, line.values, y.end, line.series) for line in filled],
     }
-    return svg(WIDTH, TALL, alt, _framed(title, x, y, "", _percent_tick, duration) + own, hover)
+    return svg(WIDTH, TALL, alt, [*_framed(title, x, y, "", whole_percent, duration), *marks], hover)
+
+
+def _plot(
+    title: str, alt: str, x: Axis, y: Axis, marks: Sequence[Html], rows: list[dict[str, Any]], unit: str, text: Format
+) -> Html:
+    """A drawing over time; `unit` is that of the values under the pointer, `text` writes them along y."""
+    hover = {
+        "by": "x",
+        "start": x.start,
+        "across": [y.end, y.start],
+        "seconds_per_pixel": (x.high - x.low) / (x.end - x.start),
+        "first": x.low,
+        "unit": unit,
+        "rows": rows,
+    }
+    return svg(WIDTH, y.start + FOOT, alt, [*_framed(title, x, y, "time, s", text, number), *marks], hover)
+
+
+def _framed(title: str, x: Axis, y: Axis, x_label: str, y_format: Format, x_format: Format) -> list[Html]:
+    return [tag("text", title, x=0, y=13, font_weight=600), *frame(x, y, (x_label, ""), (x_format, y_format))]
 
 
 def _time(lines: Sequence[Line], until_s: float = 0.0) -> Axis:
@@ -130,34 +143,25 @@ def _middles(edges: Values) -> list[float]:
     return [(a + b) / 2 for a, b in pairwise(edges)]
 
 
-def _framed(title: str, x: Axis, y: Axis, x_label: str, y_format: Format, x_format: Format = number) -> list[Html]:
-    return [tag("text", title, x=0, y=13, font_weight=600), *frame(x, y, (x_label, ""), (x_format, y_format))]
-
-
 def _policy(line: Line, path: str) -> Html:
-    drawn = tag("path", d=path, fill="none", stroke=colour(line.series), stroke_width=1.6)
-    return tag("g", tag("title", line.label), drawn, data_policy=str(line.series))
+    curve = tag("path", d=path, fill="none", stroke=colour(line.series), stroke_width=1.6)
+    return tag("g", tag("title", line.label), curve, data_policy=str(line.series))
 
 
-def _path(x: Axis, y: Axis, at: Values, values: Values) -> str:
+def _path(x: Axis, y: Axis, places: Values, values: Values) -> str:
     parts, pen = [], "M"
-    for place, value in zip(at, values, strict=True):
+    for place, value in zip(places, values, strict=True):
         if isfinite(value):
             parts.append(f"{pen}{x(place):.1f} {y(value):.1f}")
-            pen = "L"
-        else:
-            pen = "M"
+        pen = "L" if isfinite(value) else "M"
     return "".join(parts)
 
 
-def _band(x: Axis, y: Axis, at: Values, low: Values, high: Values) -> str:
-    there = _corners(x, y, zip(at, high, strict=True))
-    back = _corners(x, y, reversed(list(zip(at, low, strict=True))))
-    return f"M{there}L{back}Z"
+def _band(x: Axis, y: Axis, places: Values, low: Values, high: Values) -> str:
+    def corners(points: Iterable[tuple[float, float]]) -> str:
+        return "L".join(f"{x(place):.1f} {y(value):.1f}" for place, value in points)
 
-
-def _corners(x: Axis, y: Axis, points: Iterable[tuple[float, float]]) -> str:
-    return "L".join(f"{x(place):.1f} {y(value):.1f}" for place, value in points)
+    return f"M{corners(zip(places, high, strict=True))}L{corners(reversed(list(zip(places, low, strict=True))))}Z"
 
 
 def _spread(level: Level, x: Axis, y: Axis) -> Html:
@@ -168,31 +172,11 @@ def _spread(level: Level, x: Axis, y: Axis) -> Html:
 def _level(level: Level, x: Axis, y: Axis) -> Html:
     at, style = y(level.at), "limit dashed" if level.dashed else "limit"
     end, anchor = (x.start + 3, "start") if level.name_at_left else (x.end - 3, "end")
-    return join(
-        [
-            tag("line", x1=x.start, x2=x.end, y1=at, y2=at, class_=style),
-            tag("text", level.label, x=end, y=at - 4, text_anchor=anchor, class_="soft halo"),
-        ]
-    )
-
-
-def _percent_tick(share: float) -> str:
-    return f"{share:.0%}"
+    line = tag("line", x1=x.start, x2=x.end, y1=at, y2=at, class_=style)
+    return join([line, tag("text", level.label, x=end, y=at - 4, text_anchor=anchor, class_="soft halo")])
 
 
 def _row(name: str, values: Values, end: float, policy: int | None = None) -> dict[str, Any]:
-    """What the pointer reads, to four digits, up to the pixel `end`; a value that there is not is null."""
-    read = [float(f"{v:.4g}") if isfinite(v) else None for v in values]
-    return {"name": name, "policy": policy, "end": round(end, 1), "values": read}
-
-
-def _over_time(x: Axis, y: Axis, rows: list[dict[str, Any]], unit: str) -> dict[str, Any]:
-    return {
-        "by": "x",
-        "start": x.start,
-        "across": [y.end, y.start],
-        "seconds_per_pixel": (x.high - x.low) / (x.end - x.start),
-        "first": x.low,
-        "unit": unit,
-        "rows": rows,
-    }
+    """What the pointer reads, to four digits, up to the pixel `end`; a missing value is null."""
+    rounded = [float(f"{v:.4g}") if isfinite(v) else None for v in values]
+    return {"name": name, "policy": policy, "end": round(end, 1), "values": rounded}

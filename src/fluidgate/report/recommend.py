@@ -6,22 +6,23 @@ from dataclasses import dataclass, field
 from math import isfinite, isnan
 
 from fluidgate.metrics import METRICS, mean_interval, paired_difference
-from fluidgate.report.words import listed, measured, unfinished
+from fluidgate.report.shown_metrics import BUSY_TIME
+from fluidgate.report.words import counted, listed, measured, tenths, unfinished
 from fluidgate.runs import Cell, Comparison, Scenario
 from fluidgate.words import percent
 
 SELDOM_FULL = 0.01
-"""KV above 90% for less than this share of the busy time leaves a memory gate next to nothing to decide."""
+"""With KV above 90% for less than this share of the busy time, a memory gate has next to nothing to decide."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A metric, and the difference in it that is too small to choose by.
+    """A metric, and the largest difference in it that is too small to decide.
 
     Attributes:
         words: the metric's name in a sentence.
         absolute: in the metric's unit.
-        relative: share of the best value, added to `absolute`.
+        relative: a share of the best value, added to `absolute`.
     """
 
     metric: str
@@ -43,13 +44,13 @@ FIRST_TOKEN = Criterion("mean_ttft_ms", "mean TTFT", absolute=100.0, relative=0.
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to use at a load.
+    """Which policy to use at a load.
 
     Attributes:
         policy: the one to use.
         headline: the answer in a few words.
         reason: why, with numbers.
-        equals: the policies that do as well, within the margins of the rule.
+        equals: the policies that do equally well, within the rule's margins.
         others: the remaining policies, each with what speaks against it.
     """
 
@@ -68,29 +69,29 @@ class _Choice:
     removed: dict[str, str] = field(default_factory=dict)
 
     def keep(self, kept: list[Cell], why_not: dict[str, str]) -> None:
-        """Go on with `kept`, unless nothing would be left."""
+        """Narrow the pool to `kept`, unless that is empty."""
         if kept:
             self.removed |= {cell.policy: why_not[cell.policy] for cell in self.pool if cell not in kept}
             self.pool = kept
 
 
 def criteria(comparison: Comparison) -> tuple[Criterion, ...]:
-    """What the rule looks at, in order; goodput stands in for throughput where an SLO was given."""
+    """What the rule looks at, in order; goodput replaces throughput where an SLO was given."""
     return (THROUGHPUT if comparison.slo is None else GOODPUT, SILENCE, LATENCY, FIRST_TOKEN)
 
 
 def rule(comparison: Comparison) -> str:
-    """The rule in words."""
+    """The rule, as a paragraph."""
     delivered = criteria(comparison)[0].words
     return (
-        "Policies that leave requests unfinished are set aside if others finish all; at a load below the stability "
-        "boundary, so are those that most repeats call unstable, if most repeats call another stable. "
+        "Policies that leave requests unfinished are set aside if others finish all of them. Below the stability "
+        "boundary, so are policies that are unstable in most repeats, if another is stable in most. "
         f"Of the rest, those within {percent(THROUGHPUT.relative)} of the best {delivered} stay; then those within "
-        f"{SILENCE.absolute:g} s of the least {SILENCE.words}; then those within {percent(LATENCY.relative)} of the "
-        f"least {LATENCY.words}; then those within {FIRST_TOKEN.absolute:g} ms and {percent(FIRST_TOKEN.relative)} of "
-        f"the least {FIRST_TOKEN.words}. A policy is removed only where the whole 95% interval of the paired "
+        f"{SILENCE.absolute:g} s of the lowest {SILENCE.words}; then those within {percent(LATENCY.relative)} of the "
+        f"lowest {LATENCY.words}; then those within {FIRST_TOKEN.absolute:g} ms plus {percent(FIRST_TOKEN.relative)} "
+        f"of the lowest {FIRST_TOKEN.words}. A policy is removed only if the whole 95% interval of its paired "
         f"difference lies beyond the margin. If several remain, {comparison.baseline} (the baseline) is kept if it is "
-        f"among them, otherwise the one with the least {LATENCY.words}."
+        f"among them, otherwise the one with the lowest {LATENCY.words}."
     )
 
 
@@ -100,7 +101,7 @@ def recommend(comparison: Comparison, scenario: Scenario) -> Recommendation:
     choice = _Choice(list(cells))
     choice.keep(
         [c for c in choice.pool if unfinished(c) == 0],
-        {c.policy: f"leaves {unfinished(c):,} requests unfinished" for c in cells},
+        {c.policy: f"{counted(unfinished(c), 'request')} unfinished" for c in cells},
     )
     _drop_unstable(choice, scenario)
     for criterion in criteria(comparison):
@@ -119,8 +120,8 @@ def recommend(comparison: Comparison, scenario: Scenario) -> Recommendation:
 
 
 def _drop_unstable(choice: _Choice, scenario: Scenario) -> None:
-    """Above the boundary every policy is unstable, and the steadiest are caught first: no ground to choose."""
-    if scenario.plan.stability.load > 1.0 or not any(_mostly(c, True) for c in choice.pool):
+    """Only below the boundary: above it every policy is unstable, and the steadiest ones show it first."""
+    if scenario.load > 1.0 or not any(_mostly(c, True) for c in choice.pool):
         return
     choice.keep([c for c in choice.pool if not _mostly(c, False)], {c.policy: _instability(c) for c in choice.pool})
 
@@ -135,13 +136,12 @@ def _instability(cell: Cell) -> str:
 
 
 def _narrow(choice: _Choice, criterion: Criterion) -> None:
-    known = [c for c in choice.pool if isfinite(_mean(c, criterion.metric))]
-    if not known:
+    candidates = [c for c in choice.pool if isfinite(_mean(c, criterion.metric))]
+    if not candidates:
         return
-    sign = _sign(criterion)
-    best = min(known, key=lambda c: sign * _mean(c, criterion.metric))
+    best = min(candidates, key=lambda c: _sign(criterion) * _mean(c, criterion.metric))
     margin = criterion.margin(_mean(best, criterion.metric))
-    kept = [c for c in known if _deficit(c, best, criterion)[0] <= margin]
+    kept = [c for c in candidates if _deficit(c, best, criterion)[0] <= margin]
     choice.keep(kept, {c.policy: _shortfall(c, best, criterion) for c in choice.pool})
 
 
@@ -154,9 +154,9 @@ def _mean(cell: Cell, metric: str) -> float:
 
 
 def _deficit(cell: Cell, best: Cell, criterion: Criterion) -> tuple[float, float]:
-    """By how much `cell` is worse than `best`, at least and at most; one repeat gives no interval but its value."""
-    own, other = ([getattr(s, criterion.metric) for s in c.summaries] for c in (cell, best))
-    difference = paired_difference(own, other)
+    """By how much `cell` is worse than `best`, at least and at most; with one repeat both are the difference itself."""
+    values, best_values = ([getattr(s, criterion.metric) for s in c.summaries] for c in (cell, best))
+    difference = paired_difference(values, best_values)
     ends = [difference.mean if isnan(end) else end for end in (difference.low, difference.high)]
     low, high = sorted(_sign(criterion) * end for end in ends)
     return low, high
@@ -176,13 +176,11 @@ def _equal(cell: Cell, pick: Cell, by: tuple[Criterion, ...]) -> bool:
 
 
 def _shortfall(cell: Cell, best: Cell, criterion: Criterion) -> str:
-    own, other = (_mean(c, criterion.metric) for c in (cell, best))
-    if isnan(own):
+    value, least = (_mean(c, criterion.metric) for c in (cell, best))
+    if isnan(value):
         return f"{criterion.words} unknown"
-    return (
-        f"{criterion.words} {measured(criterion.metric, own)}, where {best.policy} has "
-        f"{measured(criterion.metric, other)}"
-    )
+    metric = criterion.metric
+    return f"{criterion.words} {measured(metric, value)}, where {best.policy} has {measured(metric, least)}"
 
 
 def _pick(comparison: Comparison, pool: list[Cell]) -> Cell:
@@ -193,7 +191,7 @@ def _pick(comparison: Comparison, pool: list[Cell]) -> Cell:
 
 
 def _unresolved(comparison: Comparison) -> str:
-    return f"cannot be told apart with {comparison.repeats} repeats; run more"
+    return f"no clear difference in {counted(comparison.repeats, 'repeat')}; run more"
 
 
 def _headline(
@@ -205,54 +203,54 @@ def _headline(
         return "The policy does not matter at this load"
     if not removed:
         return f"No difference shown; keep {pick.policy}"
-    return f"{'Overload: use' if scenario.plan.stability.load > 1.0 else 'Use'} {pick.policy}"
+    return f"{'Overload: use' if scenario.load > 1.0 else 'Use'} {pick.policy}"
 
 
 def _reason(comparison: Comparison, scenario: Scenario, pick: Cell, equals: tuple[str, ...]) -> str:
-    """One paragraph: the numbers of the choice, who does as well, how full the memory is, what to doubt."""
+    """One paragraph: the numbers of the choice, which others do equally well, how full memory is, what to doubt."""
     cells = comparison.at(scenario)
     numbers = [f"{c.words} {measured(c.metric, _mean(pick, c.metric))}" for c in criteria(comparison)]
     sentences = [f"{pick.policy}: {', '.join(numbers)}."]
     if len(equals) == len(cells) - 1 > 0:
-        sentences.append(f"All {len(cells)} policies do as well, within the margins of the rule.")
+        sentences.append(f"All {len(cells)} policies do equally well, within the rule's margins.")
     elif equals:
-        sentences.append(f"{listed(equals)} {'does' if len(equals) == 1 else 'do'} as well, within the margins.")
+        sentences.append(
+            f"{listed(equals)} {'does' if len(equals) == 1 else 'do'} equally well, within the rule's margins."
+        )
     sentences.append(_fullness(scenario, cells))
     sentences += _busy_time(scenario, pick)
-    if scenario.plan.stability.load > 1.0:
-        sentences.append("The load is above the stability boundary: the queue grows for as long as it lasts.")
+    if scenario.load > 1.0:
+        sentences.append("The load is above the stability boundary: the queue grows for as long as the load lasts.")
     if comparison.repeats == 1 and len(cells) > 1:
-        sentences.append("One repeat has no interval: differences may be noise.")
+        sentences.append("One repeat gives no interval: differences may be noise.")
     return " ".join(sentences)
 
 
 def _busy_time(scenario: Scenario, pick: Cell) -> list[str]:
-    """How near the fluid bound the choice comes, from the load on at which under-use is a loss."""
+    """How close the choice comes to the fluid bound, at loads where under-use is a loss."""
     onset = scenario.plan.stability.onset_load
-    bound, again, under = (_mean(pick, key) for key in ("fluid_efficiency", "recompute_loss", "underuse_loss"))
-    if onset is None or scenario.plan.stability.load < onset or isnan(bound + again + under):
+    bound, recomputation, under_use = (_mean(pick, key) for key in BUSY_TIME)
+    if onset is None or scenario.load < onset or isnan(bound + recomputation + under_use):
         return []
     return [
-        f"Of the busy time of {pick.policy} the fluid bound needs {_tenths(bound)}; recomputation loses "
-        f"{_tenths(again)}, under-use {_tenths(under)}."
+        f"Of the busy time of {pick.policy}, the fluid bound needs {tenths(bound)}; recomputation costs "
+        f"{tenths(recomputation)} and under-use {tenths(under_use)}."
     ]
 
 
-def _tenths(share: float) -> str:
-    return percent(round(share, 3))
-
-
 def _fullness(scenario: Scenario, cells: tuple[Cell, ...]) -> str:
-    """How often memory is short under the policy that fills it most: the gate's own effect would hide it."""
-    used = [c for c in cells if isfinite(_mean(c, "kv_above_90"))]
-    if not used:
+    """How often memory is short under the policy that fills it most; a gate would hide the shortage."""
+    busy = [c for c in cells if isfinite(_mean(c, "kv_above_90"))]
+    if not busy:
         return "The KV cache was never in use."
-    fullest = max(used, key=lambda c: _mean(c, "kv_above_90"))
+    fullest = max(busy, key=lambda c: _mean(c, "kv_above_90"))
     share, onset = _mean(fullest, "kv_above_90"), scenario.plan.stability.onset_load
     if share >= SELDOM_FULL:
-        return f"Under {fullest.policy} the KV cache is more than 90% full for {percent(share)} of the busy time."
+        return f"Under {fullest.policy}, the KV cache is more than 90% full for {percent(share)} of the busy time."
     most = "never more than 90% full" if share == 0 else f"more than 90% full for at most {percent(share)} of the time"
     plan = (
-        "by the plan it never will" if onset is None else f"by the plan it will from {percent(onset)} of the boundary"
+        "the plan says it never will"
+        if onset is None
+        else f"the plan says it will from {percent(onset)} of the boundary"
     )
     return f"The KV cache hardly fills ({most}; {plan}), so a memory gate has next to nothing to decide."

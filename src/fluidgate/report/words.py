@@ -1,8 +1,8 @@
-"""Numbers in words, the same on the page and in the terminal."""
+"""Numbers and verdicts as text, the same on the page and in the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 
 from fluidgate.metrics import METRICS
@@ -11,18 +11,44 @@ from fluidgate.words import number, percent
 
 
 def measured(key: str, value: float) -> str:
-    """A metric's value with its unit; milliseconds turn into seconds from 1,000 on."""
+    """A metric's value with its unit; 1,000 milliseconds and more are given in seconds."""
     metric = METRICS[key]
     if metric.unit in ("ms", "s") and isfinite(value):
         return duration(value / 1e3 if metric.unit == "ms" else value)
     return f"{metric.text(value)} {metric.unit}".strip()
 
 
+def or_dash(value: float, text: Callable[[float], str]) -> str:
+    """The text of a value, or a dash where there is none."""
+    return text(value) if isfinite(value) else "–"
+
+
 def duration(value_s: float) -> str:
     """Seconds to three digits; milliseconds below one second."""
-    if not isfinite(value_s):
-        return "–"
-    return f"{number(value_s)} s" if abs(value_s) >= 1.0 else f"{number(1e3 * value_s)} ms"
+    return or_dash(value_s, lambda v: f"{number(v)} s" if abs(v) >= 1.0 or v == 0 else f"{number(1e3 * v)} ms")
+
+
+def whole_percent(share: float) -> str:
+    """A share in whole percent."""
+    return f"{share:.0%}"
+
+
+def tenths(share: float) -> str:
+    """A share in percent, to a tenth."""
+    return or_dash(share, lambda s: percent(round(s, 3)))
+
+
+def signed(text: str) -> str:
+    """A difference that was formatted without a plus, with its sign; what was rounded to zero has none."""
+    digits = text.removeprefix("-")
+    if not digits.strip("0.%"):
+        return digits
+    return f"{'−' if text.startswith('-') else '+'}{digits}"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 load`, `2 loads`."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -41,13 +67,15 @@ def load_title(scenario: Scenario) -> str:
 
 
 def stability(cell: Cell) -> str:
-    """`stable` or `unstable` if all repeats say so, otherwise how many of them say what."""
+    """`stable`, `unstable` or `unclear` if all repeats agree, otherwise a count of each."""
     verdicts = [summary.stable for summary in cell.summaries]
-    counts = [(verdicts.count(True), "stable"), (verdicts.count(False), "unstable"), (verdicts.count(None), "unclear")]
-    seen = [(count, word) for count, word in counts if count]
-    return seen[0][1] if len(seen) == 1 else ", ".join(f"{count} {word}" for count, word in seen)
+    counts = {"stable": verdicts.count(True), "unstable": verdicts.count(False), "unclear": verdicts.count(None)}
+    for word, count in counts.items():
+        if count == len(verdicts):
+            return word
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 
 def unfinished(cell: Cell) -> int:
-    """Requests left over in all repeats together."""
+    """Requests that never finished, over all repeats."""
     return sum(summary.unfinished for summary in cell.summaries)

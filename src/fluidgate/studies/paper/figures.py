@@ -9,9 +9,9 @@ from pathlib import Path
 from fluidgate.errors import InputError
 from fluidgate.metrics import Interval
 from fluidgate.output import make_folder, write_text
-from fluidgate.report.figure_files import standalone
+from fluidgate.report.charts import Curve, curves
 from fluidgate.report.html import Html, join, tag
-from fluidgate.report.svg import Curve, curves, marker
+from fluidgate.report.svg import marker, standalone
 from fluidgate.report.words import duration
 from fluidgate.studies.paper import PaperResult
 from fluidgate.studies.paper.settings import SARATHI, SEARCHED, STUDIES, V1, VLLM

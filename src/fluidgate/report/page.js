@@ -1,6 +1,4 @@
-"""The page's script: choose loads, policies and a metric, and read values under the pointer. All shows without it."""
-
-SCRIPT = """
+// Choose loads, policies and a metric, and read values under the pointer. Without the script everything shows.
 (() => {
   "use strict";
   const form = document.getElementById("controls");
@@ -24,7 +22,7 @@ SCRIPT = """
   const FORMATS = {
     number: digits,
     percent: (value) => `${(100 * value).toFixed(1)}%`,
-    duration: (value) => (Math.abs(value) >= 1 ? `${digits(value)} s` : `${digits(1000 * value)} ms`),
+    duration: (value) => (Math.abs(value) >= 1 || value === 0 ? `${digits(value)} s` : `${digits(1000 * value)} ms`),
   };
 
   const parsed = new WeakMap();
@@ -91,4 +89,3 @@ SCRIPT = """
   document.addEventListener("scroll", hide, { passive: true });
   apply();
 })();
-"""
