@@ -2,7 +2,7 @@
 
 from fluidgate.engine.config import EngineConfig
 from fluidgate.engine.fleet import run_fleet
-from fluidgate.engine.modes import MODES, Mode
+from fluidgate.engine.modes import MODES, BatchFormation, Mode
 from fluidgate.engine.records import FleetRecords, RunRecords, StepRecords
 from fluidgate.engine.routing import ROUTERS, Fleet
 from fluidgate.engine.run import Record, run
@@ -10,6 +10,7 @@ from fluidgate.engine.run import Record, run
 __all__ = [
     "MODES",
     "ROUTERS",
+    "BatchFormation",
     "EngineConfig",
     "Fleet",
     "FleetRecords",
