@@ -17,6 +17,7 @@ import numpy as np
 
 from fluidgate.kernel import kernel
 from fluidgate.policies.parts.blocks import blocks_for
+from fluidgate.policies.parts.pacing import never_idle
 from fluidgate.policies.protocol import MANY, Policy
 from fluidgate.policies.registry import policy
 
@@ -92,7 +93,7 @@ def _admit(params, memory, view, out_quota):
         tokens += prompt
         count += 1
         row = view.next_waiting[row]
-    out_quota[0] = count if len(view.residents) > 0 else max(count, 1)
+    out_quota[0] = never_idle(view, count)
     return np.inf
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from fluidgate.kernel import kernel
 from fluidgate.policies.parts.blocks import blocks_for
+from fluidgate.policies.parts.pacing import never_idle
 from fluidgate.policies.protocol import MANY, Policy
 from fluidgate.policies.registry import policy
 
@@ -39,7 +40,7 @@ def _admit(params, memory, view, out_quota):
             break
         admitted += 1
         row = view.next_waiting[row]
-    out_quota[0] = admitted if len(view.residents) > 0 else max(admitted, 1)
+    out_quota[0] = never_idle(view, admitted)
     return np.inf
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from fluidgate.arrays import FloatArray
 from fluidgate.kernel import kernel
 from fluidgate.policies.parts.lookahead import seats_of
+from fluidgate.policies.parts.pacing import never_idle
 from fluidgate.policies.protocol import FINISHED, MANY, Policy
 from fluidgate.policies.registry import policy
 
@@ -141,7 +142,7 @@ def _admit(params, memory, view, out_quota):
             break
         admitted += 1
         row = view.next_waiting[row]
-    out_quota[0] = admitted if len(view.residents) > 0 else max(admitted, 1)
+    out_quota[0] = never_idle(view, admitted)
     return np.inf
 
 

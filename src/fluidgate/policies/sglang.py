@@ -19,6 +19,7 @@ import numpy as np
 from fluidgate.arrays import FloatArray
 from fluidgate.kernel import kernel
 from fluidgate.policies.parts.blocks import blocks_for
+from fluidgate.policies.parts.pacing import never_idle
 from fluidgate.policies.protocol import ARRIVED, FINISHED, MANY, PREEMPTED, Policy
 from fluidgate.policies.registry import policy
 
@@ -90,7 +91,7 @@ def _admit(params, memory, view, out_quota):
         free -= charge
         admitted += 1
         row = view.next_waiting[row]
-    out_quota[0] = admitted if len(view.residents) > 0 else max(admitted, 1)
+    out_quota[0] = never_idle(view, admitted)
     return np.inf
 
 

@@ -15,6 +15,12 @@ def accrue(credit, per_iteration, iterations):
 
 
 @kernel
+def never_idle(view, admitted):
+    """How many may enter: those admitted, and at least one where nothing is resident."""
+    return admitted if len(view.residents) > 0 else max(admitted, 1)
+
+
+@kernel
 def blocks_for_next_step(view, row):
     """KV blocks that a resident needs beyond its own if it runs in this iteration."""
     computed = view.computed_tokens[row]
