@@ -114,7 +114,7 @@ class CodeCache:
             return numba.core.compiler.CompileResult._rebuild(target_context, *compiled) if kept_key == key else None
         except FileNotFoundError:
             return None
-        except Exception as error:  # unpickling and linking fail in many ways; compiling mends them all
+        except Exception as error:  # unpickling and linking fail in many ways; compiling again cures them all
             _say(f"compiled code cannot be loaded ({path}: {_reason(error)}); compiling again", once="load")
             with suppress(OSError):
                 path.unlink()

@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each message says what was wrong, where, and the mend."""
+"""The errors a user can cause. Each message says what was wrong, where, and what to do."""
 
 from __future__ import annotations
 

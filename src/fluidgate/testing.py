@@ -98,7 +98,7 @@ def check_policy(
         policy: the policy, with its parameters.
         workloads, hardware, configs: the cases; by default `small_workloads()` and so on, a few seconds in all.
         max_idle_s: how long the policy may leave the engine idle while requests wait; a policy that declares
-            `may_idle` may do so for ever.
+            `may_idle` may do so forever.
 
     Raises:
         AssertionError: a law does not hold; the sentence names it, the policy and the case.

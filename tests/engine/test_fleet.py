@@ -251,7 +251,7 @@ def test_refusals(arguments: tuple, words: str) -> None:
 
 @pytest.mark.parametrize("router", ROUTERS)
 def test_a_policy_that_holds_for_ever_is_said(router: str) -> None:
-    with pytest.raises(Stalled, match="policy never holds for ever"):
+    with pytest.raises(Stalled, match="policy never holds requests forever"):
         run_fleet(poisson(6, 1.0), SMALL, Never(), Fleet(2, router))
 
 

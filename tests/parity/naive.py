@@ -146,11 +146,11 @@ class Scheduler:
     # the three modes
 
     def vllm(self) -> None:
-        """Residents in order under one budget, then admissions unless somebody was preempted."""
+        """Residents in order under one budget, then admissions unless a request was preempted."""
         left = self.budget
         longest = self.config.long_prefill_token_threshold
         alone = len(self.residents) + len(self.waiting) == 1
-        if longest == 0 or (alone and not self.config.cut_lone_prefill):  # nobody to starve
+        if longest == 0 or (alone and not self.config.cut_lone_prefill):  # no other request to starve
             longest = self.budget
         for request in list(self.residents):
             if left == 0 or not request.resident:

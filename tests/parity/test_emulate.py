@@ -74,7 +74,7 @@ class HoldsForEver(Policy):
 
 @needs_vllm
 def test_a_policy_that_holds_for_ever_is_named() -> None:
-    with pytest.raises(Stalled, match=r"policy holds-for-ever holds for ever.* 2 requests wait"):
+    with pytest.raises(Stalled, match=r"policy holds-for-ever holds requests forever.* 2 requests wait"):
         emulate(CASE.workload, CASE.hardware, HoldsForEver())
 
 

@@ -145,7 +145,7 @@ class Freeze(Policy):
 @BOTH
 @pytest.mark.parametrize(("policy", "residents"), [(Never(), 0), (Freeze(), 1)], ids=lambda p: getattr(p, "name", ""))
 def test_holding_for_ever_is_an_error(policy: Policy, residents: int, compile: bool) -> None:
-    with pytest.raises(Stalled, match=rf"policy {policy.name} holds for ever.* {residents} are resident"):
+    with pytest.raises(Stalled, match=rf"policy {policy.name} holds requests forever.* {residents} are resident"):
         run(workload((0.0, 1, 2)), HARDWARE, policy, compile=compile)
 
 
@@ -162,7 +162,7 @@ class PauseFirst(Policy):
 @BOTH
 def test_evicting_each_other_for_ever_is_an_error(compile: bool) -> None:
     # Row 0 holds 2 of 6 blocks and never runs; rows 1 and 2 need 5 each, start anew and evict one another.
-    with pytest.raises(Stalled, match=r"policy pause-first lets requests evict each other for ever"):
+    with pytest.raises(Stalled, match=r"policy pause-first lets requests evict each other forever"):
         run(
             workload((0.0, 2, 2), (0.0, 1, 5), (0.0, 1, 5)),
             HARDWARE,

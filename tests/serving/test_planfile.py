@@ -102,7 +102,7 @@ def test_a_policy_that_orders_the_queue_cannot_be_served(name: str) -> None:
 @pytest.mark.parametrize("spec", STRICT)
 def test_a_policy_that_may_hold_for_ever_cannot_be_served(spec: str, saved: Path, tmp_path: Path) -> None:
     made = make_policy(spec, PLAN)
-    with pytest.raises(InputError, match=f"policy {made.name} with strict=true may leave requests waiting for ever"):
+    with pytest.raises(InputError, match=f"policy {made.name} with strict=true may leave requests waiting forever"):
         PlanFile.of(PLAN, made, CONFIG)
     path = tmp_path / "wait.json"
     PlanFile.of(PLAN, make_policy("wait", PLAN), CONFIG).save(path)
@@ -110,7 +110,7 @@ def test_a_policy_that_may_hold_for_ever_cannot_be_served(spec: str, saved: Path
     thresholds = [float(round(n) or 1) for n in values["parameters"]["thresholds"]]
     values["parameters"] |= {"strict": True, "thresholds": thresholds}
     path.write_text(json.dumps(values))
-    with pytest.raises(InputError, match="waiting for ever"):
+    with pytest.raises(InputError, match="waiting forever"):
         PlanFile.load(path)
 
 

@@ -86,7 +86,7 @@ def query_aiconfigurator(
     num_gpu_blocks: int | None = None,
     block_size: int = 16,
 ) -> QueriedHardware:
-    """A machine whose step times are a grid queried from aiconfigurator, with the KV blocks that it reckons.
+    """A machine whose step times are a grid queried from aiconfigurator, with the KV blocks that it computes.
 
     Args:
         model: a model that aiconfigurator brings along, in any usual spelling, or a folder with a `config.json`.
@@ -95,7 +95,7 @@ def query_aiconfigurator(
         tp: tensor-parallel GPUs; a mixture of experts is cut the same way.
         expert_parallel: give each GPU whole experts instead of slices of all of them.
         limits: how far the grid reaches.
-        num_gpu_blocks: KV blocks as the server logs them, instead of reckoning them.
+        num_gpu_blocks: KV blocks as the server logs them, instead of computing them.
         block_size: tokens per KV block.
 
     Raises:
@@ -155,8 +155,8 @@ def _model(name: str) -> str:
             config.integer(size)
         return str(Path(name).resolve())
     spellings: dict[str, str] = {canonical_model_name(known): known for known in sorted(get_default_models())}
-    mend = "Or give a folder with the model's config.json."
-    return spellings[resolve("model", name, canonical_model_name(name), spellings, mend)]
+    advice = "Or give a folder with the model's config.json."
+    return spellings[resolve("model", name, canonical_model_name(name), spellings, advice)]
 
 
 def _system(gpu: str, engine: str) -> tuple[str, str]:
@@ -165,8 +165,8 @@ def _system(gpu: str, engine: str) -> tuple[str, str]:
 
     databases = get_supported_databases()
     spellings: dict[str, str] = {canonical_gpu_name(known): known for known in sorted(databases)}
-    mend = f"These are the GPUs that {LIBRARY} has measured."
-    system = spellings[resolve("GPU", gpu, canonical_gpu_name(gpu), spellings, mend)]
+    advice = f"These are the GPUs that {LIBRARY} has measured."
+    system = spellings[resolve("GPU", gpu, canonical_gpu_name(gpu), spellings, advice)]
     engines = databases[system]
     if engine not in engines:
         raise InputError(f"{LIBRARY} has not measured '{engine}' on {system}; it has {', '.join(sorted(engines))}")
@@ -185,8 +185,8 @@ def _refused_as(label: str) -> Iterator[None]:
         raise
     except Exception as error:  # asserts and errors of its own and of its compiled part
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        mend = "another --gpu, --engine, --tp, --expert-parallel or --gpu-memory-utilization may do"
-        raise InputError(f"{LIBRARY} cannot tell the step times of {label}: {reason}; {mend}") from error
+        advice = "another --gpu, --engine, --tp, --expert-parallel or --gpu-memory-utilization may do"
+        raise InputError(f"{LIBRARY} cannot tell the step times of {label}: {reason}; {advice}") from error
     finally:
         library.setLevel(before)
 

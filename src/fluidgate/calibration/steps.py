@@ -215,8 +215,8 @@ def _remarks(exact: list[int], weak: list[int], borrowed: list[int], has_pairs: 
             what = "its value means nothing by itself"
         else:
             what = "its value is the fit's, with an error as large as itself"
-        mend = "" if k in borrowed else "; measure steps that vary it, or name the model and the GPU for a data sheet's"
-        yield f"{name} is not determined: {why}; {what}{mend}"
+        advice = "" if k in borrowed else "; measure steps that vary it, or name model and GPU for a data sheet's"
+        yield f"{name} is not determined: {why}; {what}{advice}"
     if not has_pairs:
         yield "c_attn is 0: the file has no attention pairs, so a token costs the same in long and short prompts"
 

@@ -103,7 +103,7 @@ def _show_warning(
 
 
 def main() -> None:
-    """Run the command line; an error the user can mend is one sentence on stderr and exit status 1."""
+    """Run the command line; an error that the user can correct is one sentence on stderr and exit status 1."""
     warnings.showwarning = _show_warning
     try:
         app(_spread_goodput(sys.argv[1:]))

@@ -36,7 +36,7 @@ class Diagnosis:
     Attributes:
         source: what was read.
         findings: the most urgent first, and the largest benefit first among equals.
-        notes: what cannot be told, why, and the mend.
+        notes: what cannot be told, why, and what to do.
     """
 
     source: str

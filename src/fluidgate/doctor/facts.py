@@ -41,7 +41,7 @@ class Facts:
         gpu_memory_utilization, prefix_caching, kv_cache_dtype: settings, as the server states them.
         max_num_seqs, max_num_batched_tokens: settings, as the user or the log states them.
         gate: what fluidgate's scheduler says.
-        notes: what cannot be told, why, and the mend.
+        notes: what cannot be told, why, and what to do.
     """
 
     source: str

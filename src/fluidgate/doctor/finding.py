@@ -47,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Case:
-    """What a finding is made from; `memory` and `boundary` are None where they cannot be reckoned."""
+    """What a finding is made from; `memory` and `boundary` are None where they cannot be computed."""
 
     facts: Facts
     memory: Memory | None = None

@@ -18,10 +18,10 @@ def gate(case: Case) -> Finding | None:
     numbers = asdict(ours)
     if ours.fallbacks > 0:
         says = "fluidgate's scheduler gave up, and vLLM schedules alone (fluidgate_fallbacks_total > 0)."
-        change = Change("read the server's log, then mend the plan or roll back, and restart", "the log entry says why")
+        change = Change("read the server's log, correct the plan or roll back, and restart", "the log entry says why")
         return Finding("gate-off", Severity.ACT, says, 1.0, numbers, (change,))
     if ours.held == 0:
-        return Finding("gate", Severity.FINE, "fluidgate's scheduler runs, and holds nobody now.", 0.0, numbers)
+        return Finding("gate", Severity.FINE, "fluidgate's scheduler runs and holds no request now.", 0.0, numbers)
     says = f"fluidgate's scheduler holds {number(ours.held)} requests with the KV cache {percent(facts.kv_use)} full"
     if facts.kv_use < WELL_BELOW_FULL and ours.predicted_peak < WELL_BELOW_FULL:
         says += f" and a predicted peak of only {percent(ours.predicted_peak)}: it holds for nothing."

@@ -36,7 +36,7 @@ def kv_binds(case: Case) -> Finding | None:
 def other_limit(case: Case) -> Finding | None:
     """Requests wait although the KV cache has room: seats or the token budget.
 
-    Not where memory binds at other moments: room just after a preemption is none, since vLLM admits nobody then.
+    Not where memory binds at other moments: room just after a preemption is none, since vLLM admits no request then.
     """
     facts = case.facts
     kept_out, share = _kept_out(case, full=False)

@@ -29,7 +29,7 @@ class EngineConfig:
         scheduler_reserve_full_isl: admit only where the whole prompt fits, not just its first chunk.
         long_prefill_token_threshold: most prompt tokens of one request in an iteration; 0: no limit.
         cut_lone_prefill: that threshold also cuts the prompt of a request that is alone, as in vLLM up to 0.30; from
-            0.31 on such a prompt is not cut, since nobody waits for it.
+            0.31 on such a prompt is not cut, since no other request waits for it.
         preemption: a victim recomputes prompt and generated tokens (`recompute`, as vLLM does), starts from nothing
             (`restart`, the paper's model), or finds its KV again at no cost (`offload`, a perfect second memory).
     """

@@ -99,7 +99,7 @@ def _drain(
     memories: FloatArray,
     report: Callable[[int], None],
 ) -> bool:
-    """Run replica `k` to its end, now that nobody is sent there any more; whether it stalled."""
+    """Run replica `k` to its end, now that no more requests are sent there; whether it stalled."""
     state, cache = _replica_state(states, k), _replica_cache(caches, k)
 
     def report_all(_: int) -> None:

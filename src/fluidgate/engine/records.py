@@ -64,7 +64,7 @@ class RunRecords:
         nearly_full_s: busy time with more than 90% of the blocks in use, seconds.
         gap_sum_s, gap_counts, gap_edges_s: all gaps between tokens: their sum, and a histogram whose bins are
             0.1% wide (`gap_edges_s` has one more value than `gap_counts`).
-        stalled: the policy held, or let requests evict each other, for ever and declares that it may
+        stalled: the policy held requests, or let them evict each other, forever, and declares that it may
             (`Policy.may_idle`); requests are left over.
         steps: per-iteration records, None unless asked for.
     """

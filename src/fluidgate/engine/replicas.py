@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 def stacked(state: State, cache: Cache, replicas: int) -> tuple[State, Cache]:
-    """`replicas` copies of an engine at time 0 that share the rows of `state`; nobody has been sent to any of them."""
+    """`replicas` copies of an engine at time 0 that share the rows of `state`; none was sent a request yet."""
     n = len(state.arrival_s)
     state.counter[NEXT_ARRIVAL] = n
     state.following[:] = n

@@ -10,7 +10,7 @@ and in what they call load:
 
 Those that ask all begin with the replica whose turn it is in a round, so that ties, an idle fleet's above all, do not
 fall on the first replica. A replica is asked for its state at the arrival to the instant: an iteration under way has
-taken its blocks and given no token yet. What nobody asks for is simulated later.
+taken its blocks and given no token yet. What no router asks for is simulated later.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def run(
 
     Raises:
         InputError: a request that can never fit, settings that cannot work, or a class the policy does not have.
-        Stalled: the policy holds for ever, or lets requests evict each other for ever.
+        Stalled: the policy holds requests forever, or lets them evict each other forever.
     """
     program = load_program(policy, compile=compile)
     return run_program(program, workload, hardware, policy, config, record=record, progress=progress)
@@ -133,15 +133,15 @@ def _end_stuck_run(state: State, cache: Cache, policy: Policy, *, futile: bool) 
     running, waiting = int(state.counter[layout.RUNNING]), int(state.counter[layout.WAITING])
     if futile and not policy.may_idle:
         raise Stalled(
-            f"policy {policy.name} lets requests evict each other for ever: at {state.clock[layout.NOW]:.3f} s "
+            f"policy {policy.name} lets requests evict each other forever: at {state.clock[layout.NOW]:.3f} s "
             f"{waiting} wait, {running} are resident, and {state.counter[layout.FUTILE]:,} preemptions have brought no "
             "new token. Let the first resident run in every iteration"
         )
     if not policy.may_idle:
         raise Stalled(
-            f"policy {policy.name} holds for ever: at {state.clock[layout.NOW]:.3f} s {waiting} requests wait and "
-            f"{running} are resident, no more arrive, and it named no later time to ask again. Return a time from "
-            "admit or advance, or admit something when nobody is resident"
+            f"policy {policy.name} holds requests forever: at {state.clock[layout.NOW]:.3f} s {waiting} requests wait "
+            f"and {running} are resident, no more arrive, and it named no later time to ask again. Return a time from "
+            "admit or advance, or admit something when no request is resident"
         )
     free = interpreted(end_residency)  # books what the left-over residents computed
     for row in state.running[:running]:

@@ -50,7 +50,7 @@ CLOCK_PRECISION = 1e-3
     NOW,
     WAKE,  # if after NOW: nothing can run until then, unless a request arrives
     LAST_STEP_END,
-    LAST_FINISH,  # end of the latest iteration in which somebody finished
+    LAST_FINISH,  # end of the latest iteration in which a request finished
     BUSY,
     BLOCK_SECONDS,  # integral of the blocks in use, over busy time
     NEARLY_FULL,  # busy time with more than 90% of the blocks in use

@@ -236,11 +236,11 @@ def admit_waiting(state, cache, budget, threshold, whole_prompt):
 
 @inlined_kernel
 def schedule_vllm(state, cache):
-    """vLLM V1: residents in order under one token budget, then admissions unless somebody was preempted."""
+    """vLLM V1: residents in order under one token budget, then admissions unless a request was preempted."""
     budget = state.setting[TOKEN_BUDGET]
     threshold = state.setting[LONG_PREFILL]
     if state.counter[RUNNING] + state.counter[WAITING] <= 1 and not state.setting[CUT_LONE_PREFILL]:
-        threshold = 0  # nobody to starve
+        threshold = 0  # no other request to starve
     i = 0
     while i < state.counter[RUNNING] and budget > 0:
         if state.mask[i] != 0:

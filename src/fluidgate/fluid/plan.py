@@ -260,7 +260,7 @@ def _classes(workload: Workload, everyone: ClassSummary) -> tuple[ClassSummary, 
 
 
 def _class(workload: Workload, label: int, own: BoolArray, everyone: ClassSummary) -> ClassSummary:
-    """One class; of a label that nobody carries nothing is known but what is known of all."""
+    """One class; a label that no request carries is described by all of them."""
     names = workload.class_names
     name = names[label] if label < len(names) else str(label)
     if not own.any():

@@ -45,7 +45,7 @@ def plan_uncertainty(
     """The intervals; None without a calibration, or where it does not determine the time at the boundary.
 
     λ_max = x*/ΔT_max and x* does not depend on times, so the ends of ΔT_max's interval are those of λ_max. The buffer
-    is reckoned again with every coefficient longer and shorter by that much.
+    is computed again with every coefficient longer and shorter by that much.
     """
     calibration = hardware.calibration
     if calibration is None:

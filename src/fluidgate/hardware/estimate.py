@@ -1,4 +1,4 @@
-"""A step time from data sheets alone, for pairs nobody has measured: a roofline."""
+"""A step time from data sheets alone, for pairs without measurements: a roofline."""
 
 from __future__ import annotations
 

@@ -90,8 +90,8 @@ def find_gpu(name: str) -> Gpu:
     Raises:
         InputError: no such GPU; names the nearest and all of them.
     """
-    mend = "For any other GPU write a hardware file."
-    return _GPUS[resolve("GPU", name, canonical_gpu_name(name), _GPUS, mend)]
+    advice = "For any other GPU write a hardware file."
+    return _GPUS[resolve("GPU", name, canonical_gpu_name(name), _GPUS, advice)]
 
 
 def check_memory_utilization(gpu_memory_utilization: float) -> None:

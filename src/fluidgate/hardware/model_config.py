@@ -127,8 +127,8 @@ def find_model(name: str) -> ModelShape:
     Raises:
         InputError: no such model; names the nearest and all of them.
     """
-    mend = "For any other model give its config.json."
-    return _SHAPES[resolve("model", name, canonical_model_name(name), _SHAPES, mend)]
+    advice = "For any other model give its config.json."
+    return _SHAPES[resolve("model", name, canonical_model_name(name), _SHAPES, advice)]
 
 
 # Families whose layers are full attention and a gated MLP: for others the parameter formula would be wrong.

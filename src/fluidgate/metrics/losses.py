@@ -8,8 +8,8 @@ their tokens within the token budget and give all their output tokens within the
 
 The work is exact: attention pairs of chunks add up to those of the prompt. A prompt's tokens that were in the prefix
 cache when the request first entered are neither work nor memory that it needs. That is approximate in two ways, which
-favour no policy: a hit on a block that nobody held does take memory; and a request evicted in the middle of its prompt
-may find more when it comes back, which is set off against the repeated work.
+favour no policy: a hit on a block that no request held does take memory; and a request evicted in the middle of its
+prompt may find more when it comes back, which is set off against the repeated work.
 
 Where step times are a grid, no part of an iteration is fixed and none belongs to one request: the shares are NaN.
 """

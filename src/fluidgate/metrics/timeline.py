@@ -103,7 +103,7 @@ def _coarse_edges(records: RunRecords, steps: StepRecords) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class StepFunction:
-    """`value[k]` from `time_s[k]` (rising) to the next, the last one for ever."""
+    """`value[k]` from `time_s[k]` (rising) to the next, the last one without end."""
 
     time_s: FloatArray
     value: FloatArray

@@ -71,11 +71,11 @@ _EVICTED_SHARE, LAWS, SHARES = range(3)
     _READY,
     _COMPLETIONS,  # since the laws were estimated
     _ESTIMATED,  # the iteration in which they were
-    _UNTESTED,  # completions since the coherence was reckoned
+    _UNTESTED,  # completions since the coherence was computed
     _COHERENCE,
     _PACE,  # x*, admissions per iteration
     _ITERATION,  # of the last decision
-    _REFUSED,  # row that did not fit and cannot fit before somebody leaves
+    _REFUSED,  # row that did not fit and cannot fit before a resident leaves
     _LOOP,
 ) = range(9)
 _GRID = _LOOP + MARGIN_SIZE
@@ -92,13 +92,13 @@ WINDOWS, MIN_WINDOW = 4.0, 200.0
 """Completions remembered: so many per resident, and at least so many."""
 
 ALL_ENTER, ENOUGH, NO_ROOM = range(3)
-"""How a walk along the queue ends: nobody is left, the engine takes no more in this iteration, the forecast refuses."""
+"""How a walk along the queue ends: it is empty, the engine takes no more in this iteration, the forecast refuses."""
 
 MAX_TRIED = 64
 """Requests that the forecast is tried on, beyond what one iteration takes, to see whether all fit."""
 
 COHERENCE_COMPLETIONS, FREQUENCIES = 256, 64
-"""The coherence from which admissions are paced, how often it is reckoned, and at how many frequencies."""
+"""The coherence from which admissions are paced, how often it is computed, and at how many frequencies."""
 
 RESUME = 0.5
 """Share of the margin at which an evicted request of mean size comes back: its stream is silent. In proportion to its

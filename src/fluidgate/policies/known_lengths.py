@@ -20,6 +20,6 @@ def _admit(params, memory, view, out_quota):
 
 @policy("known-lengths")
 class KnownLengths(LookAhead):
-    """Admit whoever fits to the end, in order of arrival."""
+    """Admit the requests that fit to their end, in order of arrival."""
 
     admit = staticmethod(_admit)

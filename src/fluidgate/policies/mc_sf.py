@@ -14,6 +14,6 @@ from fluidgate.policies.shortest_first import rank_by_output
 
 @policy("mc-sf")
 class McSf(KnownLengths):
-    """Admit whoever fits to the end, the shortest first."""
+    """Admit the requests that fit to their end, the shortest first."""
 
     rank = staticmethod(rank_by_output)

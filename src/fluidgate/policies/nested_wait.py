@@ -137,7 +137,7 @@ class NestedWait(ThresholdPolicy):
     observe = staticmethod(_observe)
 
     def new_memory(self) -> FloatArray:
-        """The iteration the credit was last reckoned at, and the credit."""
+        """The iteration the credit was last updated at, and the credit."""
         return np.array([0.0, 1.0])
 
     @classmethod

@@ -46,7 +46,7 @@ def _admit(params, memory, view, out_quota):
 
 @policy("no-evict")
 class NoEvict(Policy):
-    """Reserve every resident's blocks up to `max_output_tokens`; nobody is evicted if no output is longer."""
+    """Reserve every resident's blocks up to `max_output_tokens`; no request is evicted if no output is longer."""
 
     max_output_tokens: float
 

@@ -94,7 +94,7 @@ class Policy:
     Attributes:
         needs_output_length: the policy sees output lengths; without it the engine hides them.
         renamed: parameters' former names, each with the present one; they are refused with it.
-        may_idle: the policy may leave the engine idle with work for ever (the paper's algorithms to the letter);
+        may_idle: the policy may leave the engine idle with work forever (the paper's algorithms to the letter);
             a run then ends where nothing can happen any more instead of raising `Stalled`.
     """
 
@@ -115,7 +115,7 @@ class Policy:
 
     @property
     def may_idle(self) -> bool:
-        """Whether the policy may hold for ever (strict paper mode only)."""
+        """Whether the policy may hold requests forever (strict paper mode only)."""
         return False
 
     @property
@@ -141,6 +141,6 @@ class Policy:
         return np.zeros(1)
 
     def require(self, condition: bool, what: str) -> None:
-        """Refuse a parameter with the policy's name and the mend."""
+        """Refuse a parameter with the policy's name and what to do."""
         if not condition:
             raise InputError(f"policy {self.name}: {what}")

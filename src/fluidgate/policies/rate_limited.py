@@ -48,7 +48,7 @@ class RateLimited(Policy):
     observe = staticmethod(_observe)
 
     def new_memory(self) -> FloatArray:
-        """The credit, and the iteration it was last reckoned at; the first request enters at once."""
+        """The credit, and the iteration it was last updated at; the first request enters at once."""
         return np.array([1.0, 0.0])
 
     @classmethod

@@ -6,7 +6,7 @@ if its prompt and its whole maximum output are less than the free tokens, of whi
 their own remaining output. The ratio falls from step to step; an eviction sets it to the share of their maximum
 output that residents have used, and a few steps more; an idle engine starts anew.
 
-An eviction by the engine stands in for SGLang's retraction; the ratio that follows is reckoned at the next decision,
+An eviction by the engine stands in for SGLang's retraction; the ratio that follows is computed at the next decision,
 from those then resident. Requests are charged in whole blocks, where SGLang adds a page to each.
 """
 

@@ -129,7 +129,7 @@ class Wait(ThresholdPolicy):
         return len(self.thresholds)
 
     def new_memory(self) -> FloatArray:
-        """The iteration credits were last reckoned at, and the credit of each type."""
+        """The iteration credits were last updated at, and the credit of each type."""
         return np.concatenate(([0.0], np.ones(self.num_classes)))
 
     @classmethod

@@ -60,7 +60,7 @@ def _connect(address: str, workers: int) -> None:
     options: dict[str, Any] = {}
     if address == "local":
         options = {"include_dashboard": False, "num_cpus": workers if workers > 1 else None}
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a simulation reports to nobody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a simulation reports to no one
     try:
         _knock(address)
         ray.init(address, logging_level="WARNING", **options)

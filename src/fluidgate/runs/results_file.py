@@ -47,7 +47,7 @@ class ResultsFile:
         try:
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - this object is the context
             try:
-                if not path.is_file():  # a device might be read for ever
+                if not path.is_file():  # a device might be read without end
                     raise InputError(f"{path}: is no file that a run could continue from; name another results file")
                 self._lock()
                 self._resume()

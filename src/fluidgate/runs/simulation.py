@@ -78,7 +78,7 @@ def simulate(
 
     Raises:
         InputError: an unknown policy, a request that can never fit, or settings that cannot work.
-        Stalled: the policy holds for ever.
+        Stalled: the policy holds requests forever.
 
     Warns:
         CalibrationWarning: the run has steps beyond those that the hardware was calibrated on.

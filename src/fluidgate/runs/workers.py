@@ -27,7 +27,7 @@ Finished = Generator[tuple[int, str], None, None]
 Outcome = tuple[str, None] | tuple[None, Exception]
 
 MAX_TRIES = 3
-"""How often a job runs whose worker dies: a passing shortage of memory is survived, a deadly job is not for ever."""
+"""How often a job runs whose worker dies: a passing shortage of memory is survived, a deadly job ends."""
 
 
 def in_this_process(work: Work, jobs: Sequence[Any]) -> Finished:

@@ -55,7 +55,7 @@ def emulate(
 
     Raises:
         InputError: vLLM is not installed, or the settings are not vLLM's.
-        Stalled: the policy holds for ever.
+        Stalled: the policy holds requests forever.
     """
     if importlib.util.find_spec("vllm") is None:
         raise InputError(

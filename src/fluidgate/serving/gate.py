@@ -234,7 +234,7 @@ class Gate:
         return names, _sooner(inf, asked_s, view.now_s)
 
     def _idles(self, paused: Sequence[str]) -> bool:
-        """Whether the policy lets no resident run and nobody enter, or those that may enter found no room."""
+        """Whether the policy lets no resident run and no request enter, or those that may enter found no room."""
         if len(paused) < self.books.num_residents:
             return False
         return not self._quota.any() or (len(paused) > 0 and self._formed_nothing)
@@ -311,7 +311,7 @@ class Gate:
         self._tell(ADMITTED, row, now_s)
 
     def _book_hold(self, now_s: float) -> None:
-        """Count an iteration in which nobody may enter, and the time since the one before if it was one too."""
+        """Count an iteration in which no request may enter, and the time since the one before if it was one too."""
         held = self.books.num_waiting > 0 and not self._quota.any()
         if held:
             self.totals.held_steps += 1

@@ -22,7 +22,7 @@ from fluidgate.serving.metrics import GateMetrics
 from fluidgate.serving.readiness import Readiness, grammar_failed, with_adapter_slots
 
 STEPS_BETWEEN_REBUILDS = 64
-"""Books that are wrong again sooner than this were not mended by the rebuild before."""
+"""Books that are wrong again sooner than this were not repaired by the rebuild before."""
 
 
 class Gatekeeper:

@@ -99,7 +99,7 @@ class GateMetrics:
     def fell_back(self, where: str) -> None:
         """Count a return to stock scheduling."""
         self.fallbacks[where].inc()
-        for now in ("held", "paused", "peak"):  # nobody is held from here on
+        for now in ("held", "paused", "peak"):  # no request is held from here on
             self.gauges[now].set(0)
 
     def rebuilt(self, where: str) -> None:

@@ -207,7 +207,7 @@ class PlanFile(_Section):
 
         Raises:
             InputError: an engine that vLLM has not, a plan for other limits, a policy that cannot be kept in a file or
-                may leave requests waiting for ever, a class that the plan does not know.
+                may leave requests waiting forever, a class that the plan does not know.
         """
         if config.mode != "vllm" or config.preemption != "recompute":
             raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}: plan with mode vllm")
@@ -301,7 +301,7 @@ class PlanFile(_Section):
 def _refuse_idling(policy: Policy) -> None:
     if policy.may_idle:
         raise InputError(
-            f"policy {policy.name} with strict=true may leave requests waiting for ever, so no server runs it; plan "
+            f"policy {policy.name} with strict=true may leave requests waiting forever, so no server runs it; plan "
             "without strict=true, or use simulate"
         )
 
@@ -393,7 +393,7 @@ def _refuse_other_formats(values: dict[str, Any], path: Path | str) -> None:
 
 
 def _sentence(error: ValidationError, *section: str) -> str:
-    """The first problem: key, value, what is wrong, and the mend."""
+    """The first problem: key, value, what is wrong, and what to do."""
     first = error.errors(include_url=False)[0]
     place = (*section, *map(str, first["loc"]))
     if not section and place[:1] == ("parameters",) and len(place) > 1:

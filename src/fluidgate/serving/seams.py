@@ -1,6 +1,6 @@
 """How a policy's decisions reach vLLM's scheduler: three seams, none of which needs a copy of `schedule()`.
 
-1. Nobody may enter: `_pause_state = PAUSED_NEW` around the call.
+1. No request may enter: `_pause_state = PAUSED_NEW` around the call.
 2. So many may enter: the limit on residents, for the call.
 3. A resident pauses: `next_decode_eligible_step` beyond the call; its KV stays.
 
@@ -42,7 +42,7 @@ class QueueView(FCFSRequestQueue):
 
 @contextmanager
 def hold_all(scheduler: Any) -> Iterator[None]:
-    """Admit nobody within the block."""
+    """Admit no request within the block."""
     before = scheduler._pause_state
     if before == PauseState.UNPAUSED:  # an operator's pause goes further
         scheduler._pause_state = PauseState.PAUSED_NEW
@@ -65,7 +65,7 @@ def admit_at_most(scheduler: Any, count: int) -> Iterator[None]:
 
 @contextmanager
 def admit_only(scheduler: Any, allowed: Sequence[Any]) -> Iterator[None]:
-    """Admit nobody but `allowed`, in that order, within the block; the others are out of vLLM's sight meanwhile."""
+    """Admit only `allowed`, in that order, within the block; the others are out of vLLM's sight meanwhile."""
     main, *others = HERE.waiting
     elsewhere: set[Any] = set()
     with ExitStack() as views:

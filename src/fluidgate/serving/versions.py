@@ -69,7 +69,7 @@ def find_release(version: str) -> Release | None:
 
 
 def known_release(version: str) -> Release:
-    """`find_release`, for a version that somebody typed.
+    """`find_release`, for a version that a user typed.
 
     Raises:
         InputError: it is not in the table.

@@ -127,16 +127,16 @@ def _authorization(user: str | None, password: str | None, api_key: str | None) 
 def _refusal(code: int, authorization: str | None) -> str:
     name = f" ({http.client.responses[code]})" if code in http.client.responses else ""
     if code in (401, 403):
-        mend = (
+        advice = (
             "it does not accept the key, or the user and password, that it was given"
             if authorization
             else "give its key with --api-key or in OPENAI_API_KEY"
         )
     elif 300 <= code < 400:
-        mend = "it redirects to where fluidgate does not follow; give the address of the page itself"
+        advice = "it redirects to where fluidgate does not follow; give the address of the page itself"
     else:
-        mend = "is it vLLM's port?"
-    return f"the server answers HTTP {code}{name}; {mend}"
+        advice = "is it vLLM's port?"
+    return f"the server answers HTTP {code}{name}; {advice}"
 
 
 def _printable(reason: object) -> str:
@@ -233,7 +233,7 @@ class _Visit:
     def _body(self, answer: http.client.HTTPResponse) -> bytes:
         url = self._address.url
         if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise InputError(f"{url}: the answer is compressed, which nobody asked for; is it vLLM's port?")
+            raise InputError(f"{url}: the answer is compressed, which was not asked for; is it vLLM's port?")
         expected, body = answer.length, bytearray()
         while max(len(body), expected or 0) <= self._most_bytes:
             part = answer.read1(2**16) if expected is None or len(body) < expected else b""

@@ -179,7 +179,7 @@ class _Load:
         if look.running + look.waiting > phase.concurrency:
             raise InputError(
                 f"{self.sweep.server.url}: {look.running + look.waiting:g} requests are there where the sweep keeps up "
-                f"{phase.concurrency}; somebody else uses the server, calibrate when nobody does"
+                f"{phase.concurrency}; the server has other traffic; calibrate when it has none"
             )
 
 
@@ -194,7 +194,7 @@ def _at_rest(server: RunningServer) -> Scrape:
         if time.monotonic() > end_s:
             raise InputError(
                 f"{server.url}: {scrape.in_system():g} requests are still there {IDLE_WITHIN_S:.0f} s after the load "
-                "ended; does somebody else use the server?"
+                "ended; does the server have other traffic?"
             )
         time.sleep(AWAIT_EVERY_S)
     return scrape

@@ -5,7 +5,7 @@ vLLM records its counters once per iteration that gives a token, when its fronte
 each of them, and n is what `vllm:iteration_tokens_total` counts. Three things are not what their names say:
 
 - A prompt is credited, whole, to the iteration of its first token. With prompts within the token budget every iteration
-  gives a token and the credit is late by at most one iteration; longer ones would take iterations that nobody counts.
+  gives a token and the credit is late by at most one iteration; longer ones would take iterations that are not counted.
 - The first token comes with the prompt: that iteration counts prompt + 1 tokens where prompt tokens were computed.
 - `vllm:kv_cache_usage_perc` counts blocks: full or not, once where requests share them, and after requests that ended
   have left. Prompts started less prompts finished, plus outputs of the same, is the sum of the context lengths exactly.

@@ -107,7 +107,7 @@ def _refuse(scrape: Scrape, base: str) -> None:
     at_work = scrape.in_system()
     if at_work:
         raise InputError(
-            f"{base}: {at_work:g} requests run or wait there; calibrate a server that serves nobody else meanwhile"
+            f"{base}: {at_work:g} requests run or wait there; calibrate a server that has no other traffic"
         )
 
 

@@ -17,7 +17,7 @@ FORECAST_SIZE = 2 * TIMES
 
 @kernel
 def clear_forecast(memory, at):
-    """The forecast of nobody."""
+    """The forecast of an empty set."""
     for k in range(FORECAST_SIZE):
         memory[at + k] = 0.0
 

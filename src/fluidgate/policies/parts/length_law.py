@@ -45,7 +45,7 @@ long again as it has run. Nothing is then impossible, however long it runs. Wher
 follows what is seen, tokens generated ÷ completions, after counting as one completion at first."""
 
 UNKNOWN_HORIZON = 8.0
-"""Medians that the look-ahead spans where nobody has run that long yet: one in nine runs longer."""
+"""Medians that the look-ahead spans where no request has run that long yet: one in nine runs longer."""
 
 MIN_SURVIVAL = 1e-6
 HORIZON_SURVIVAL = 0.005
@@ -166,7 +166,7 @@ def estimate(memory, law, rounding_tokens):
     """The survival function, and the means that follow from it.
 
     With l the mean prompt, E[a] = sum over x of (l + x) P(output > x): KV memory summed over the iterations. Once
-    enough has been seen the means leave out what nobody has reached: there is only the prior there.
+    enough has been seen the means leave out lengths that no request has reached: there is only the prior there.
     """
     prior_weight = memory[law + WEIGHT] / (1.0 + memory[law + SEEN] / memory[law + WEIGHT])
     reached = 0.0
@@ -202,7 +202,7 @@ def estimate(memory, law, rounding_tokens):
 
 @kernel
 def horizon(memory, law, capacity_tokens):
-    """Tokens that next to nobody generates; nobody can generate more than memory holds."""
+    """An output length that hardly any request exceeds; none can exceed what memory holds."""
     j = 1
     while j < CELLS and memory[law + SURVIVAL + j] > HORIZON_SURVIVAL:
         j += 1

@@ -1,9 +1,9 @@
-"""Exact look-ahead: does memory suffice in every future iteration, if everybody runs to its known end?
+"""Exact look-ahead: does memory suffice in every future iteration, if every request runs to its known end?
 
 A request of prompt l that has generated g of o tokens holds l + g tokens after its next iteration, one more after each
 further one, and l + o - 1 in its last. Memory grows between completions, so it binds just before one: the table keeps,
 per resident, the iteration it ends in and the blocks that all hold then. Entries stay right from one decision to the
-next while everybody advances by a token per iteration, so that a decision costs O(residents) and so does a newcomer.
+next while every resident advances by a token per iteration, so a decision costs O(residents), and so does a newcomer.
 
 The token budget may spread a prompt over several iterations. How many depends on the prefix cache, so the bound is
 one-sided: the request holds what it would without any delay, and ends as late as the prompts before it can make it. The

@@ -40,7 +40,7 @@ CHEAP, CHEAP_MARGIN = 0.1, 2.5
 
 MIN_MARGIN, LAX_MARGIN = 1.0, 0.5
 """The margin is not lowered further than this where evicted requests compute everything again, and not further than
-`LAX_MARGIN` where they find it in the prefix cache, or where everybody may be evicted."""
+`LAX_MARGIN` where they find it in the prefix cache, or where any request may be evicted."""
 
 RESERVE = 0.01
 """Share of memory kept free per unit of margin: the forecast does not see the next few iterations' noise."""

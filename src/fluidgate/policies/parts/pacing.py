@@ -43,7 +43,7 @@ def blocks_short(view, mask):
 def pause_for_memory(view, mask):
     """Pause residents, last admitted first, until the others fit; the first one always runs.
 
-    The first one runs to its end and frees its blocks, and whoever is then first runs: every pause is bounded.
+    The first one runs to its end and frees its blocks, and then the next one is first: every pause is bounded.
     """
     short = blocks_short(view, mask)
     i = len(view.residents) - 1

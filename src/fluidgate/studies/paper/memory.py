@@ -41,7 +41,7 @@ SLACKS = np.geomspace(0.01, 0.5, 25)
 
 @dataclass(frozen=True)
 class MemoryRun:
-    """A job: LMSYS-like requests on the linear machine at a rate, with memory to spare, everybody admitted."""
+    """A job: LMSYS-like requests on the linear machine at a rate, with memory to spare, every request admitted."""
 
     rate: float
     seed: int

@@ -1,4 +1,4 @@
-"""Bytes in, bytes out: gzip is transparent, and every failure names the file and the mend."""
+"""Bytes in, bytes out: gzip is transparent, and every failure names the file and what to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHUNK = 16 * 2**20
 
 
 def refuse(path: Path, line: int, what: str) -> NoReturn:
-    """Stop with `file:line: what; mend` (the caller's sentence holds the mend)."""
+    """Stop with `file:line: what is wrong; what to do` (both in the caller's sentence)."""
     raise InputError(f"{path}:{line}: {what}")
 
 
