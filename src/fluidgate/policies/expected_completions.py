@@ -1,8 +1,8 @@
 """`expected-completions`: admit while enough requests are expected to end before memory runs out.
 
 If no request ended, n residents that grow by a token per iteration would fill the free blocks in tau iterations. A
-resident of age g ends by then with probability 1 - S(g + tau) / S(g), S the survival function of output lengths. The newcomer
-enters if the expected number of ends, its own included, is at least `gamma`, or all are sure to end. No output
+resident of age g ends by then with probability 1 - S(g + tau) / S(g), S the survival function of output lengths. The
+newcomer enters if the expected number of ends, its own included, is at least `gamma`, or all are sure to end. No output
 length is needed. The rule asks whether memory turns over in time, not whether it overflows, and `gamma` matters much.
 
 It is a rule of thumb: the conditional law of lengths of `past-future` (Gong et al., arXiv 2507.10150), with a count of
