@@ -377,7 +377,7 @@ def test_a_gate_that_holds_for_nothing() -> None:
 def test_a_gate_that_waits_for_memory_is_at_work() -> None:
     held = {"held_requests": 12, "predicted_peak_kv_share": 0.98}
     assert named(diagnosis(gate=held, waiting=12), "gate").severity is Severity.FINE
-    assert "holds nobody" in named(diagnosis(gate={}), "gate").says
+    assert "holds no request" in named(diagnosis(gate={}), "gate").says
 
 
 def test_findings_come_by_urgency_then_benefit() -> None:
