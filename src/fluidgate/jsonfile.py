@@ -60,8 +60,8 @@ def plain(value: Any, *, finite: bool = False) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         if hasattr(value, "digest"):
             return {"digest": value.digest}
-        kept = (field.name for field in fields(value) if field.metadata.get("json", True))
-        return {name: plain(getattr(value, name), finite=finite) for name in kept}
+        names = (field.name for field in fields(value) if field.metadata.get("json", True))
+        return {name: plain(getattr(value, name), finite=finite) for name in names}
     if isinstance(value, Mapping):
         return {key: plain(item, finite=finite) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -155,8 +155,8 @@ class JsonObject:
             raise self.error(key, "must be a list of numbers, with rows of equal length")
         array = array.astype(np.float64)
         if array.size == 0 or (array.ndim != axes if shape is None else array.shape != shape):
-            wanted = shape or f"that of a non-empty list with {'rows' if axes == 2 else 'no lists in it'}"
-            raise self.error(key, f"has shape {array.shape}, not {wanted}")
+            expected = shape or f"that of a non-empty list with {'rows' if axes == 2 else 'no lists in it'}"
+            raise self.error(key, f"has shape {array.shape}, not {expected}")
         if not np.all(np.isfinite(array)) or np.any(array < at_least):
             small = "negative" if at_least == 0 else f"below {at_least:g}"
             raise self.error(key, f"holds a number that is {small} or not finite")
@@ -164,11 +164,11 @@ class JsonObject:
             raise self.error(key, f"holds {array.max():g}; its numbers must be at most {at_most:g}")
         return array
 
-    def refuse_others(self, known: Iterable[str]) -> None:
-        """Refuse keys outside `known`: a misspelt key must not pass for an absent one."""
-        others = sorted(set(self.values) - set(known))
+    def refuse_others(self, keys: Iterable[str]) -> None:
+        """Refuse keys outside `keys`: a misspelt key must not pass for an absent one."""
+        others = sorted(set(self.values) - set(keys))
         if others:
-            raise self.error(f"{others[0]:.60}", f"is not a known key; the keys are {', '.join(sorted(known))}")
+            raise self.error(f"{others[0]:.60}", f"is not a known key; the keys are {', '.join(sorted(keys))}")
 
     def error(self, key: str, why: str) -> InputError:
         """An `InputError` that names the file and `key`."""

@@ -14,7 +14,7 @@ LONGEST_SHOWN = 60
 
 def escaped(text: str) -> str:
     r"""`text` with control characters written out, such as `\x1b`; tabs and line feeds stay."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda control: control[0].encode("unicode_escape").decode(), text)
 
 
 def has_control(text: str) -> bool:

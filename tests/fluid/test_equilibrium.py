@@ -21,18 +21,18 @@ def test_the_papers_constants() -> None:
 
 @pytest.mark.parametrize(("rate", "kv_tokens"), [(50, 34_377), (60, 55_758), (70, 100_327), (80, 250_509)])
 def test_the_papers_kv_memory(rate: float, kv_tokens: float) -> None:
-    rested = equilibrium(LMSYS.scaled(rate), PAPER)
-    assert rested is not None
-    assert rested.kv_tokens == pytest.approx(kv_tokens, rel=5e-4)
-    assert rested.throughput_tokens_s == pytest.approx(rate * 7)
+    steady_state = equilibrium(LMSYS.scaled(rate), PAPER)
+    assert steady_state is not None
+    assert steady_state.kv_tokens == pytest.approx(kv_tokens, rel=5e-4)
+    assert steady_state.throughput_tokens_s == pytest.approx(rate * 7)
 
 
 def test_the_papers_boundary() -> None:
     boundary = stability(LMSYS, PAPER, Limits(137_000)).boundary_rate
     assert boundary == pytest.approx(74.1, abs=0.05)
-    rested = equilibrium(LMSYS.scaled(boundary), PAPER)
-    assert rested is not None
-    assert rested.kv_tokens == pytest.approx(137_000)
+    steady_state = equilibrium(LMSYS.scaled(boundary), PAPER)
+    assert steady_state is not None
+    assert steady_state.kv_tokens == pytest.approx(137_000)
 
 
 def test_it_is_where_the_stage_dynamics_settle() -> None:
@@ -51,13 +51,13 @@ def test_it_is_where_the_stage_dynamics_settle() -> None:
             kv += stage @ (length + np.arange(len(stage)))
             pairs += stage[0] * length * (length + 1) / 2
         duration_s = step.duration_s(tokens, kv, pairs)
-    rested = equilibrium(mix, step)
-    assert rested is not None
-    assert rested.iteration_time_s == pytest.approx(duration_s, rel=1e-9)
-    assert rested.kv_tokens == pytest.approx(kv, rel=1e-9)
-    assert rested.requests_per_stage == pytest.approx([stage[-1] for stage in stages], rel=1e-9)
-    assert rested.residents == pytest.approx(sum(stage.sum() for stage in stages), rel=1e-9)
-    assert rested.admissions_per_iteration == pytest.approx(4.5 * duration_s, rel=1e-9)
+    steady_state = equilibrium(mix, step)
+    assert steady_state is not None
+    assert steady_state.iteration_time_s == pytest.approx(duration_s, rel=1e-9)
+    assert steady_state.kv_tokens == pytest.approx(kv, rel=1e-9)
+    assert steady_state.requests_per_stage == pytest.approx([stage[-1] for stage in stages], rel=1e-9)
+    assert steady_state.residents == pytest.approx(sum(stage.sum() for stage in stages), rel=1e-9)
+    assert steady_state.admissions_per_iteration == pytest.approx(4.5 * duration_s, rel=1e-9)
 
 
 def test_no_equilibrium_once_the_work_takes_all_the_time() -> None:
@@ -70,6 +70,6 @@ def test_no_equilibrium_once_the_work_takes_all_the_time() -> None:
 
 def test_memory_is_counted_in_blocks() -> None:
     step = StepTime(c0=0.01, c_kv=1e-7)
-    rested = equilibrium(RequestMix([1.0], [100], [100]), step, block_size=16)
-    assert rested is not None
-    assert rested.memory_tokens == pytest.approx(rested.kv_tokens + 7.5 * rested.residents)
+    steady_state = equilibrium(RequestMix([1.0], [100], [100]), step, block_size=16)
+    assert steady_state is not None
+    assert steady_state.memory_tokens == pytest.approx(steady_state.kv_tokens + 7.5 * steady_state.residents)

@@ -165,13 +165,13 @@ def test_classes_are_planned_apart() -> None:
 def test_unlabelled_traffic_is_one_class() -> None:
     for w in (labelled([0] * 4, ("only",)), labelled([0] * 4, ("used", "unused")), CHAT):
         p = plan(w, A100, rate=1.0)
-        (everyone,) = p.mix.classes
-        assert (everyone.name, everyone.share) == ("all", 1.0)
-        assert everyone.mean_prompt_tokens == p.mix.mean_prompt_tokens
-        assert everyone.output_quantiles == p.mix.output_quantiles
+        (overall,) = p.mix.classes
+        assert (overall.name, overall.share) == ("all", 1.0)
+        assert overall.mean_prompt_tokens == p.mix.mean_prompt_tokens
+        assert overall.output_quantiles == p.mix.output_quantiles
 
 
-def test_of_a_label_that_nobody_carries_nothing_is_known_of_its_own() -> None:
+def test_a_label_without_requests_gets_the_lengths_of_all() -> None:
     p = plan(labelled([0, 2, 2, 0], ("a", "b", "c")), A100)
     a, b, c = p.mix.classes
     assert (a.share, c.share, b.name) == (0.5, 0.5, "b")

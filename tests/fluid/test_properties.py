@@ -82,14 +82,14 @@ def test_splitting_a_type_changes_nothing(rows, step, limits, share) -> None:
 def test_the_boundary_is_where_the_equilibrium_meets_the_least_limit(rows, step, limits) -> None:
     mix = mix_of(rows)
     s: Stability = stability(mix, step, limits)
-    rested = equilibrium(mix.scaled(s.boundary_rate), step, limits.block_size)
+    steady_state = equilibrium(mix.scaled(s.boundary_rate), step, limits.block_size)
     assume(s.eta > 1e-6)
-    assert rested is not None
-    assert rested.admissions_per_iteration == pytest.approx(s.admissions_per_iteration, rel=1e-6)
+    assert steady_state is not None
+    assert steady_state.admissions_per_iteration == pytest.approx(s.admissions_per_iteration, rel=1e-6)
     use = (
-        rested.memory_tokens / limits.kv_tokens,
-        rested.admissions_per_iteration * mix.mean(mix.tokens) / limits.batched_tokens,
-        rested.residents / limits.seats,
+        steady_state.memory_tokens / limits.kv_tokens,
+        steady_state.admissions_per_iteration * mix.mean(mix.tokens) / limits.batched_tokens,
+        steady_state.residents / limits.seats,
     )
     assert max(use) == pytest.approx(1.0, rel=1e-6)
     assert 0.0 < s.eta <= 1.0

@@ -119,9 +119,9 @@ def test_onset_load_is_the_root_of_its_definition(mix: RequestMix, kv_tokens: fl
 
     def excess(load: float) -> float:
         rate = load * s.boundary_rate
-        rested = equilibrium(mix.scaled(rate), step)
-        assert rested is not None
-        admitted, slower = rate * rested.iteration_time_s, rested.iteration_time_s / step.c0
+        steady_state = equilibrium(mix.scaled(rate), step)
+        assert steady_state is not None
+        admitted, slower = rate * steady_state.iteration_time_s, steady_state.iteration_time_s / step.c0
         variance = admitted * a2 + admitted * iterations * (a / iterations) ** 2 * (slower - 1)
         return admitted * a + 2 * sqrt(variance) - kv_tokens
 
@@ -192,11 +192,11 @@ def test_kv_use_is_the_equilibriums_share_of_memory() -> None:
     limits = Limits(110e3, 16, max_num_seqs=60)
     boundary = stability(THREE, step, limits).boundary_rate
     mix = THREE.scaled(0.7 * boundary)
-    rested = equilibrium(mix, step, 16)
-    assert rested is not None
+    steady_state = equilibrium(mix, step, 16)
+    assert steady_state is not None
     s = stability(mix, step, limits)
     assert s.load == pytest.approx(0.7)
-    assert s.kv_use == pytest.approx(rested.memory_tokens / 110e3)
+    assert s.kv_use == pytest.approx(steady_state.memory_tokens / 110e3)
     assert stability(THREE.scaled(2 * boundary), step, limits).kv_use == pytest.approx(s.kv_use_at_boundary)
 
 

@@ -24,13 +24,13 @@ def test_real_thresholds_meet_the_conditions() -> None:
         pairs += n * length * (length + 1) / 2
     assert wait.iteration_time_s == pytest.approx(STEP.duration_s(tokens, kv, pairs))
     assert np.all(wait.iteration_time_s < wait.thresholds / THREE.rate)
-    rested = equilibrium(THREE, STEP, 16)
-    assert rested is not None
-    assert rested.memory_tokens < wait.memory_tokens < limits.kv_tokens
+    steady_state = equilibrium(THREE, STEP, 16)
+    assert steady_state is not None
+    assert steady_state.memory_tokens < wait.memory_tokens < limits.kv_tokens
     assert wait.memory_tokens == pytest.approx(kv + 7.5 * wait.thresholds @ THREE.output_tokens)
     assert wait.thresholds == pytest.approx(THREE.rate * wait.period_s)
     low, high = wait.period_range_s
-    assert low == pytest.approx(rested.iteration_time_s)
+    assert low == pytest.approx(steady_state.iteration_time_s)
     assert high == pytest.approx(110_000 / (THREE.rate @ THREE.memory_token_iterations(16)))
     assert wait.period_s == pytest.approx(1.05 * low)
 

@@ -16,9 +16,9 @@ from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.step_grid import StepGrid
 
 LEVELS = (0.8, 0.9, 1.0)
-"""Shares of the admissions per iteration that a fit is made for: it gives the slope there too."""
+"""Shares of the admissions per iteration that a fit covers, so that its slope is right too."""
 MIN_PROMPTS, MIN_STEPS, DECODE_STEPS = 300, 20, 64
-"""Drawn at each level; of the steps without prefill only so many, which stand for all."""
+"""Drawn at each level; this many steps without prefill stand for all of those."""
 ENOUGH, MAX_ROUNDS = 1e-3, 30
 
 Prompt = tuple[int, int]
@@ -70,14 +70,14 @@ def affine_at_load(mix: RequestMix, hardware: Hardware, limits: Limits, boundary
     """
     if hardware.grid is None:
         return boundary
-    x, found = largest_admissions(mix, limits), boundary
+    x, step_time = largest_admissions(mix, limits), boundary
     for _ in range(MAX_ROUNDS):
-        rested = equilibrium(mix, found)
-        if rested is None or rested.admissions_per_iteration >= x * (1.0 - ENOUGH):
+        steady_state = equilibrium(mix, step_time)
+        if steady_state is None or steady_state.admissions_per_iteration >= x * (1.0 - ENOUGH):
             break
-        x = rested.admissions_per_iteration
-        found = affine_step_time(mix, hardware, limits, x)
-    return found
+        x = steady_state.admissions_per_iteration
+        step_time = affine_step_time(mix, hardware, limits, x)
+    return step_time
 
 
 def _drawn_steps(mix: RequestMix, x: float, grid: StepGrid, budget: float, rng: np.random.Generator) -> FloatArray:

@@ -180,8 +180,8 @@ class OutputLaw:
         below = np.cumsum(self.rate)
         # Rounding in the sum must not push a share that a length meets exactly on to the next length.
         at = np.searchsorted(below, shares * below[-1] * (1.0 - 1e-12), side="left")
-        found: IntArray = self.lengths[at]
-        return found
+        lengths: IntArray = self.lengths[at]
+        return lengths
 
     def quantiles(self, shares: FloatArray) -> IntArray:
         """Distinct lengths o, rising, each the least with P(output <= o) at least one of `shares`."""
@@ -240,7 +240,7 @@ def _column(values: Any, dtype: type, name: str) -> NDArray[Any]:
     return array.astype(dtype)
 
 
-def _refuse_where(bad: BoolArray, values: NDArray[Any], name: str, wanted: str) -> None:
+def _refuse_where(bad: BoolArray, values: NDArray[Any], name: str, requirement: str) -> None:
     if bad.any():
         j = int(np.argmax(bad))
-        raise InputError(f"request mix: type {j}: {name} = {values[j]} must be {wanted}")
+        raise InputError(f"request mix: type {j}: {name} = {values[j]} must be {requirement}")

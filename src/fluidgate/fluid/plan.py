@@ -31,7 +31,7 @@ OUTPUT_SHARES = (np.arange(64) + 0.5) / 64
 """The quantiles that stand for a law of output lengths in a plan."""
 
 MAX_CLASSES = 8
-"""Labels that a plan tells apart; the last stands for all of higher numbers too."""
+"""Labels that a plan distinguishes; the last also stands for all higher numbers."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,10 @@ class FluidPlan:
         ]
 
     def _boundary(self) -> str:
-        rate, known = self.stability.boundary_rate, self.uncertainty
-        if known is None:
+        rate, uncertainty = self.stability.boundary_rate, self.uncertainty
+        if uncertainty is None:
             return f"{number(rate)} req/s" + ("" if self.hardware.calibration is None else ", ± unknown")
-        low, high = known.boundary_rate
+        low, high = uncertainty.boundary_rate
         return f"{number(rate)} ± {number(max(high - rate, rate - low))} req/s"
 
     def _onset(self) -> str:
@@ -196,7 +196,7 @@ def plan(
         max_num_batched_tokens: the engine's token budget per iteration; None for no limit.
         max_num_seqs: the engine's seats; None for no limit.
         horizon_s, delta: Nested WAIT's guarantee, no overflow within the horizon with probability 1 - delta.
-        prompt_bound: what Nested WAIT's thresholds and buffer take for a prompt: "mean", which works on
+        prompt_bound: the prompt that Nested WAIT's thresholds and buffer assume: "mean", which works on
             average, or "max", the largest, which its guarantee needs.
 
     Raises:
@@ -213,32 +213,32 @@ def plan(
     step_time = affine_step_time(mix, hardware, limits)
     at_load = affine_at_load(mix, hardware, limits, step_time)
     stable = stability(mix, step_time, limits, at_load)
-    rested = equilibrium(mix, at_load, limits.block_size)
+    steady_state = equilibrium(mix, at_load, limits.block_size)
     threshold_rate = min(mix.total_rate, LARGEST_LOAD * stable.boundary_rate)
-    kept = mix.scaled(threshold_rate)
-    wait = wait_thresholds(kept, step_time, limits)
-    nested, buffer = best_nested(kept, step_time, limits, guarantee, prompt_bound)
-    guaranteed_rate = largest_guaranteed_rate(kept, step_time, limits, guarantee)
+    threshold_mix = mix.scaled(threshold_rate)
+    wait = wait_thresholds(threshold_mix, step_time, limits)
+    nested, buffer = best_nested(threshold_mix, step_time, limits, guarantee, prompt_bound)
+    guaranteed_rate = largest_guaranteed_rate(threshold_mix, step_time, limits, guarantee)
     warn_if_extrapolated(mix, hardware, limits, stable)
     return FluidPlan(
         hardware=hardware,
         limits=limits,
         mix=_summary(mix, workload if isinstance(workload, Workload) else None),
-        equilibrium=rested if stable.load <= 1.0 else None,
+        equilibrium=steady_state if stable.load <= 1.0 else None,
         stability=stable,
         threshold_rate=threshold_rate,
         wait=wait,
         nested=nested,
         safety_buffer=buffer,
         guaranteed_rate=guaranteed_rate,
-        uncertainty=plan_uncertainty(kept, hardware, limits, stable, nested, buffer),
-        verdict=verdict(limits, stable, rested, threshold_rate, wait, guarantee, guaranteed_rate),
+        uncertainty=plan_uncertainty(threshold_mix, hardware, limits, stable, nested, buffer),
+        verdict=verdict(limits, stable, steady_state, threshold_rate, wait, guarantee, guaranteed_rate),
     )
 
 
 def _summary(mix: RequestMix, workload: Workload | None) -> MixSummary:
     quantiles = tuple(mix.by_output.lengths_at(OUTPUT_SHARES).tolist())
-    everyone = ClassSummary("all", 1.0, mix.mean(mix.prompt_tokens), quantiles)
+    overall = ClassSummary("all", 1.0, mix.mean(mix.prompt_tokens), quantiles)
     return MixSummary(
         rate=mix.total_rate,
         types=len(mix.rate),
@@ -247,24 +247,24 @@ def _summary(mix: RequestMix, workload: Workload | None) -> MixSummary:
         max_prompt_tokens=int(mix.prompt_tokens.max()),
         max_output_tokens=int(mix.output_tokens.max()),
         output_quantiles=quantiles,
-        classes=(everyone,) if workload is None else _classes(workload, everyone),
+        classes=(overall,) if workload is None else _classes(workload, overall),
     )
 
 
-def _classes(workload: Workload, everyone: ClassSummary) -> tuple[ClassSummary, ...]:
+def _classes(workload: Workload, overall: ClassSummary) -> tuple[ClassSummary, ...]:
     """The workload's classes by number; those beyond the first `MAX_CLASSES` - 1 are one, the last."""
     labels = np.minimum(workload.class_id, MAX_CLASSES - 1)
     if labels.max() == 0:
-        return (everyone,)
-    return tuple(_class(workload, label, labels == label, everyone) for label in range(int(labels.max()) + 1))
+        return (overall,)
+    return tuple(_class(workload, label, labels == label, overall) for label in range(int(labels.max()) + 1))
 
 
-def _class(workload: Workload, label: int, own: BoolArray, everyone: ClassSummary) -> ClassSummary:
-    """One class; a label that no request carries is described by all of them."""
+def _class(workload: Workload, label: int, members: BoolArray, overall: ClassSummary) -> ClassSummary:
+    """One class; a label without requests gets the lengths of the whole workload."""
     names = workload.class_names
     name = names[label] if label < len(names) else str(label)
-    if not own.any():
-        return replace(everyone, name=name, share=1.0 / len(workload))
-    quantiles = np.quantile(workload.output_tokens[own], OUTPUT_SHARES, method="inverted_cdf")
-    mean_prompt = float(workload.prompt_tokens[own].mean())
-    return ClassSummary(name, float(own.mean()), mean_prompt, tuple(int(q) for q in quantiles))
+    if not members.any():
+        return replace(overall, name=name, share=1.0 / len(workload))
+    quantiles = np.quantile(workload.output_tokens[members], OUTPUT_SHARES, method="inverted_cdf")
+    mean_prompt = float(workload.prompt_tokens[members].mean())
+    return ClassSummary(name, float(members.mean()), mean_prompt, tuple(int(q) for q in quantiles))

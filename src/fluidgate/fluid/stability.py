@@ -99,15 +99,15 @@ class Stability:
         """
         if not 0.0 <= share < 1.0:
             raise InputError(f"share of memory to leave empty = {share} must be at least 0 and below 1")
-        kept = min(1.0, (1.0 - share) * self.memory_limit / self.admissions_per_iteration)
-        return self.eta * (1.0 - kept) / (self.eta + (1.0 - self.eta) * kept)
+        ratio = min(1.0, (1.0 - share) * self.memory_limit / self.admissions_per_iteration)
+        return self.eta * (1.0 - ratio) / (self.eta + (1.0 - self.eta) * ratio)
 
 
 def stability(mix: RequestMix, step_time: StepTime, limits: Limits, at_load: StepTime | None = None) -> Stability:
     """The boundary of `mix` on a machine.
 
     Args:
-        at_load: the step time below the boundary, at the rate of the mix, where it is another there.
+        at_load: the step time below the boundary, at the rate of the mix, where it differs there.
 
     Raises:
         InputError: a request is larger than the KV memory.
@@ -180,7 +180,7 @@ def _eviction_cost(mix: RequestMix, step_time: StepTime, boundary_rate: float) -
     """1 - 1/(1 + w_rec·λ_max): what the rate falls by when each request computes its KV again once (model.md §9).
 
     Assumes that a victim is a resident drawn at random and recomputes all its KV in one iteration: at mean age,
-    E[a]/E[o] tokens, which is the prompt and E[o²]/(2E[o]) tokens less half a one. Engines evict the last admitted,
+    E[a]/E[o] tokens, which is the prompt and E[o²]/(2E[o]) tokens less one half. Engines evict the last admitted,
     which is younger; blocks found again in the prefix cache cost nothing; chunks read some KV again.
     """
     kv, pairs = mix.kv_token_iterations, 0.5 * (mix.squared_memory_iterations(1) + mix.kv_token_iterations)

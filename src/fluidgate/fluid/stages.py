@@ -18,15 +18,15 @@ def stage_edges(plan: FluidPlan, ranges: int = 5) -> list[int]:
     """
     longest = plan.mix.max_output_tokens
     knots = np.unique((0, *plan.mix.output_quantiles))
-    wanted = np.linspace(0.0, 1.0, ranges + 1)[1:-1]
-    inner = np.rint(np.interp(wanted, _share_below(plan, knots), knots)).astype(int)
+    shares = np.linspace(0.0, 1.0, ranges + 1)[1:-1]
+    inner = np.rint(np.interp(shares, _share_below(plan, knots), knots)).astype(int)
     return [0, *sorted({int(edge) for edge in inner} - {0, longest}), longest]
 
 
 def residents_by_stage(plan: FluidPlan, edges: Sequence[int]) -> list[float]:
     """Residents per stage range in equilibrium, at the boundary if the load is above it; shape (len(edges) - 1,)."""
-    rested = plan.equilibrium
-    residents = plan.stability.residents if rested is None else rested.residents
+    equilibrium = plan.equilibrium
+    residents = plan.stability.residents if equilibrium is None else equilibrium.residents
     return [float(count) for count in residents * np.diff(_share_below(plan, np.asarray(edges)))]
 
 

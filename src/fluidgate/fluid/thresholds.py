@@ -68,14 +68,14 @@ def wait_thresholds(
         InputError: the rate is not below the boundary, or c0 = 0 (thresholds would be 0).
     """
     boundary = stability(mix, step_time, limits)
-    rested = equilibrium(mix, step_time, limits.block_size)
+    steady_state = equilibrium(mix, step_time, limits.block_size)
     longest_s = boundary.admissions_per_iteration / mix.total_rate
-    if rested is None or rested.iteration_time_s >= longest_s:
+    if steady_state is None or steady_state.iteration_time_s >= longest_s:
         raise InputError(
             f"no thresholds exist at {mix.total_rate:g} req/s: the boundary is "
             f"{boundary.boundary_rate:g} req/s; scale the rate down"
         )
-    shortest_s = rested.iteration_time_s
+    shortest_s = steady_state.iteration_time_s
     if shortest_s == 0.0:
         raise InputError("thresholds need a fixed time per step; set the step time's c0 above 0")
     period_s = min(TIME_SLACK * shortest_s, sqrt(shortest_s * longest_s))

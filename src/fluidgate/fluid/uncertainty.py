@@ -57,7 +57,7 @@ def plan_uncertainty(
         return None
     relative = hypot(half_width_s / stable.iteration_time_s, Z95 * calibration.misfit)
     if relative >= 1.0:
-        return None  # nothing is known of the time
+        return None  # the time is unknown
     required = [_required_tokens(1.0 + sign * relative, hardware.step_time, limits, nested, buffer) for sign in (-1, 1)]
     return PlanUncertainty(
         iteration_time=relative,

@@ -13,15 +13,15 @@ from fluidgate.words import number, percent
 def verdict(
     limits: Limits,
     stable: Stability,
-    rested: Equilibrium | None,
+    equilibrium: Equilibrium | None,
     threshold_rate: float,
     wait: WaitThresholds,
     guarantee: Guarantee,
     guaranteed_rate: float,
 ) -> tuple[str, ...]:
-    """The sentences, most important first. `rested` is the equilibrium whether or not it fits the memory."""
+    """The sentences, most important first. `equilibrium` is given whether or not it fits the memory."""
     sentences = [
-        _region(limits, stable, rested),
+        _region(limits, stable, equilibrium),
         _binding(limits, stable),
         _onset(stable),
         _pacing(stable),
@@ -32,7 +32,7 @@ def verdict(
     return tuple(sentence for sentence in sentences if sentence)
 
 
-def _region(limits: Limits, stable: Stability, rested: Equilibrium | None) -> str:
+def _region(limits: Limits, stable: Stability, equilibrium: Equilibrium | None) -> str:
     rate, boundary = stable.rate, stable.boundary_rate
     if stable.load <= 1.0:
         return (
@@ -40,10 +40,10 @@ def _region(limits: Limits, stable: Stability, rested: Equilibrium | None) -> st
             f"{number(boundary)} req/s."
         )
     need = ""
-    if rested is None:
+    if equilibrium is None:
         need = "; the work alone would take more than all the time"
-    elif rested.memory_tokens > limits.kv_tokens:
-        need = f"; it would need {number(rested.memory_tokens)} KV tokens where {number(limits.kv_tokens)} fit"
+    elif equilibrium.memory_tokens > limits.kv_tokens:
+        need = f"; it would need {number(equilibrium.memory_tokens)} KV tokens where {number(limits.kv_tokens)} fit"
     return (
         f"Overload: {number(rate)} req/s is {percent(stable.load - 1.0)} ({number(rate - boundary)} req/s) "
         f"above the stability boundary of {number(boundary)} req/s, so the queue grows under any "
@@ -55,7 +55,7 @@ def _binding(limits: Limits, stable: Stability) -> str:
     if stable.binding == "compute":
         return (
             f"Compute binds: raising the {_limit_name(limits, stable)} by 1% gains "
-            f"{percent(stable.eta / 100.0)} of rate, next to nothing."
+            f"{percent(stable.eta / 100.0)} of rate, almost nothing."
         )
     gain = f"1% more of it gains {percent(stable.eta / 100.0)} of rate"
     if stable.binding == "memory":
@@ -116,7 +116,9 @@ def _integers(limits: Limits, wait: WaitThresholds) -> str:
         (wait.integer_residents, limits.seats, "seats"),
     )
     short = [
-        f"{number(needed)} {unit} where {number(there)} are there" for needed, there, unit in demands if needed > there
+        f"{number(needed)} {unit} where {number(available)} are there"
+        for needed, available, unit in demands
+        if needed > available
     ]
     return f"WAIT with whole-number thresholds is infeasible: it needs {' and '.join(short)}."
 

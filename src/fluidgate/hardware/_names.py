@@ -22,11 +22,11 @@ def simple_model_name(name: str) -> str:
     return simple_model_name(simple.removesuffix(ending)) if ending else simple
 
 
-def resolve(what: str, given: str, canonical: str, known: Iterable[str], advice: str) -> str:
+def resolve(what: str, spelling: str, canonical: str, choices: Iterable[str], advice: str) -> str:
     """`canonical` if it is known; else an `InputError` with the nearest known name and all of them."""
-    names = list(known)
+    names = list(choices)
     if canonical in names:
         return canonical
     near = difflib.get_close_matches(canonical, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else "."
-    raise InputError(f"unknown {what} '{given}'{hint} Known: {', '.join(names)}. {advice}")
+    raise InputError(f"unknown {what} '{spelling}'{hint} Known: {', '.join(names)}. {advice}")

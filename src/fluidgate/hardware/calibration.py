@@ -1,4 +1,4 @@
-"""`Calibration`: what the steps behind a fitted step time say of it: how sure it is, and where."""
+"""`Calibration`: how certain a fitted step time is, and over which range of steps."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class Calibration:
         return sqrt(max(float(widths @ np.array(self.correlation) @ widths), 0.0))
 
     def outside(self, tokens: tuple[float, float], kv_tokens: tuple[float, float]) -> str | None:
-        """What of these ranges lies beyond the measured ones by more than a fifth, in words; None if nothing."""
-        found = []
-        for what, (low, high), known in (("tokens", tokens, self.tokens), ("KV tokens", kv_tokens, self.kv_tokens)):
-            if high > known[1] * RANGE_SLACK:
-                found.append(f"up to {high:,.0f} {what} (measured: up to {known[1]:,.0f})")
-            elif low < known[0] / RANGE_SLACK:
-                found.append(f"fewer {what} than {known[0]:,.0f}, the least measured")
-        return " and ".join(found) or None
+        """Which of these ranges exceed the measured ones by more than a fifth, in words; None if neither does."""
+        parts = []
+        for what, (low, high), measured in (("tokens", tokens, self.tokens), ("KV tokens", kv_tokens, self.kv_tokens)):
+            if high > measured[1] * RANGE_SLACK:
+                parts.append(f"up to {high:,.0f} {what} (measured: up to {measured[1]:,.0f})")
+            elif low < measured[0] / RANGE_SLACK:
+                parts.append(f"fewer {what} than {measured[0]:,.0f}, the least measured")
+        return " and ".join(parts) or None

@@ -64,9 +64,9 @@ def load_profile(model: str, gpu: str, variant: str | None = None) -> Hardware:
     """
     shape, known_gpu = find_model(model), find_gpu(gpu)
     refuse_moe(shape)
-    found = find_profile(shape.name, known_gpu.name, variant)
-    if found is not None:
-        return found.hardware
+    profile = find_profile(shape.name, known_gpu.name, variant)
+    if profile is not None:
+        return profile.hardware
     variants = [p.variant for p in _profiles() if (p.model, p.gpu) == (shape.name, known_gpu.name)]
     pair = f"{shape.name} on {known_gpu.name}"
     if variants:
@@ -80,12 +80,12 @@ def load_profile(model: str, gpu: str, variant: str | None = None) -> Hardware:
 
 def find_profile(model: str, gpu: str, variant: str | None = None) -> Profile | None:
     """The profile of this pair and variant (`four-term` if None); None if there is none."""
-    wanted = canonical_model_name(model), canonical_gpu_name(gpu), (variant or DEFAULT_VARIANT).lower()
-    return next((p for p in _profiles() if (p.model, p.gpu, p.variant) == wanted), None)
+    key = canonical_model_name(model), canonical_gpu_name(gpu), (variant or DEFAULT_VARIANT).lower()
+    return next((p for p in _profiles() if (p.model, p.gpu, p.variant) == key), None)
 
 
 def refuse_moe(shape: ModelShape) -> None:
-    """Refuse a mixture of experts: which experts a step reads depends on the batch, in no affine way."""
+    """Refuse a mixture of experts: a step reads the experts that its batch needs, so its time is not affine."""
     if shape.is_moe:
         raise InputError(
             f"{shape.name} is a mixture of experts: its step time is not affine; make a hardware file with its grid: "

@@ -1,4 +1,4 @@
-"""`StepGrid`: step times as tables, for machines whose step time is no sum of four terms."""
+"""`StepGrid`: step times as tables, for machines whose step time is not a sum of four terms."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class StepGrid:
             )
 
     def _least_with_prefill(self) -> tuple[FloatArray, FloatArray]:
-        """Prefill tokens of the table's chunks, and the seconds that a step with so many takes at least."""
+        """Prefill tokens of the table's chunks, and the least seconds that a step with so many takes."""
         least_from = np.minimum.accumulate(self.shared_s[::-1])[::-1]
         chunks = knots(self.prefill_attention_s.shape[0])
         shared_s = np.interp(chunks, knots(len(self.shared_s), TOKEN_KNOTS_PER_OCTAVE), least_from)
@@ -74,7 +74,7 @@ class StepGrid:
         return chunks, least_s
 
     def _refuse_backward_steps(self) -> None:
-        """Attention may be negative where `shared_s` holds some of it, but no step may take no time."""
+        """Attention may be negative where `shared_s` holds some of it, but every step must take time."""
         chunks, least_s = self._least_with_prefill()
         if least_s.min() <= 0:
             raise InputError(
@@ -95,12 +95,12 @@ class StepGrid:
 
     @property
     def digest(self) -> str:
-        """Names the tables where there is no room for them."""
-        found = sha256()
+        """A short name for the tables, where there is no room for them."""
+        hasher = sha256()
         for name in TABLES:
             table = getattr(self, name)
-            found.update(f"{name} {table.shape}".encode() + table.tobytes())
-        return found.hexdigest()[:16]
+            hasher.update(f"{name} {table.shape}".encode() + table.tobytes())
+        return hasher.hexdigest()[:16]
 
     @property
     def max_decodes(self) -> int:
@@ -159,15 +159,15 @@ class StepGrid:
         """Refuse steps that the tables do not reach.
 
         Raises:
-            InputError: more decodes, longer contexts or more tokens; names the largest that there is.
+            InputError: more decodes, longer contexts or more tokens; names the largest in the tables.
         """
-        for what, wanted, known in (
+        for what, needed, largest in (
             ("requests at once", decodes, self.max_decodes),
             ("tokens of context", context, self.max_context),
             ("tokens in a step", tokens, self.max_tokens),
         ):
-            if wanted > known:
+            if needed > largest:
                 raise InputError(
-                    f"{where}: its step times are known up to {known:,} {what}, and {wanted:,} may come; make the "
+                    f"{where}: its step times are known up to {largest:,} {what}, and {needed:,} may come; make the "
                     "hardware file again with a larger grid, or set lower limits"
                 )

@@ -103,11 +103,11 @@ class Empirical(Discrete):
     def __init__(self, values: ArrayLike, counts: ArrayLike | None = None) -> None:
         """Observed lengths, shape (k,), and how often each was seen (once, if not given)."""
         observed = _numbers("Empirical", values)
-        seen = np.ones(observed.shape) if counts is None else _numbers("Empirical", counts)
-        if observed.shape != seen.shape or len(observed) == 0:
-            raise InputError(f"Empirical: {len(observed)} values and {len(seen)} counts; give one count per value")
+        weights = np.ones(observed.shape) if counts is None else _numbers("Empirical", counts)
+        if observed.shape != weights.shape or len(observed) == 0:
+            raise InputError(f"Empirical: {len(observed)} values and {len(weights)} counts; give one count per value")
         unique, where = np.unique(observed, return_inverse=True)
-        super().__init__(unique, np.bincount(where, seen))
+        super().__init__(unique, np.bincount(where, weights))
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def detect_format(path: str | Path) -> str:
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:
-    known = list(inspect.signature(FORMATS[name].read).parameters)[1:]
+    allowed = list(inspect.signature(FORMATS[name].read).parameters)[1:]
     for option in options:
-        if option not in known:
-            raise InputError(f"format {name} has no option {option!r}; it knows {', '.join(known) or 'none'}")
+        if option not in allowed:
+            raise InputError(f"format {name} has no option {option!r}; it knows {', '.join(allowed) or 'none'}")

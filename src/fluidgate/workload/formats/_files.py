@@ -85,16 +85,16 @@ def _read_bytes(path: Path, size: int) -> bytes:
 
 def _bounded(path: Path, content: BinaryIO | gzip.GzipFile, file: BinaryIO, size: int) -> bytes:
     """The first `size` bytes of `content`, which is unpacked from `file`; all of them if `size` is -1."""
-    found = bytearray()
-    while size < 0 or len(found) < size:
-        part = content.read(_CHUNK if size < 0 else min(_CHUNK, size - len(found)))
+    data = bytearray()
+    while size < 0 or len(data) < size:
+        part = content.read(_CHUNK if size < 0 else min(_CHUNK, size - len(data)))
         if not part:
             break
-        found += part
-        if len(found) > MAX_BYTES:
+        data += part
+        if len(data) > MAX_BYTES:
             raise InputError(f"{path}: holds more than {MAX_BYTES / 2**30:g} GiB; give a part of the trace")
-        if len(found) > max(_CHUNK, MAX_PACKED * file.tell()):
+        if len(data) > max(_CHUNK, MAX_PACKED * file.tell()):
             raise InputError(
                 f"{path}: unpacks to more than {MAX_PACKED} times its size, which no trace does; fetch the file again"
             )
-    return bytes(found)
+    return bytes(data)

@@ -86,16 +86,16 @@ class Table:
     def labels(self, column: str) -> tuple[IntArray, tuple[str, ...]]:
         """A column of names as (index, names), the names in order; an empty name is refused."""
         encoded = self.columns[column].combine_chunks().dictionary_encode()
-        found = encoded.dictionary.to_pylist()
+        labels = encoded.dictionary.to_pylist()
         index = encoded.indices.to_numpy(zero_copy_only=False)
-        for k, name in enumerate(found):
+        for k, name in enumerate(labels):
             if not name:
                 self.refuse_where(index == k, column, "is empty; name it or remove the line")
             if has_control(name):
                 self.refuse_where(index == k, column, "holds a control character; take it out")
-        names = tuple(sorted(found))
+        names = tuple(sorted(labels))
         place = {name: i for i, name in enumerate(names)}
-        rank = np.array([place[name] for name in found], np.int64)
+        rank = np.array([place[name] for name in labels], np.int64)
         return rank[index], names
 
     def _cast(self, column: str, kind: Any, why: str) -> Any:
@@ -122,8 +122,8 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
     _check_header(path, names, required)
     if not body.strip():
         refuse(path, 1, "a header and no rows; give a trace with at least one request")
-    wanted = [*required, *(name for name in optional if name in names)]
-    return Table(path, names, _parse(path, body, names, wanted))
+    columns = [*required, *(name for name in optional if name in names)]
+    return Table(path, names, _parse(path, body, names, columns))
 
 
 def _check_header(path: Path, names: tuple[str, ...], required: tuple[str, ...]) -> None:
@@ -140,7 +140,7 @@ def _check_header(path: Path, names: tuple[str, ...], required: tuple[str, ...])
             refuse(path, 1, f"column {name!r} appears {names.count(name)} times; keep one")
 
 
-def _parse(path: Path, body: str, names: tuple[str, ...], wanted: list[str]) -> dict[str, Any]:
+def _parse(path: Path, body: str, names: tuple[str, ...], columns: list[str]) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.csv as pv
@@ -152,7 +152,9 @@ def _parse(path: Path, body: str, names: tuple[str, ...], wanted: list[str]) -> 
             read_options=pv.ReadOptions(column_names=names, use_threads=False),
             # A blank line is a broken row: skipping it would hide damage and shift the line numbers.
             parse_options=pv.ParseOptions(ignore_empty_lines=False),
-            convert_options=pv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())),
+            convert_options=pv.ConvertOptions(
+                include_columns=columns, column_types=dict.fromkeys(columns, pa.string())
+            ),
         )
     except pa.ArrowInvalid as error:
         _refuse_ragged(path, body, len(names))
@@ -160,14 +162,14 @@ def _parse(path: Path, body: str, names: tuple[str, ...], wanted: list[str]) -> 
     if table.num_rows != body.count("\n") + 1:
         _refuse_ragged(path, body, len(names))
         raise InputError(f"{path}: a quoted field holds a line break; write one request per line")
-    return {name: pc.utf8_trim_whitespace(table[name]) for name in wanted}
+    return {name: pc.utf8_trim_whitespace(table[name]) for name in columns}
 
 
 def _refuse_ragged(path: Path, body: str, fields: int) -> None:
     for row, line in enumerate(body.split("\n")):
-        found = len(_fields(line))
-        if found != fields:
-            refuse(path, row + 2, f"{found} fields where the header has {fields}; correct or remove the line")
+        count = len(_fields(line))
+        if count != fields:
+            refuse(path, row + 2, f"{count} fields where the header has {fields}; correct or remove the line")
 
 
 def _fields(line: str) -> list[str]:

@@ -164,19 +164,19 @@ def _hash_ids(path: Path, rows: Rows, prompt: IntArray, block_tokens: int) -> li
 
 
 def _classes(path: Path, rows: Rows) -> tuple[IntArray, tuple[str, ...]] | None:
-    found = [row.get("class") for row in rows]
-    kinds = set(map(type, found))
+    labels = [row.get("class") for row in rows]
+    kinds = set(map(type, labels))
     if kinds == {type(None)}:
         return None
     if kinds != {str}:
-        number = next(i for i, name in enumerate(found, 1) if type(name) is not str)
+        number = next(i for i, name in enumerate(labels, 1) if type(name) is not str)
         refuse(path, number, "this request has no class name and others have; name all or none")
-    for number, name in enumerate(found, 1):
+    for number, name in enumerate(labels, 1):
         if has_control(name):  # type: ignore[arg-type]
             refuse(path, number, f"class {shown(name)} holds a control character; take it out")
-    names = tuple(sorted(set(found)))  # type: ignore[type-var]
+    names = tuple(sorted(set(labels)))  # type: ignore[type-var]
     index = {name: i for i, name in enumerate(names)}
-    return np.array([index[name] for name in found], np.int64), names  # type: ignore[return-value]
+    return np.array([index[name] for name in labels], np.int64), names  # type: ignore[return-value]
 
 
 def _refuse_where(path: Path, rows: Rows, key: str, bad: BoolArray, why: str) -> None:

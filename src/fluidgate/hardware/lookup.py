@@ -40,7 +40,7 @@ def get_hardware(
 ) -> Hardware:
     """The step time and KV capacity of a model on a GPU, from a profile or, without one, an estimate.
 
-    `source` of the result says which. Another memory fraction than the profile's moves its capacity by that
+    `source` of the result says which. A memory fraction other than the profile's changes its capacity by that
     much memory. `num_gpu_blocks`, as the server logs it, overrides any capacity.
 
     Args:
@@ -65,18 +65,16 @@ def get_hardware(
         raise InputError(f"block_size = {block_size} must be at least 1 token")
     shape.kv_bytes_per_token_per_gpu(tp)  # refuses a tp that does not divide the model
     profile = _profile(shape, known_gpu, tp, variant)
-    if profile is None:
-        found = estimate_hardware(
-            shape,
-            known_gpu,
-            tp=tp,
-            gpu_memory_utilization=gpu_memory_utilization,
-            num_gpu_blocks=num_gpu_blocks,
-            block_size=block_size,
-        )
-    else:
-        found = _profiled(profile, shape, known_gpu, gpu_memory_utilization, num_gpu_blocks, block_size)
-    return found
+    if profile is not None:
+        return _profiled(profile, shape, known_gpu, gpu_memory_utilization, num_gpu_blocks, block_size)
+    return estimate_hardware(
+        shape,
+        known_gpu,
+        tp=tp,
+        gpu_memory_utilization=gpu_memory_utilization,
+        num_gpu_blocks=num_gpu_blocks,
+        block_size=block_size,
+    )
 
 
 def _shape(model: str, config: Path | str | None) -> ModelShape:
@@ -91,8 +89,8 @@ def _profile(shape: ModelShape, gpu: Gpu, tp: int, variant: str | None) -> Profi
         if variant is not None:
             raise InputError(f"variant '{variant}': {shape.name} as its config.json describes it has no profile")
         return None
-    wanted = variant or (DEFAULT_VARIANT if tp == 1 else f"tp{tp}")
-    profile = find_profile(shape.name, gpu.name, wanted)
+    variant_name = variant or (DEFAULT_VARIANT if tp == 1 else f"tp{tp}")
+    profile = find_profile(shape.name, gpu.name, variant_name)
     if profile is None and variant is not None:
         load_profile(shape.name, gpu.name, variant)  # raises the sentence that lists the variants
     if profile is not None and tp not in (1, profile.tp):
@@ -113,7 +111,8 @@ def _profiled(
         return replace(base, num_gpu_blocks=num_gpu_blocks, block_size=block_size, source=_given(base.source))
     stated = profile.gpu_memory_utilization
     if stated is None and gpu_memory_utilization != DEFAULT_MEMORY_UTILIZATION:
-        # The profile's capacity is a given figure, not a fraction of the memory: another fraction starts anew.
+        # The profile's capacity is a given figure, not a fraction of the memory: another
+        # fraction computes it again.
         blocks = kv_blocks(
             shape, gpu, block_size=block_size, gpu_memory_utilization=gpu_memory_utilization, tp=profile.tp
         )
