@@ -349,7 +349,7 @@ def test_even_gaps_are_a_good_sign() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hits", "words"), [((1000, 400), "spares 40% of the prompt tokens"), ((1000, 1), "share next to nothing")]
+    ("hits", "words"), [((1000, 400), "spares 40% of the prompt tokens"), ((1000, 1), "share almost nothing")]
 )
 def test_the_prefix_cache(hits: tuple[int, int], words: str) -> None:
     assert words in named(diagnosis(prefix=hits), "prefix-cache").says

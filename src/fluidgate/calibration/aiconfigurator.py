@@ -1,6 +1,6 @@
 """Step times of any model, GPU, engine and parallelism that aiconfigurator knows, as a `StepGrid`.
 
-aiconfigurator-core (NVIDIA, Apache-2.0) adds up measured operators; what is not measured it refuses.
+aiconfigurator-core (NVIDIA, Apache-2.0) adds up measured operators and refuses what it has not measured.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from fluidgate.jsonfile import read_object
 
 LIBRARY = "aiconfigurator-core"
 MOST = 2**24
-"""Of any limit."""
+"""The largest value of any limit."""
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads")
 _MEMORY_KIND = {"trtllm": "of_free"}
-"""TensorRT-LLM's memory fraction is one of what the weights leave free; the others' of the whole GPU."""
+"""TensorRT-LLM's memory fraction is of what the weights leave free; the others' is of the whole GPU."""
 
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What the server allows; the grid reaches this far, and its KV memory is what this leaves.
+    """What the server allows. The grid reaches this far, and the KV memory is what these limits leave.
 
     Attributes:
         max_num_seqs: requests at once.
@@ -56,11 +56,11 @@ class ServerLimits:
 
 @dataclass(frozen=True, eq=False)
 class QueriedHardware:
-    """A machine with a grid, and steps to check it by.
+    """A machine with a grid, and steps to check it with.
 
     Attributes:
         hardware: the machine.
-        points: steps drawn between the knots of the grid, as aiconfigurator answers them.
+        points: steps drawn between the knots of the grid, as aiconfigurator gives them.
         interpolated_s: the same steps looked up in the grid, shape (n,), seconds.
     """
 
@@ -89,10 +89,10 @@ def query_aiconfigurator(
     """A machine whose step times are a grid queried from aiconfigurator, with the KV blocks that it computes.
 
     Args:
-        model: a model that aiconfigurator brings along, in any usual spelling, or a folder with a `config.json`.
+        model: a model that aiconfigurator ships, in any usual spelling, or a folder with a `config.json`.
         gpu: the GPU, in any usual spelling.
         engine: `vllm`, `sglang` or `trtllm`.
-        tp: tensor-parallel GPUs; a mixture of experts is cut the same way.
+        tp: tensor-parallel GPUs; a mixture of experts is split the same way.
         expert_parallel: give each GPU whole experts instead of slices of all of them.
         limits: how far the grid reaches.
         num_gpu_blocks: KV blocks as the server logs them, instead of computing them.
@@ -119,13 +119,13 @@ def query_aiconfigurator(
         points, steps = draw_steps(handle, grid, blocks * block_size)
     step_time, report = fit_step_grid(grid, blocks * block_size)
     parallel = ", ".join(f"{name} {size}" for name, size in cut.items())
-    given = "; num_gpu_blocks as given" if num_gpu_blocks else ""
+    note = "; num_gpu_blocks as given" if num_gpu_blocks else ""
     hardware = Hardware(
         name=f"{label} ({engine})",
         step_time=step_time,
         num_gpu_blocks=blocks,
         block_size=block_size,
-        source=f"{LIBRARY} {_version()}: {known_model}, {system}, {engine} {version}, {parallel}{given}",
+        source=f"{LIBRARY} {_version()}: {known_model}, {system}, {engine} {version}, {parallel}{note}",
         relative_error=report.mean_error,
         grid=grid,
     )
@@ -146,7 +146,7 @@ def _version() -> str:
 
 
 def _model(name: str) -> str:
-    """As aiconfigurator spells it; a folder as it is."""
+    """The model as aiconfigurator spells it; a folder as its path."""
     from aiconfigurator_core.sdk.common import get_default_models
 
     if Path(name, "config.json").is_file():
@@ -154,7 +154,7 @@ def _model(name: str) -> str:
         for size in filter(config.has, _SIZES):
             config.integer(size)
         return str(Path(name).resolve())
-    spellings: dict[str, str] = {canonical_model_name(known): known for known in sorted(get_default_models())}
+    spellings: dict[str, str] = {canonical_model_name(model): model for model in sorted(get_default_models())}
     advice = "Or give a folder with the model's config.json."
     return spellings[resolve("model", name, canonical_model_name(name), spellings, advice)]
 
@@ -164,7 +164,7 @@ def _system(gpu: str, engine: str) -> tuple[str, str]:
     from aiconfigurator_core.sdk.perf_database import get_supported_databases, resolve_query_version
 
     databases = get_supported_databases()
-    spellings: dict[str, str] = {canonical_gpu_name(known): known for known in sorted(databases)}
+    spellings: dict[str, str] = {canonical_gpu_name(name): name for name in sorted(databases)}
     advice = f"These are the GPUs that {LIBRARY} has measured."
     system = spellings[resolve("GPU", gpu, canonical_gpu_name(gpu), spellings, advice)]
     engines = databases[system]
@@ -175,7 +175,7 @@ def _system(gpu: str, engine: str) -> tuple[str, str]:
 
 @contextmanager
 def _refused_as(label: str) -> Iterator[None]:
-    """The library's many errors as one kind, and its log lines about tables that this query may not even use off."""
+    """Raise the library's many errors as one kind, and silence its log lines about tables this query may not use."""
     library = logging.getLogger("aiconfigurator_core")
     before = library.level
     library.setLevel(logging.CRITICAL)

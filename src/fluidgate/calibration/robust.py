@@ -1,4 +1,4 @@
-"""Non-negative regression on relative errors that a tenth of wild steps does not move."""
+"""Non-negative regression on relative errors, robust to a tenth of wild steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIN_SCALE = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """What is known of the k coefficients beside the steps: value and standard deviation, shape (k,); inf: nothing."""
+    """What is known of the k coefficients besides the steps: mean and standard deviation, shape (k,); inf: nothing."""
 
     mean: FloatArray
     deviation: FloatArray
@@ -55,19 +55,19 @@ def fit_robust(regressors: FloatArray, measured: FloatArray, prior: Prior | None
         prior: counts as one more measurement per coefficient that it knows.
     """
     n, k = regressors.shape
-    known = prior or Prior(np.zeros(k), np.full(k, np.inf))
-    fitted = regressors @ _least_squares(regressors / measured[:, None], np.ones(n), known, 0.0)
-    coefficients, fitted, scale = _reweighted(regressors, measured, fitted, known, None)
-    coefficients, fitted, scale = _reweighted(regressors, measured, fitted, known, scale)
+    prior = prior or Prior(np.zeros(k), np.full(k, np.inf))
+    fitted = regressors @ _least_squares(regressors / measured[:, None], np.ones(n), prior, 0.0)
+    coefficients, fitted, scale = _reweighted(regressors, measured, fitted, prior, None)
+    coefficients, fitted, scale = _reweighted(regressors, measured, fitted, prior, scale)
     standardised = (measured / fitted - 1.0) / scale
-    covariance = _sandwich(regressors / fitted[:, None], standardised, known, scale)
+    covariance = _sandwich(regressors / fitted[:, None], standardised, prior, scale)
     return RobustFit(coefficients, covariance, _bisquare(standardised), scale)
 
 
 def _reweighted(
     regressors: FloatArray, measured: FloatArray, fitted: FloatArray, prior: Prior, scale: float | None
 ) -> tuple[FloatArray, FloatArray, float]:
-    """Rounds until the fitted values stand still: Huber's with a scale of their own, or bisquare with that given."""
+    """Repeat until the fitted values settle: Huber's weights with their own scale, or bisquare with the given one."""
     for _ in range(MAX_ROUNDS):
         residual = measured / fitted - 1.0
         width = _scale(residual) if scale is None else scale

@@ -1,4 +1,4 @@
-"""A step time from measured steps, with what they say of its error: `calibrate_steps`."""
+"""A step time from measured steps, with its error: `calibrate_steps`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CalibrationReport:
         held_out_error: `|predicted/measured − 1|` of each step, outliers included, predicted by a fit to four fifths of
             the steps without it, shape (n,).
         noise: standard deviation of the relative error, outliers apart.
-        remarks: what the user should know of coefficients, in sentences.
+        remarks: what the user should know about the coefficients, in sentences.
     """
 
     step_time: StepTime
@@ -88,7 +88,7 @@ def calibrate_steps(points: StepPoints, *, has_pairs: bool = True, sheet: StepTi
     """Fit the four coefficients robustly, with intervals, and find those that the steps do not determine.
 
     A coefficient is not determined if others can stand in for it exactly, or if its 95% interval holds 0 and it may
-    yet cost more than 1% of some step. It is then taken from `sheet`, ±50%, as one more measurement beside the steps.
+    still cost more than 1% of some step. It is then taken from `sheet`, ±50%, as one more measurement.
 
     Args:
         points: measured steps.
@@ -147,10 +147,10 @@ def _half_widths(fit: RobustFit) -> FloatArray:
     return widths
 
 
-def _prior(sheet: StepTime, count: int, of: list[int]) -> Prior:
+def _prior(sheet: StepTime, count: int, borrowed: list[int]) -> Prior:
     mean = np.array([getattr(sheet, name) for name in COEFFICIENTS[:count]])
     deviation = np.full(count, np.inf)
-    deviation[of] = SHEET_ERROR / 1.96 * mean[of]
+    deviation[borrowed] = SHEET_ERROR / 1.96 * mean[borrowed]
     return Prior(mean, deviation)
 
 
@@ -182,10 +182,10 @@ def _misfit(used: FloatArray, points: StepPoints, fit: RobustFit) -> float:
     kept = fit.weights > 0
     excess, total = 0.0, 0
     for r in np.unique(region[kept]):
-        own = residual[kept & (region == r)]
-        if len(own) >= MIN_IN_REGION:
-            excess += len(own) * (float(own.mean()) ** 2 - float(own.var(ddof=1)) / len(own))
-            total += len(own)
+        in_region = residual[kept & (region == r)]
+        if len(in_region) >= MIN_IN_REGION:
+            excess += len(in_region) * (float(in_region.mean()) ** 2 - float(in_region.var(ddof=1)) / len(in_region))
+            total += len(in_region)
     return float(np.sqrt(max(excess, 0.0) / total)) if total else 0.0
 
 

@@ -34,7 +34,7 @@ RANGES = {
     PAIRS: (0.0, float(MAX_COUNT) ** 2),
     DURATION: (MIN_STEP_S * MS_PER_S, MAX_STEP_S * MS_PER_S),
 }
-"""Least and most; files of means hold broken numbers of tokens."""
+"""Least and most; files of means hold fractional numbers of tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class StepFile:
     Attributes:
         points: the steps; without a column of attention pairs these are 0.
         has_pairs: whether the file says how many (query, key) pairs each step's prefill had.
-        unused: columns that mean nothing here.
+        unused: columns that are not read.
     """
 
     points: StepPoints
@@ -120,12 +120,12 @@ def _columns(path: Path, header: Sequence[str]) -> tuple[dict[str, int], tuple[s
     plain = [name.lower().replace(" ", "_").replace("-", "_") for name in header]
     columns: dict[str, int] = {}
     for what, names in NAMES.items():
-        found = [i for i, name in enumerate(plain) if name in names]
-        if len(found) > 1:
-            both = " and ".join(repr(header[i]) for i in found)
+        matches = [i for i, name in enumerate(plain) if name in names]
+        if len(matches) > 1:
+            both = " and ".join(repr(header[i]) for i in matches)
             raise InputError(f"{path}:1: {both} both mean {what}; keep one")
-        if found:
-            columns[what] = found[0]
+        if matches:
+            columns[what] = matches[0]
         elif what in REQUIRED:
             raise InputError(
                 f"{path}:1: no column for {what} in the header ({', '.join(header)[:200]}); call it one of "
@@ -137,7 +137,7 @@ def _columns(path: Path, header: Sequence[str]) -> tuple[dict[str, int], tuple[s
 def _numbers(path: Path, rows: Sequence[tuple[int, list[str]]], column: int, name: str) -> FloatArray:
     least, most = RANGES[name]
     positive = least > 0
-    wanted = "a finite number above 0" if positive else "a finite number, at least 0"
+    requirement = "a finite number above 0" if positive else "a finite number, at least 0"
     values = np.empty(len(rows))
     for i, (line, cells) in enumerate(rows):
         try:
@@ -146,7 +146,7 @@ def _numbers(path: Path, rows: Sequence[tuple[int, list[str]]], column: int, nam
             value = float("nan")
         if not (isfinite(value) and (value > 0 if positive else value >= 0)):
             raise InputError(
-                f"{path}:{line}: {name} = {shown(cells[column])} must be {wanted}; correct or remove the line"
+                f"{path}:{line}: {name} = {shown(cells[column])} must be {requirement}; correct or remove the line"
             )
         if not least <= value <= most:
             raise InputError(

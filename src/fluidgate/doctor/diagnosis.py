@@ -36,7 +36,7 @@ class Diagnosis:
     Attributes:
         source: what was read.
         findings: the most urgent first, and the largest benefit first among equals.
-        notes: what cannot be told, why, and what to do.
+        notes: what cannot be determined, why, and what to do.
     """
 
     source: str
@@ -67,8 +67,8 @@ def diagnose(facts: Facts, hardware: Hardware | None = None) -> Diagnosis:
 
     Args:
         facts: from `read_facts`.
-        hardware: step times, for the stability boundary; without, it cannot be told. The KV memory that the server
-            states goes before the hardware's.
+        hardware: step times, for the stability boundary, which stays unknown without them. The KV memory that the
+            server states takes precedence over the hardware's.
 
     Raises:
         InputError: lengths that contradict their buckets or the KV memory.
@@ -81,12 +81,12 @@ def diagnose(facts: Facts, hardware: Hardware | None = None) -> Diagnosis:
     if not facts.busy and not facts.finished:
         idle = "Cannot tell anything, because nothing runs, waits or has finished. Read the server under load."
         return Diagnosis(facts.source, (Finding("idle", Severity.UNKNOWN, idle),), facts.notes)
-    found = [finding for examine in EXAMINATIONS if (finding := examine(case)) is not None]
-    if not any(finding.severity in (Severity.ACT, Severity.WATCH) for finding in found):
-        found.append(_nothing_wrong(facts))
+    findings = [finding for examine in EXAMINATIONS if (finding := examine(case)) is not None]
+    if not any(finding.severity in (Severity.ACT, Severity.WATCH) for finding in findings):
+        findings.append(_nothing_wrong(facts))
     order = list(Severity)
-    found.sort(key=lambda finding: (order.index(finding.severity), -finding.benefit))
-    return Diagnosis(facts.source, tuple(found), facts.notes)
+    findings.sort(key=lambda finding: (order.index(finding.severity), -finding.benefit))
+    return Diagnosis(facts.source, tuple(findings), facts.notes)
 
 
 def _nothing_wrong(facts: Facts) -> Finding:

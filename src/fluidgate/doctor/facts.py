@@ -41,7 +41,7 @@ class Facts:
         gpu_memory_utilization, prefix_caching, kv_cache_dtype: settings, as the server states them.
         max_num_seqs, max_num_batched_tokens: settings, as the user or the log states them.
         gate: what fluidgate's scheduler says.
-        notes: what cannot be told, why, and what to do.
+        notes: what cannot be determined, why, and what to do.
     """
 
     source: str
@@ -97,8 +97,8 @@ class Facts:
 
     def histogram(self, name: str) -> Histogram | None:
         """The histogram, if it is there and holds values."""
-        found = self.histograms.get(name)
-        return found if found is not None and found.count else None
+        histogram = self.histograms.get(name)
+        return histogram if histogram is not None and histogram.count else None
 
     def with_kv(self, num_gpu_blocks: int, block_size: int) -> Facts:
         """With the KV memory of one engine as vLLM counts it: one of the blocks is the null block.

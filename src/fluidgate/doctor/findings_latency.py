@@ -109,5 +109,5 @@ def prefix_cache(case: Case) -> Finding | None:
     rate = facts.prefix_hits / facts.prefix_queries
     says = f"The prefix cache spares {percent(rate)} of the prompt tokens."
     if rate < 0.01:
-        says = f"Prompts share next to nothing: the prefix cache spares {percent(rate)} of their tokens."
+        says = f"Prompts share almost nothing: the prefix cache spares {percent(rate)} of their tokens."
     return Finding("prefix-cache", Severity.FINE, says, 0.0, {"hit_rate": rate})

@@ -19,8 +19,8 @@ def load(case: Case) -> Finding:
     """Arrivals against the stability boundary."""
     facts, boundary = case.facts, case.boundary
     if boundary is None:
-        known: dict[str, float] = {}
-        return Finding("load", Severity.UNKNOWN, _no_boundary(case, known), numbers=known)
+        numbers: dict[str, float] = {}
+        return Finding("load", Severity.UNKNOWN, _no_boundary(case, numbers), numbers=numbers)
     stable = boundary.stable
     low, high = boundary.rates
     numbers = {
@@ -94,31 +94,31 @@ def _by_memory(case: Case, numbers: dict[str, float]) -> str:
 
 
 def _caveats(case: Case, numbers: dict[str, float]) -> str:
-    """What makes the boundary of the model another one than the server's."""
+    """Why the boundary of the model may differ from the server's."""
     facts, boundary = case.facts, case.boundary
     assert boundary is not None
-    said = ""
+    text = ""
     limits = {"--max-num-seqs": facts.max_num_seqs, "--max-num-batched-tokens": facts.max_num_batched_tokens}
     unknown = " and ".join(flag for flag, value in limits.items() if value is None)
     if unknown:
-        said += f" {unknown} not given: taken as no limit."
+        text += f" {unknown} not given: taken as no limit."
     if facts.prefix_queries and facts.prefix_hits / facts.prefix_queries >= REUSE_MATTERS:
-        said += (
+        text += (
             f" The prefix cache spares {percent(facts.prefix_hits / facts.prefix_queries)} of prompts, which raises it."
         )
     gaps, tokens = facts.histogram("inter_token_latency_seconds"), facts.histogram("iteration_tokens_total")
     if gaps is None or tokens is None or not facts.busy or facts.kv_tokens is None:
-        return said
+        return text
     modelled_s = boundary.step_s(facts, tokens.mean)
     low, high = gaps.quantile(0.5)
     numbers |= {"modelled_step_ms": 1e3 * modelled_s, "median_gap_low_ms": 1e3 * low, "median_gap_high_ms": 1e3 * high}
     if modelled_s < low / STEP_TIME_OFF or modelled_s > high * STEP_TIME_OFF:
-        said += (
+        text += (
             f" The hardware model is off: it gives {number(1e3 * modelled_s)} ms per step, the server's median gap is "
             f"{number(1e3 * low)} to {number(1e3 * high)} ms; the boundary is wrong by as much. "
             "Give a measured --hardware file."
         )
-    return said
+    return text
 
 
 def _overload(case: Case, load: float) -> tuple[Change, ...]:

@@ -36,7 +36,8 @@ def kv_binds(case: Case) -> Finding | None:
 def other_limit(case: Case) -> Finding | None:
     """Requests wait although the KV cache has room: seats or the token budget.
 
-    Not where memory binds at other moments: room just after a preemption is none, since vLLM admits no request then.
+    Not where memory binds at other moments: room just after a preemption does not count,
+    since vLLM admits no request then.
     """
     facts = case.facts
     kept_out, share = _kept_out(case, full=False)
@@ -73,8 +74,8 @@ def _kept_out(case: Case, *, full: bool) -> tuple[list[Moment], float]:
     busy = case.facts.busy
     if not busy or case.gate_holds:
         return [], 0.0
-    found = [moment for moment in busy if moment.queued and _no_room(moment, case.facts) == full]
-    return found, len(found) / len(busy)
+    moments = [moment for moment in busy if moment.queued and _no_room(moment, case.facts) == full]
+    return moments, len(moments) / len(busy)
 
 
 def _no_room(moment: Moment, facts: Facts) -> bool:

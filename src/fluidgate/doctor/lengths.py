@@ -65,7 +65,7 @@ def even_spread(counts: FloatArray, low: FloatArray, high: FloatArray, mean: flo
     def excess(exponent: float) -> float:
         return _mean(values.ravel(), weights(exponent).ravel()) - mean
 
-    steepest = 1e3  # per token: all of a bucket on its one edge
+    steepest = 1e3  # per token: all of a bucket at one edge
     if excess(-steepest) >= 0.0:
         exponent = -steepest
     elif excess(steepest) <= 0.0:
@@ -86,13 +86,13 @@ _LAWS = {"least": least_spread, "even": even_spread, "most": most_spread}
 class LengthLaw:
     """Histograms of prompt and output lengths of the same requests.
 
-    Buckets and means are known exactly, where in its bucket a length lies is not: `mix` gives the laws of least and
+    Buckets and means are known exactly, but not where in its bucket a length lies: `mix` gives the laws of least and
     largest second moment that they allow, between which every number of the plan lies, and that of largest entropy. How
     prompts and outputs go together is not in the metrics: they are taken as independent.
 
     Attributes:
         prompt, output: lengths in tokens; both hold values.
-        most_tokens: the KV memory, tokens; longer requests cannot have been.
+        most_tokens: the KV memory, tokens; no request can have been longer.
     """
 
     prompt: Histogram
@@ -115,15 +115,15 @@ class LengthLaw:
                 f"requests of {self.prompt.mean:,.0f} prompt and {self.output.mean:,.0f} output tokens do not fit the "
                 f"{self.most_tokens:,.0f} tokens of KV memory; check --num-gpu-blocks and --block-size"
             )
-        kept = pairs[fits] / pairs[fits].sum()
-        return RequestMix(kept * rate, length[fits], generated[fits])
+        shares = pairs[fits] / pairs[fits].sum()
+        return RequestMix(shares * rate, length[fits], generated[fits])
 
     def _law(self, histogram: Histogram, spread: str, what: str) -> tuple[IntArray, FloatArray]:
-        seen = histogram.counts > 0
+        occupied = histogram.counts > 0
         last = histogram.lower_edges[-1]
         high = np.minimum(np.where(np.isfinite(histogram.edges), histogram.edges, OPEN_BUCKET * last), self.most_tokens)
         low = np.minimum(np.floor(histogram.lower_edges) + (histogram.lower_edges > 0), high)
-        counts, low, high = histogram.counts[seen], low[seen], high[seen]
+        counts, low, high = histogram.counts[occupied], low[occupied], high[occupied]
         least, most = _mean(low, counts), _mean(high, counts)
         if not least * (1 - 1e-9) <= histogram.mean <= most * (1 + 1e-9) + 1e-9:
             raise InputError(

@@ -46,7 +46,7 @@ def facts_of(
     grown = scrape.in_system() - (earlier.in_system() if earlier else 0.0)
     facts = Facts(
         source=_source(scrape, earlier, apart_s),
-        moments=tuple(moment for one in scrapes for moment in one.moments()),
+        moments=tuple(moment for page in scrapes for moment in page.moments()),
         window_s=apart_s if earlier else scrape.age_s(),
         arrivals=max(0.0, finished + grown),
         finished=finished,
@@ -62,7 +62,7 @@ def facts_of(
 
 
 class _Window:
-    """What the counters of two scrapes added between them; with one, since the start."""
+    """How much the counters grew between two scrapes, or with one since the start."""
 
     def __init__(self, scrape: Scrape, earlier: Scrape | None) -> None:
         self.scrape, self.earlier = scrape, earlier
@@ -82,21 +82,23 @@ class _Window:
         return now - before
 
     def histograms(self) -> dict[str, Histogram]:
-        found = {}
+        histograms = {}
         for name in HISTOGRAMS:
             now = self.scrape.histogram(name)
             before = self.earlier.histogram(name) if self.earlier else None
             if now is not None:
-                found[name] = now if before is None else now.since(before, f"vllm:{name}")
-        few = self.earlier is not None and any(found[name].count < MIN_REQUESTS for name in LENGTHS if name in found)
+                histograms[name] = now if before is None else now.since(before, f"vllm:{name}")
+        few = self.earlier is not None and any(
+            histograms[name].count < MIN_REQUESTS for name in LENGTHS if name in histograms
+        )
         if few:
             whole = {name: self.scrape.histogram(name) for name in LENGTHS}
-            found |= {name: one for name, one in whole.items() if one is not None}
+            histograms |= {name: histogram for name, histogram in whole.items() if histogram is not None}
             self.notes += (
                 f"Fewer than {MIN_REQUESTS} requests finished between the scrapes: the lengths are those of the "
                 "whole run. Scrapes further apart show the present ones.",
             )
-        return found
+        return histograms
 
 
 def _source(scrape: Scrape, earlier: Scrape | None, apart_s: float | None) -> str:
@@ -124,14 +126,14 @@ def _gate(scrape: Scrape, window: _Window) -> GateFacts | None:
 
 
 def _with_settings(facts: Facts, scrape: Scrape) -> Facts:
-    """What `cache_config_info` states; its labels are texts, and a version may leave any of them out."""
+    """What `cache_config_info` states; its labels are strings, and a version may leave any of them out."""
     num_gpu_blocks, block_size = scrape.count("num_gpu_blocks"), scrape.count("block_size")
     share, caching = scrape.setting("gpu_memory_utilization"), scrape.setting("enable_prefix_caching")
     try:
         gpu_memory_utilization = share and float(share)
     except ValueError:
         raise InputError(f"{scrape.where}: {CONFIG} holds a label that is no number; scrape the page again") from None
-    known = replace(
+    facts = replace(
         facts,
         gpu_memory_utilization=gpu_memory_utilization or None,
         prefix_caching=None if caching is None else caching == "True",
@@ -139,5 +141,5 @@ def _with_settings(facts: Facts, scrape: Scrape) -> Facts:
     )
     if not num_gpu_blocks or not block_size:
         note = f"The page does not state the size of the KV cache ({CONFIG}): give --num-gpu-blocks and --block-size."
-        return replace(known, notes=(*known.notes, note))
-    return known.with_kv(num_gpu_blocks, block_size)
+        return replace(facts, notes=(*facts.notes, note))
+    return facts.with_kv(num_gpu_blocks, block_size)

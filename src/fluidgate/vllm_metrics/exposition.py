@@ -72,11 +72,11 @@ def _labels(line: str, at: int) -> tuple[dict[str, str] | None, int]:
     if opened is None:
         return labels, at
     at = opened.end()
-    while found := _LABEL.match(line, at):
-        if found["name"] in labels:
+    while label := _LABEL.match(line, at):
+        if label["name"] in labels:
             return None, at
-        labels[found["name"]] = _ESCAPE.sub(lambda mark: _ESCAPED.get(mark[1], mark[0]), found["value"])
-        at = found.end()
+        labels[label["name"]] = _ESCAPE.sub(lambda mark: _ESCAPED.get(mark[1], mark[0]), label["value"])
+        at = label.end()
     return (labels, at + 1) if line.startswith("}", at) else (None, at)
 
 

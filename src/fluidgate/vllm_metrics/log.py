@@ -60,13 +60,13 @@ def read_log(text: str, where: str) -> ServerLog:
         InputError: no line of statistics, one that cannot be read, or the logs of several runs in one file.
     """
     lines = [_COLOUR.sub("", line[:MAX_CHARACTERS]) for line in text.splitlines()]
-    found = [(number_, line, _STATISTICS.search(line)) for number_, line in enumerate(lines, 1) if MARK in line]
-    if not found:
+    statistics = [(number_, line, _STATISTICS.search(line)) for number_, line in enumerate(lines, 1) if MARK in line]
+    if not statistics:
         raise InputError(
             f"{where}: holds no '{MARK}' line; vLLM writes one every 10 s under load, unless --disable-log-stats"
         )
     matches = []
-    for at, line, match in found:
+    for at, line, match in statistics:
         if match is None:
             raise InputError(
                 f"{where}, line {at}: {line.strip()[:80]!r} is not worded as vLLM 0.32 words its statistics"
@@ -76,7 +76,7 @@ def read_log(text: str, where: str) -> ServerLog:
     log = ServerLog(
         where,
         moments=tuple(_moment(match, where) for match in matches),
-        window_s=_window_s([line for _, line, _ in found], where),
+        window_s=_window_s([line for _, line, _ in statistics], where),
         preemptions=sum(preemptions) if preemptions else None,
     )
     return _with_settings(log, lines)
@@ -90,7 +90,7 @@ def _count(digits: str, what: str, where: str, most: int = MAX_COUNT) -> int:
 
 
 def _moment(match: re.Match[str], where: str) -> Moment:
-    """One engine; the sums of an aggregate are shared out evenly."""
+    """One engine; the sums of an aggregate are divided evenly."""
     engines = max(1, _count(match["engines"] or "1", "engines", where))
     waiting = _count(match["waiting"], "waiting", where) - _count(match["deferred"] or "0", "deferred", where)
     if waiting < 0:
@@ -120,26 +120,26 @@ def _window_s(lines: list[str], where: str) -> float | None:
 
 
 def _time(line: str) -> datetime | None:
-    found = _TIME.search(line)
+    match = _TIME.search(line)
     try:
-        return datetime.strptime(f"2000-{found[1]}", "%Y-%m-%d %H:%M:%S") if found else None
+        return datetime.strptime(f"2000-{match[1]}", "%Y-%m-%d %H:%M:%S") if match else None
     except ValueError:  # digits that are no date
         return None
 
 
 def _with_settings(log: ServerLog, lines: list[str]) -> ServerLog:
-    """The settings that the log states when the server starts; of several starts, the last."""
+    """The settings that the log states when the server starts; the last start counts."""
     where = log.where
     for line in lines:
-        if found := _CAPACITY.search(line):
-            log = replace(log, kv_tokens=float(_count(found[1], "KV cache size", where, MAX_KV_TOKENS)))
-        if found := _BUDGET.search(line):
-            log = replace(log, max_num_batched_tokens=_count(found[1], "max_num_batched_tokens", where))
-        if found := _ARGUMENTS.search(line):
-            log = replace(log, max_num_seqs=_argument(found[1], "max_num_seqs", where))
+        if match := _CAPACITY.search(line):
+            log = replace(log, kv_tokens=float(_count(match[1], "KV cache size", where, MAX_KV_TOKENS)))
+        if match := _BUDGET.search(line):
+            log = replace(log, max_num_batched_tokens=_count(match[1], "max_num_batched_tokens", where))
+        if match := _ARGUMENTS.search(line):
+            log = replace(log, max_num_seqs=_argument(match[1], "max_num_seqs", where))
     return log
 
 
-def _argument(given: str, name: str, where: str) -> int | None:
-    found = re.search(rf"'{name}': (\d+)\b", given, re.ASCII)
-    return _count(found[1], name, where) if found else None
+def _argument(arguments: str, name: str, where: str) -> int | None:
+    match = re.search(rf"'{name}': (\d+)\b", arguments, re.ASCII)
+    return _count(match[1], name, where) if match else None

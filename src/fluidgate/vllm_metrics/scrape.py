@@ -61,10 +61,10 @@ class Scrape:
 
     @cached_property
     def _by_name(self) -> dict[str, list[Sample]]:
-        found: dict[str, list[Sample]] = {}
+        by_name: dict[str, list[Sample]] = {}
         for sample in self.samples:
-            found.setdefault(sample.name, []).append(sample)
-        return found
+            by_name.setdefault(sample.name, []).append(sample)
+        return by_name
 
     def _refuse_foreign(self) -> None:
         if not any(name.startswith("vllm:") for name in self._by_name):
@@ -130,8 +130,8 @@ class Scrape:
         where = f"{self.where}: vllm:{name}"
         totals = self.per_engine(f"vllm:{name}_sum")
         for engine, buckets in self._buckets(f"vllm:{name}_bucket").items():
-            one = Histogram.of_cumulative(list(buckets), list(buckets.values()), totals.get(engine, inf), where)
-            merged = one if merged is None else merged.plus(one, where)
+            histogram = Histogram.of_cumulative(list(buckets), list(buckets.values()), totals.get(engine, inf), where)
+            merged = histogram if merged is None else merged.plus(histogram, where)
         return merged
 
     def _buckets(self, name: str) -> dict[str, dict[float, float]]:

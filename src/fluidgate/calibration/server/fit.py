@@ -15,7 +15,7 @@ from fluidgate.errors import InputError
 from fluidgate.hardware import StepTime
 
 SLOWER = 0.05
-"""A robust fit leaves out what others' work on the machine adds; above this a reader should know."""
+"""A robust fit leaves out what other work on the machine adds; a reader should know if it is more than this share."""
 
 
 def fit(
@@ -25,7 +25,7 @@ def fit(
     log: IterationLog | None = None,
     sheet: StepTime | None = None,
 ) -> CalibrationReport:
-    """The step time of what was measured.
+    """The step time that fits the measurement.
 
     Args:
         log: the server's log during the sweep, for single steps.
@@ -39,14 +39,14 @@ def fit(
         raise InputError(_too_few(sweep, measured))
     report = calibrate_steps(points, sheet=sheet)
     least, most = measured.step_range()
-    known = report.calibration.tokens
-    calibration = replace(report.calibration, tokens=(min(known[0], least), max(known[1], most)))
+    token_range = report.calibration.tokens
+    calibration = replace(report.calibration, tokens=(min(token_range[0], least), max(token_range[1], most)))
     remarks = (*report.remarks, *_slow_stretches(report), *measured.remarks(sweep))
     return replace(report, calibration=calibration, remarks=remarks)
 
 
 def _too_few(sweep: Sweep, measured: ServerMeasurement) -> str:
-    """What was measured, and the time that should do at the pace of this load, half more to be safe."""
+    """What was measured, and a time that should suffice at the pace of this load, half as much again to be safe."""
     windows = {phase.name: measured.windows(phase) for phase in sweep.phases}
     total = sum(windows.values())
     longer = 1.5 * min(MIN_STEPS / max(total, 1), 4.0)

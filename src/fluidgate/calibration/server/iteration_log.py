@@ -3,8 +3,8 @@
 A line has the step's tokens and, as "iteration elapsed time", how long the engine waited for the model
 (v1/engine/core.py, `capture_iteration_details`): the work between two steps is missing, and with an executor that runs
 the model before the wait begins, most of the model's time too. But a line is written when the step is counted, so the
-length of the log at each look tells which lines lie between two looks. Their steps took the time between the looks, all
-together. So a step lasts its elapsed time plus what is missing, which is taken as the same for every step of a window.
+length of the log at each look tells which lines lie between two looks. Together their steps took the time between the
+looks. So a step lasts its elapsed time plus what is missing, which is taken as the same for every step of a window.
 """
 
 from __future__ import annotations
@@ -112,17 +112,17 @@ class IterationLog:
         return max(0.0, line.kv_use * self.kv_tokens - line.requests * self.block_size / 2)
 
     def _lines(self, start: int, end: int) -> list[Iteration]:
-        """The lines of a part of the file; each tells the KV in use after it, so before the next."""
+        """The lines of a part of the file; each gives the KV in use after it, so before the next."""
         try:
             with self.path.open("rb") as file:
                 file.seek(start)
                 text = file.read(end - start)
         except OSError as error:
             raise InputError(f"{self.path}: the log cannot be read ({error.strerror}); see --log") from None
-        found, kv_use = [], 0.0
+        lines, kv_use = [], 0.0
         for match in _LINE.finditer(text):
             prompts, prompt_tokens, decodes, _, elapsed_ms, after = (float(group) for group in match.groups())
             sizes = int(prompts + decodes), int(prompt_tokens), int(decodes)
-            found.append(Iteration(start + match.end(), *sizes, elapsed_ms / 1e3, kv_use))
+            lines.append(Iteration(start + match.end(), *sizes, elapsed_ms / 1e3, kv_use))
             kv_use = after / 100
-        return found
+        return lines

@@ -1,4 +1,4 @@
-"""`measure`: put a sweep's load on a running server, phase by phase, and look at its counters meanwhile."""
+"""`measure`: put a sweep's load on a running server, phase by phase, and watch its counters."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ IDLE_WITHIN_S = 60.0
 START_WITHIN_S = 300.0
 """For one start of the benchmark, which imports vLLM and makes its prompts: 10 s, or minutes on a busy machine."""
 MIN_WINDOWS = 4
-"""Of a phase; one that has fewer is repeated."""
+"""The least per phase; a phase that has fewer is repeated."""
 A_WINDOW = f"{MIN_WINDOW_S:g} s and {MIN_ITERATIONS} steps"
 FULL_SHARE = 0.75
-"""A phase at which fewer than these of its requests ever ran was not the load that was laid out."""
+"""A phase in which less than this share of its requests ever ran at once was not the planned load."""
 
 Progress = Callable[[int, int], None]
 
@@ -35,7 +35,7 @@ class ServerMeasurement:
     """Looks at all phases of a sweep.
 
     Attributes:
-        runs: one or two a phase; none of a phase in which no request ran.
+        runs: one or two per phase; none for a phase in which no request ran.
         first, last: pages before and after.
         repeats: which phases were repeated and why, in sentences.
     """
@@ -50,7 +50,7 @@ class ServerMeasurement:
         return _windows(self.runs, phase)
 
     def step_range(self) -> tuple[float, float]:
-        """Least and most tokens that single steps surely had, from the buckets that grew."""
+        """Least and most tokens that single steps certainly had, from the buckets that grew."""
         name = "iteration_tokens_total"
         before, after = self.first.histogram(name), self.last.histogram(name)
         assert before is not None
@@ -60,25 +60,25 @@ class ServerMeasurement:
         return max(1.0, float(grown.min())), max(1.0, float(grown.max()))
 
     def remarks(self, sweep: Sweep) -> list[str]:
-        """What a reader should know of the load."""
-        said = list(self.repeats)
+        """What a reader should know about the load."""
+        sentences = list(self.repeats)
         lost = sum(len(list(run.windows())) - len(run.calm_windows()) for run in self.runs)
         if lost:
-            said.append(f"{lost} windows with preemptions were left out")
+            sentences.append(f"{lost} windows with preemptions were left out")
         for phase in sweep.phases:
-            found = self.windows(phase)
-            if found < MIN_WINDOWS:
-                said.append(
-                    f"the phase '{phase.name}' has {found} of the {MIN_WINDOWS} windows that it needs, so "
+            windows = self.windows(phase)
+            if windows < MIN_WINDOWS:
+                sentences.append(
+                    f"the phase '{phase.name}' has {windows} of the {MIN_WINDOWS} windows that it needs, so "
                     f"{phase.tells} rests on the other phases; a larger --time-s gives it its own"
                 )
             most = max((look.running for run in self.runs if run.name == phase.name for look in run.looks), default=0)
             if 0 < most < FULL_SHARE * phase.concurrency:
-                said.append(
+                sentences.append(
                     f"no more than {most:g} of {phase.concurrency} requests ran at a time in the phase '{phase.name}': "
                     "the server has fewer seats, or its requests are shorter than the way to it"
                 )
-        return said
+        return sentences
 
 
 def measure(sweep: Sweep, *, log: IterationLog | None = None, progress: Progress | None = None) -> ServerMeasurement:
@@ -131,13 +131,15 @@ class _Load:
         """Run a phase again, until it has enough windows, if there is time."""
         if share_s < MIN_WINDOW_S:
             return
-        found = _windows(self.runs, phase)
-        why = self.troubles.get(phase.name, f"it had {found} of the {MIN_WINDOWS} windows of {A_WINDOW} that it needs")
+        windows = _windows(self.runs, phase)
+        why = self.troubles.get(
+            phase.name, f"it had {windows} of the {MIN_WINDOWS} windows of {A_WINDOW} that it needs"
+        )
         self.repeats.append(f"the phase '{phase.name}' was repeated: {why}")
         self.run(phase, share_s, again=True)
 
     def run(self, phase: Phase, share_s: float, *, again: bool = False) -> None:
-        """Run a phase for so long under load. A failing benchmark ends the sweep only while nothing is measured."""
+        """Run a phase for `share_s` under load. A failing benchmark ends the sweep only if nothing is measured yet."""
         looks = PhaseLooks(phase.name, phase.concurrency, self.sweep.server.block_size)
         command = self.sweep.command(phase, int(again))
         try:

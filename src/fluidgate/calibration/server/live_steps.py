@@ -1,4 +1,4 @@
-"""Steps of a running server, as its counters tell them: `Look`, and the mean steps between looks.
+"""Steps of a running server, as its counters show them: `Look`, and the mean steps between looks.
 
 vLLM records its counters once per iteration that gives a token, when its frontend has read the iteration's output
 (v1/engine/async_llm.py, v1/metrics/stats.py). The step time is affine, so the mean of n steps lies on the same plane as
@@ -112,7 +112,7 @@ class Window:
 
     @property
     def added(self) -> Counters:
-        """What was counted meanwhile."""
+        """What was counted from the first look to the last."""
         return self.looks[-1].counters.since(self.looks[0].counters)
 
     @property
@@ -125,7 +125,7 @@ class Window:
 
         Args:
             prompt_tokens: of every prompt.
-            cached_prefix: of them, those that are spared where the prefix cache knows the prompt.
+            cached_prefix: those of them that the prefix cache spares where it knows the prompt.
         """
         added = self.added
         entered = added.prompt + added.generated - added.first_tokens
@@ -150,7 +150,7 @@ class PhaseLooks:
 
     Attributes:
         name: of the phase.
-        concurrency: requests that it keeps up.
+        concurrency: requests that it keeps in flight.
         looks: in order, from the first at which a request ran.
         block_size: tokens per KV block.
     """
@@ -168,23 +168,23 @@ class PhaseLooks:
 
     @property
     def cached_prefix(self) -> float:
-        """Tokens of a prompt that a prefix cache spares at most: full blocks that leave one token to compute."""
+        """The most tokens of a prompt that a prefix cache spares: full blocks that leave one token to compute."""
         return max(0.0, (self.prompt_tokens - 1) // self.block_size * self.block_size)
 
     def windows(self) -> Iterator[Window]:
         """The loaded part in windows that are long enough; an unfinished one at the end is left out."""
-        window: tuple[Look, ...] = ()
+        looks: tuple[Look, ...] = ()
         for before, look in pairwise(self.looks):
             if not (before.running and look.running):
-                window = ()
+                looks = ()
                 continue
-            window = (*(window or (before,)), look)
-            if (one := Window(window)).long_enough:
-                yield one
-                window = ()
+            looks = (*(looks or (before,)), look)
+            if (window := Window(looks)).long_enough:
+                yield window
+                looks = ()
 
     def calm_windows(self) -> list[Window]:
-        """Those without a preemption, which computes tokens again that no counter tells."""
+        """The windows without a preemption, which computes tokens again that no counter shows."""
         return [window for window in self.windows() if not window.added.preemptions]
 
 
@@ -199,7 +199,7 @@ def mean_steps(phases: Sequence[PhaseLooks]) -> StepPoints:
 
 
 def _histogram(scrape: Scrape, name: str) -> Histogram:
-    found = scrape.histogram(name)
-    if found is None:
+    histogram = scrape.histogram(name)
+    if histogram is None:
         raise InputError(f"{scrape.where}: has no vllm:{name} any more; was the server changed while it was measured?")
-    return found
+    return histogram

@@ -14,7 +14,7 @@ MAX_BYTES = 2**20
 """Of a list of models; adapters are in it."""
 
 MAX_TOKENS = 10**12
-"""A longest request above this is none that anybody measures."""
+"""A `max_model_len` above this is an error."""
 
 NEEDED = (
     "iteration_tokens_total",
@@ -22,7 +22,7 @@ NEEDED = (
     "request_prompt_tokens",
     "request_generation_tokens",
 )
-"""Histograms without which steps cannot be told."""
+"""Histograms without which steps cannot be measured."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RunningServer:
         tokenizer: where the model, and its tokenizer with it, was loaded from.
         max_model_len: most tokens of a request, prompt and output.
         num_gpu_blocks, block_size: its KV memory; one block is the null block.
-        authorization: what lets us in; never shown.
+        authorization: the header that grants access; never shown.
     """
 
     url: str

@@ -1,4 +1,4 @@
-"""The load under which a server is measured: `lay_out_sweep` its phases, and the command line of each."""
+"""The load under which a server is measured: `lay_out_sweep` plans its phases, each with its command line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ MIN_MODEL_LEN = 128
 TOKEN_BUDGET = 2048
 """The least that vLLM allows a step by default; a longer prompt takes steps that give no token and are not counted."""
 KV_SHARE = 0.9
-"""Of the KV cache, with every output at its longest: a preemption computes tokens again that no counter tells."""
+"""Share of the KV cache to use, with every output at its longest: a preemption computes tokens again that no
+counter shows."""
 OUTPUT_SPREAD = 0.5
-"""Outputs are uniform, ± half: of equal lengths all requests would end, and the engine idle, at once."""
+"""Outputs are uniform, ± half: with equal lengths all requests would end at once, and the engine would idle."""
 SHORTEST_STEP_S = 0.004
 MAX_PROMPTS = 2000
 """The benchmark makes all prompts before it sends the first; one that runs out of them ends its phase early."""
@@ -26,7 +27,7 @@ MAX_PROMPTS = 2000
 
 @dataclass(frozen=True)
 class Phase:
-    """A closed loop: so many requests at any time, a new one for each that ends.
+    """A closed loop: a fixed number of requests at any time, a new one for each that ends.
 
     Attributes:
         name: what it is like.
@@ -66,10 +67,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A load that was laid out and has not begun.
+    """A planned load that has not begun.
 
     Attributes:
-        server: whom it is for.
+        server: the server to load.
         phases: in order.
         time_s: bound of the time under load, all phases together.
         bench: the words that call the benchmark.
@@ -124,9 +125,9 @@ def lay_out(
 ) -> tuple[Phase, ...]:
     """Phases that determine all four coefficients together.
 
-    Few, some and many decodes of short contexts tell c0 and c_tok apart, many with long contexts c_kv; prompts, short
-    and long, tell what a token costs in a prefill and what c_attn adds. No phase is of one or two requests: such steps
-    are faster than any line through the others, and a server that has no more to do needs no plan.
+    Few, some and many decodes of short contexts separate c0 from c_tok; many with long contexts give c_kv; short and
+    long prompts give what a token costs in a prefill and what c_attn adds. No phase has only one or two requests: such
+    steps are faster than any line through the others, and a server with so little to do needs no plan.
 
     Args:
         time_s: seconds of all phases together.
@@ -147,7 +148,7 @@ def lay_out(
             f"with at least {MIN_MODEL_LEN}"
         )
     brief, long_output = min(32, longest // 8), min(512, longest // 4)
-    wanted = (
+    phases = (
         ("few decodes", "c0", MIN_CONCURRENCY, brief, min(256, longest // 4)),
         ("some decodes", "c0 and c_tok", max(MIN_CONCURRENCY, most // 4), brief, min(128, longest // 4)),
         ("many decodes", "c_tok", most, brief, min(128, longest // 4)),
@@ -155,7 +156,7 @@ def lay_out(
         ("short prompts", "c_tok", 16, min(128, longest // 8, budget), 8),
         ("long prompts", "c_attn", 4, _prompt(longest, 16, budget), 16),
     )
-    return tuple(_within(server, time_s / len(wanted), most, *phase) for phase in wanted)
+    return tuple(_within(server, time_s / len(phases), most, *phase) for phase in phases)
 
 
 def _longest_output(output_tokens: int) -> int:
