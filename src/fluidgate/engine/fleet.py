@@ -37,7 +37,7 @@ def run_fleet(
 ) -> FleetRecords:
     """Simulate `workload` on the replicas of `fleet`, each on `hardware` under a `policy` of its own.
 
-    Given who was sent where, every replica does what `run` does with these requests alone, to the bit.
+    Every replica gives, to the bit, what `run` gives for its requests alone.
 
     Args:
         compile, progress: as in `run`.
@@ -59,8 +59,8 @@ def run_fleet(
     for k in np.unique(replica):
         rows = np.flatnonzero(replica == k)
         part = workload.reordered(rows, workload.arrival_s[rows])
-        own = rows_of(_replica_state(states, k), rows)
-        runs[k] = records_of(part, hardware, config, policy, own, steps=None, stalled=stalled[k])
+        part_state = rows_of(_replica_state(states, k), rows)
+        runs[k] = records_of(part, hardware, config, policy, part_state, steps=None, stalled=stalled[k])
     whole = records_of(workload, hardware, config, policy, summed(states), steps=None, stalled=any(stalled))
     return FleetRecords(**vars(whole), router=fleet.router, replica=replica, runs=tuple(runs))
 
@@ -77,7 +77,7 @@ def _route(
     memories: FloatArray,
     report: Callable[[int], None],
 ) -> IntArray:
-    """Send every request to a replica: which one, shape (n,). The replicas get as far as the router asks them."""
+    """Send every request to a replica: which one, shape (n,). The replicas run only as far as the router asks."""
     n, route = len(states.arrival_s), program.route()
     replica, last_sent = np.full(n, NONE, np.int64), np.full(fleet.replicas, NONE, np.int64)
     policy_arguments = (*program.decisions, program.hooks, new_params(policy), memories)

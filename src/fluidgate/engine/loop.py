@@ -64,9 +64,9 @@ from fluidgate.policies.protocol import (
 )
 
 DONE, MORE, LOG_FULL, STUCK, FUTILE_RUN, UNKNOWN_CLASS, PAUSED = range(7)
-"""Why the loop came back: all who arrived finished; iterations used up; the log needs room; nothing can happen unless a
-request arrives; residents evict each other and get nowhere; `classify` named a class that the policy does not have;
-nothing begins before the time it was to reach."""
+"""Why the loop came back: all requests that arrived have finished; iterations used up; the log needs room; nothing can
+happen unless a request arrives; residents evict each other without progress; `classify` named a class that the policy
+does not have; nothing begins before the time it was to reach."""
 
 HAS_CLASSIFY, HAS_RANK, HAS_ADMIT, HAS_ADVANCE, HAS_OBSERVE = 1, 2, 4, 8, 16
 
@@ -99,7 +99,7 @@ def make_view(state, cache):
 
 @kernel
 def make_event(state, kind, row):
-    """What `observe` is told (`policies.protocol.Event`)."""
+    """What `observe` gets (`policies.protocol.Event`)."""
     return Event(
         kind,
         state.clock[NOW],
@@ -138,7 +138,7 @@ def receive_arrivals(state, classify, rank, observe, hooks, params, memory):
 
 @inlined_kernel
 def sooner(state, wake_s, asked_s):
-    """The earlier of two times to ask again; one that is past, or not a number, is none."""
+    """The earlier of two times to ask again; one that is past, or not a number, does not count."""
     return asked_s if state.clock[NOW] < asked_s < wake_s else wake_s
 
 

@@ -33,9 +33,9 @@ def stacked(state: State, cache: Cache, replicas: int) -> tuple[State, Cache]:
     n = len(state.arrival_s)
     state.counter[NEXT_ARRIVAL] = n
     state.following[:] = n
-    own = {name: np.stack([getattr(state, name)] * replicas) for name in OWN}
+    copies = {name: np.stack([getattr(state, name)] * replicas) for name in OWN}
     blocks: Any = (np.stack([part] * replicas) for part in cache)
-    return state._replace(**own), Cache(*blocks)
+    return state._replace(**copies), Cache(*blocks)
 
 
 def rows_of(state: State, rows: IntArray) -> State:

@@ -1,15 +1,15 @@
-"""Routers: to which replica a request goes, decided at its arrival from what can be seen then.
+"""Routers choose the replica of a request at its arrival, from what can be seen then.
 
-Every router is one rule: of the replicas asked, the least loaded, the first among equals. They differ in whom they ask
-and in what they call load:
+Every router follows one rule: of the replicas it asks it takes the least loaded, the first among equals. They differ in
+which replicas they ask and in what they call load:
 
 - `round-robin` asks one, each in turn;
 - `least-loaded` asks all for their requests (waiting and resident);
-- `least-kv` asks all for their KV tokens (blocks in use, and what those who wait will need to start);
+- `least-kv` asks all for their KV tokens (blocks in use, and what waiting requests will need to start);
 - `power-of-two` asks two at random for their requests (Mitzenmacher, IEEE TPDS 12 (10), 2001).
 
 Those that ask all begin with the replica whose turn it is in a round, so that ties, an idle fleet's above all, do not
-fall on the first replica. A replica is asked for its state at the arrival to the instant: an iteration under way has
+fall on the first replica. A replica is asked for its state at the exact time of the arrival: an iteration under way has
 taken its blocks and given no token yet. What no router asks for is simulated later.
 """
 
@@ -67,7 +67,7 @@ class Fleet:
 
 
 class Turns(NamedTuple):
-    """Whom a router asks: request i asks replicas `first[i]`, `first[i] + stride[i]`, … (modulo their number)."""
+    """Which replicas a router asks: request i asks `first[i]`, `first[i] + stride[i]`, … (modulo their number)."""
 
     first: IntArray
     stride: IntArray
@@ -94,7 +94,7 @@ def load(state, cache, time_s, by_kv):
     requests = state.counter[RUNNING] + state.counter[WAITING]
     tokens = state.counter[WAITING_TOKENS]
     blocks = state.setting[TOTAL_BLOCKS] - cache.free[0]
-    if state.clock[LAST_FINISH] > time_s:  # at the end of an iteration that is under way: not to be seen yet
+    if state.clock[LAST_FINISH] > time_s:  # at the end of an iteration that is under way: not visible yet
         requests += state.counter[LAST_FINISHED]
         blocks += state.counter[LAST_FREED]
     row = state.counter[NEXT_ARRIVAL]
@@ -119,7 +119,7 @@ def send(states, k, row, last_sent):
 def route(
     states, caches, log, classify, rank, admit, advance, observe, hooks, params, memories, turns, start, last_sent, to
 ):
-    """Send the requests from `start` on, as many as `to` has room for, and write there to which replica.
+    """Send the requests from `start` on, as many as `to` has room for, and write the replica of each there.
 
     `last_sent` holds the last row that each replica was sent. False if the policy has put a request into a class that
     does not exist.
@@ -139,9 +139,9 @@ def route(
                 )
                 if status == UNKNOWN_CLASS:
                     return False
-            own = load(state, cache, time_s, turns.by_kv)
-            if least < 0 or own < least:
-                chosen, least = k, own
+            asked_load = load(state, cache, time_s, turns.by_kv)
+            if least < 0 or asked_load < least:
+                chosen, least = k, asked_load
         send(states, chosen, row, last_sent)
         to[row - start] = chosen
     return True

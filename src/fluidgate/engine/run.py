@@ -1,4 +1,4 @@
-"""`simulate`: run a workload through the engine under a policy."""
+"""`run`: simulate a workload through the engine under a policy."""
 
 from __future__ import annotations
 

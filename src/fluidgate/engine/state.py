@@ -19,12 +19,12 @@ from fluidgate.workload import Workload
 CLOCK_PRECISION = 1e-3
 """How much of the shortest step the spacing of floats may be at a run's last time."""
 
-# Counters of a run: indices into `State.count`.
+# Counters of a run: indices into `State.counter`.
 (
     NEXT_ARRIVAL,  # row of the next request to arrive, n if none is known
     RUNNING,  # residents
     WAITING,
-    WAITING_TOKENS,  # prompt and generated tokens of those who wait
+    WAITING_TOKENS,  # prompt and generated tokens of waiting requests
     FREE_SLOTS,
     BACK,  # sequence numbers of the two ends of the waiting queues
     FRONT,
@@ -58,13 +58,13 @@ CLOCK_PRECISION = 1e-3
     CLOCKS,
 ) = range(9)
 
-# What a run is told and never changes: indices into `State.setting`.
+# Settings of a run, which it never changes: indices into `State.setting`.
 (
     BLOCK_SIZE,
     TOTAL_BLOCKS,  # usable ones: the null block is not counted
     WATERMARK_BLOCKS,
     SEATS,
-    MAX_FUTILE,  # more preemptions than a run that gets anywhere can have in a row
+    MAX_FUTILE,  # more preemptions than a run that makes progress can have in a row
     MAX_NUM_SEQS,
     TOKEN_BUDGET,
     RESERVE_FULL_PROMPT,
@@ -140,7 +140,7 @@ class State(NamedTuple):
     clock: FloatArray
     setting: IntArray
     step_time: FloatArray  # c0, c_tok, c_kv, c_attn
-    decode_s: FloatArray  # the tables of the hardware's grid; of size 0 where `step_time` is all there is
+    decode_s: FloatArray  # the tables of the hardware's grid; of size 0 where there is only `step_time`
     decode_attention_s: FloatArray
     shared_s: FloatArray
     prefill_attention_s: FloatArray
@@ -308,12 +308,12 @@ def refuse_coarse_clock(time_s: float, hardware: Hardware, what: str) -> None:
 
 
 def _refuse_beyond_memory(hardware: Hardware, replicas: int) -> None:
-    needed, there = replicas * cache_bytes(hardware.num_gpu_blocks), physical_memory_bytes()
-    if needed > there:
+    needed, available = replicas * cache_bytes(hardware.num_gpu_blocks), physical_memory_bytes()
+    if needed > available:
         several = f" on each of {replicas:,} replicas" if replicas > 1 else ""
         raise InputError(
             f"{hardware.name}: to simulate {hardware.num_gpu_blocks:,} KV blocks{several} takes {needed / 2**30:,.1f} "
-            f"GiB of memory, and this machine has {there / 2**30:,.1f}; use fewer blocks, or a larger block_size"
+            f"GiB of memory, and this machine has {available / 2**30:,.1f}; use fewer blocks, or a larger block_size"
         )
 
 

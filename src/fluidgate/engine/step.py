@@ -54,13 +54,13 @@ def block_key(state, row, i):
 
 
 @kernel
-def publish_full_blocks(state, cache, row, start, end, own):
+def publish_full_blocks(state, cache, row, start, end, include_own):
     """Let lookups find blocks [start, end): shared content at once, a request's own once it is preempted."""
     slot = state.slot[row]
     for i in range(start, end):
         block = cache.table[slot, i]
         key = block_key(state, row, i)
-        if cache.prev_same[block] == ABSENT and (own or key <= state.setting[SHARED_KEYS]):
+        if cache.prev_same[block] == ABSENT and (include_own or key <= state.setting[SHARED_KEYS]):
             publish(cache, block, key)
 
 
@@ -139,7 +139,7 @@ def continue_resident(state, cache, row, tokens):
 def find_hits(state, cache, row, tokens):
     """Cached blocks at the start of a request: how many, and how many of them other residents hold.
 
-    The last token is always computed anew, for its logits (KVCacheManager.get_computed_blocks).
+    The last token is always computed again, for its logits (KVCacheManager.get_computed_blocks).
     """
     hits = 0
     held = 0
@@ -156,7 +156,7 @@ def find_hits(state, cache, row, tokens):
 
 @kernel
 def offloaded_tokens(state, row):
-    """Tokens that an evicted request finds again; as with cached ones, the last token is computed anew."""
+    """Tokens that an evicted request finds again; as with cached ones, the last token is computed again."""
     if state.setting[OFFLOAD] == 0 or state.preemptions[row] == 0:
         return 0
     return min(state.high_water[row], state.prompt_tokens[row] + state.generated[row] - 1)

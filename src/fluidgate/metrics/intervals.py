@@ -65,10 +65,10 @@ def paired_difference(values: ArrayLike, baseline: ArrayLike, level: float = 0.9
     Raises:
         InputError: no pairs, or unequal numbers of values.
     """
-    own, base = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
-    if own.shape != base.shape:
-        raise InputError(f"{own.size} values cannot be paired with {base.size} baseline values; run the same seeds")
-    difference = own - base
+    array, base = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
+    if array.shape != base.shape:
+        raise InputError(f"{array.size} values cannot be paired with {base.size} baseline values; run the same seeds")
+    difference = array - base
     relative = np.divide(difference, np.abs(base), out=np.full(base.shape, np.nan), where=base != 0)
     absolute = mean_interval(difference, level)
     return PairedDifference(

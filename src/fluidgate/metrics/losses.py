@@ -25,15 +25,15 @@ from fluidgate.engine import RunRecords
 from fluidgate.fluid import RequestMix
 
 ROUNDING = 1e-9
-"""A smaller share of the busy time is left of sums that should cancel."""
+"""A smaller share of the busy time is rounding in sums that should cancel."""
 
 
 def busy_shares(records: RunRecords) -> dict[str, Any]:
     """`fluid_efficiency`, `recompute_loss` and `underuse_loss` of a run: shares of its busy time that add up to 1.
 
     The efficiency counts what finished requests needed. Where requests ran and did not finish, their work is neither
-    needed nor repeated, so that the losses cannot be told: they are NaN. All three are if the engine never ran, or if
-    its step times are a grid.
+    needed nor repeated, so that the losses cannot be separated and are NaN. All three are NaN if the engine never ran,
+    or if its step times are a grid.
     """
     busy_s, c0 = records.busy_s, records.hardware.step_time.c0
     if busy_s <= 0 or records.hardware.grid is not None:
@@ -42,12 +42,12 @@ def busy_shares(records: RunRecords) -> dict[str, Any]:
     work_s = busy_s - c0 * iterations
     useful_s, fewest = _needed(records)
     useful_s, fewest = min(useful_s, work_s), min(fewest, iterations)
-    told = bool((records.finished | np.isnan(records.first_scheduled_s)).all())
+    separable = bool((records.finished | np.isnan(records.first_scheduled_s)).all())
     repeated = (work_s - useful_s) / busy_s
     return {
         "fluid_efficiency": (useful_s + c0 * fewest) / busy_s,
-        "recompute_loss": (repeated if repeated > ROUNDING else 0.0) if told else nan,
-        "underuse_loss": c0 * (iterations - fewest) / busy_s if told else nan,
+        "recompute_loss": (repeated if repeated > ROUNDING else 0.0) if separable else nan,
+        "underuse_loss": c0 * (iterations - fewest) / busy_s if separable else nan,
     }
 
 

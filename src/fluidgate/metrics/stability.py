@@ -43,7 +43,7 @@ class StabilityVerdict:
     """Whether a run kept up with its arrivals.
 
     Attributes:
-        stable: None if it cannot be told.
+        stable: None if undecided.
         reason: why, in words.
         growth, growth_low, growth_high: growth of the number in system ÷ arrivals, over the second half of the
             arrival window, with the bounds the verdict rests on; NaN where it was not estimated.

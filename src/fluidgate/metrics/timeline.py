@@ -177,5 +177,5 @@ def _mean_by(at_s: FloatArray, values: FloatArray, edges: FloatArray) -> FloatAr
 
 
 def _percentiles(values: FloatArray) -> list[float]:
-    known = values[~np.isnan(values)]
-    return np.percentile(known, LEVELS).tolist() if len(known) else []
+    present = values[~np.isnan(values)]
+    return np.percentile(present, LEVELS).tolist() if len(present) else []

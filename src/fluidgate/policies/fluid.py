@@ -86,10 +86,10 @@ _CREDIT, _CURSOR, _ENTERING = LAW_SIZE, LAW_SIZE + 1, LAW_SIZE + 2
 _CLASS_SIZE = LAW_SIZE + 3
 
 ESTIMATE_COMPLETIONS, ESTIMATE_ITERATIONS = 16, 512
-"""The laws are estimated anew after so many completions or iterations."""
+"""The laws are estimated again after this many completions or iterations."""
 
 WINDOWS, MIN_WINDOW = 4.0, 200.0
-"""Completions remembered: so many per resident, and at least so many."""
+"""Completions remembered: this many per resident, and at least this many."""
 
 ALL_ENTER, ENOUGH, NO_ROOM = range(3)
 """How a walk along the queue ends: it is empty, the engine takes no more in this iteration, the forecast refuses."""
@@ -101,8 +101,8 @@ COHERENCE_COMPLETIONS, FREQUENCIES = 256, 64
 """The coherence from which admissions are paced, how often it is computed, and at how many frequencies."""
 
 RESUME = 0.5
-"""Share of the margin at which an evicted request of mean size comes back: its stream is silent. In proportion to its
-size, at most all of it: a large one is dear to evict again."""
+"""Share of the margin at which an evicted request of mean size comes back: its stream is silent. The share
+grows with its size, up to the whole margin: a large request is expensive to evict again."""
 
 
 @kernel
@@ -196,17 +196,17 @@ def _forecast_residents(params, memory, view):
         blocks += (view.computed_tokens[row] + size - 1) // size
         prompts += view.prompt_tokens[row]
     shared_tokens = (blocks - (view.total_blocks - view.free_blocks)) * size
-    own = 1.0 - min(0.95, max(0.0, shared_tokens / max(1, prompts)))
+    unshared = 1.0 - min(0.95, max(0.0, shared_tokens / max(1, prompts)))
     clear_forecast(memory, _RESIDENTS)
     for row in view.residents:
-        _add(params, memory, view, _RESIDENTS, row, own)
-    return own
+        _add(params, memory, view, _RESIDENTS, row, unshared)
+    return unshared
 
 
 @kernel
-def _add(params, memory, view, at, row, own):
+def _add(params, memory, view, at, row, unshared):
     age = view.generated_tokens[row]
-    held = own * view.prompt_tokens[row] + age + 0.5 * (view.block_size - 1)
+    held = unshared * view.prompt_tokens[row] + age + 0.5 * (view.block_size - 1)
     add_request(memory, at, _GRID, _law(params, view.class_id[row]), held, age)
 
 
@@ -218,12 +218,12 @@ def _fits(memory, at, margin, capacity):
 
 
 @kernel
-def _beyond_forecast(params, memory, view, own):
+def _beyond_forecast(params, memory, view, unshared):
     """How many residents the forecast would not have let in. The first always enters."""
     clear_forecast(memory, _TRIAL)
     beyond = 0
     for i in range(len(view.residents)):
-        _add(params, memory, view, _TRIAL, view.residents[i], own)
+        _add(params, memory, view, _TRIAL, view.residents[i], unshared)
         fits, _ = _fits(memory, _TRIAL, memory[_LOOP + MARGIN], view.total_blocks * view.block_size)
         if i > 0 and not fits:
             beyond += 1
@@ -239,8 +239,8 @@ def _next_in_order(params, memory, view, paced):
         row = int(memory[law + _CURSOR])
         if row < 0:
             continue
-        own = _law(params, view.class_id[row])
-        if paced and memory[own + _CREDIT] - memory[own + _ENTERING] < 1.0:
+        class_law = _law(params, view.class_id[row])
+        if paced and memory[class_law + _CREDIT] - memory[class_law + _ENTERING] < 1.0:
             continue
         if best < 0 or view.arrival_s[row] < view.arrival_s[best]:
             best, best_queue = row, queue
@@ -269,8 +269,8 @@ def _margin_of(params, memory, view, row):
 
 
 @kernel
-def _walk(params, memory, view, out_quota, paced, own, allowed):
-    """Let requests enter in order while the forecast allows it, and `allowed` ones beyond it; says how it ended.
+def _walk(params, memory, view, out_quota, paced, unshared, allowed):
+    """Let requests enter in order while the forecast allows it, and `allowed` ones beyond it; returns how it ended.
 
     Where the token budget ends the iteration the forecast goes on for `MAX_TRIED` requests, to see whether all fit.
     """
@@ -285,7 +285,7 @@ def _walk(params, memory, view, out_quota, paced, own, allowed):
         if row == memory[_REFUSED] and residents > 0 and entering == 0:
             return NO_ROOM
         margin = _margin_of(params, memory, view, row)
-        _add(params, memory, view, _TRIAL, row, own)
+        _add(params, memory, view, _TRIAL, row, unshared)
         fits, spread = _fits(memory, _TRIAL, margin, capacity)
         if residents + entering > 0 and not fits:
             if allowed <= 0.0:
@@ -314,15 +314,15 @@ def _decide(params, memory, view, out_quota):
     if len(view.waiting_head) == 1 and view.waiting_head[0] == memory[_REFUSED] and len(view.residents) > 0:
         out_quota[0] = 0
         return
-    own = _forecast_residents(params, memory, view)
+    unshared = _forecast_residents(params, memory, view)
     allowed = allowance(memory, _LOOP, params[_EVICTED_SHARE])
     if allowed > 0.0:
-        allowed -= _beyond_forecast(params, memory, view, own)
-    end = _walk(params, memory, view, out_quota, False, own, allowed)
+        allowed -= _beyond_forecast(params, memory, view, unshared)
+    end = _walk(params, memory, view, out_quota, False, unshared, allowed)
     if end == NO_ROOM:
         memory[_LOOP + HELD] = 1.0
     if paced and end != ALL_ENTER:
-        _walk(params, memory, view, out_quota, True, own, allowed)
+        _walk(params, memory, view, out_quota, True, unshared, allowed)
         if len(view.residents) == 0 and not out_quota.any():
             out_quota[_next_in_order(params, memory, view, False)[1]] = 1
 
@@ -368,7 +368,7 @@ class Fluid(Policy):
         shares: per class, its share of the requests (the prior).
         prompt_tokens: per class, its mean prompt (the prior).
         output_quantiles: per class, middles of equal shares of its output lengths, end to end (the prior); empty:
-            nothing is known.
+            no prior.
     """
 
     evicted_share: float = 0.1

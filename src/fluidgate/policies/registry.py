@@ -65,20 +65,20 @@ def make_policy(spec: str | Policy, plan: FluidPlan | Callable[[], FluidPlan]) -
         return spec
     name, _, rest = spec.partition(":")
     cls = policy_class(name)
-    given = _overrides(cls, rest)
-    if _is_set(cls, given):
-        return cls(**given)
-    return cls.from_plan(plan() if callable(plan) else plan, **given)
+    overrides = _overrides(cls, rest)
+    if _is_set(cls, overrides):
+        return cls(**overrides)
+    return cls.from_plan(plan() if callable(plan) else plan, **overrides)
 
 
-def _is_set(cls: type[Policy], given: Mapping[str, object]) -> bool:
-    """Whether nothing is left for a plan to say."""
+def _is_set(cls: type[Policy], overrides: Mapping[str, object]) -> bool:
+    """Whether the overrides leave nothing to take from a plan."""
     plans = cls.from_plan.__func__ is not Policy.from_plan.__func__  # type: ignore[attr-defined]
-    return not plans or {field.name for field in fields(cls)} <= set(given)
+    return not plans or {field.name for field in fields(cls)} <= set(overrides)
 
 
 def load_policy_file(path: Path | None) -> None:
-    """Run a user's Python file, so that the policies it registers can be named; None: nothing to do.
+    """Run a user's Python file, so that the policies it registers can be used by name; None: do nothing.
 
     Raises:
         InputError: it is no Python file, or its code fails.
@@ -97,14 +97,14 @@ def load_policy_file(path: Path | None) -> None:
 
 
 def _overrides(cls: type[Policy], rest: str) -> dict[str, Any]:
-    known = {field.name for field in fields(cls)}
+    names = {field.name for field in fields(cls)}
     values: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
         key, equals, text = item.partition("=")
         if key in cls.renamed:
             raise InputError(f"policy {cls.name}: {key} is now called {cls.renamed[key]}; use that name")
-        if not equals or key not in known:
-            allowed = ", ".join(sorted(known)) or "none"
+        if not equals or key not in names:
+            allowed = ", ".join(sorted(names)) or "none"
             raise InputError(f"policy {cls.name}: {item!r} is not key=value with a known key (known: {allowed})")
         try:
             values[key] = {"true": True, "false": False}.get(text.lower())

@@ -4,7 +4,7 @@ Source: SGLang 0.5, `managers/schedule_policy.py` (`PrefillAdder`), `managers/sc
 `managers/scheduler_components/new_token_ratio_tracker.py` and the defaults of `environ.py`. The next request enters
 if its prompt and its whole maximum output are less than the free tokens, of which residents have reserved `ratio` of
 their own remaining output. The ratio falls from step to step; an eviction sets it to the share of their maximum
-output that residents have used, and a few steps more; an idle engine starts anew.
+output that residents have used, and a few steps more; an idle engine resets it.
 
 An eviction by the engine stands in for SGLang's retraction; the ratio that follows is computed at the next decision,
 from those then resident. Requests are charged in whole blocks, where SGLang adds a page to each.
@@ -110,7 +110,7 @@ def _observe(params, memory, event):
 
 @policy("sglang")
 class SGLang(Policy):
-    """Admit what fits beside a share of the residents' remaining output.
+    """Admit what fits along with a share of the residents' remaining output.
 
     Attributes:
         max_output_tokens: the maximum output asked for (`max_new_tokens`), the same for all requests.

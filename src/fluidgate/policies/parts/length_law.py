@@ -3,8 +3,8 @@
 Kaplan and Meier's estimate on cells of equal width: the hazard of a cell is its completions ÷ the requests that reached
 it in the same time. Those are the ones that completed there or beyond, and by how many more residents are that old now
 than before (without residents lengths would look shorter than they are). The past fades, and a prior stands in for what
-has not been seen. A table of conditional survival then says how likely
-a request of a given age still runs at each time of a look-ahead grid.
+has not been seen. A table of conditional survival then says how likely a request of a given age still runs at each
+time of a look-ahead grid.
 
 Compiled code cannot hold objects: a law is a stretch of the policy's memory that begins at index `law`.
 """
@@ -40,8 +40,8 @@ MEANS_WINDOW = 1000.0
 """Requests over which means are taken, exponentially weighted."""
 
 UNKNOWN_SHARE, UNKNOWN_MEDIAN_TOKENS = 0.02, 512.0
-"""How much of the prior is the law of someone who knows nothing, P(output > x) = 1/(1 + x/median): a request runs as
-long again as it has run. Nothing is then impossible, however long it runs. Where there is no other prior the median
+"""How much of the prior is the uninformed law, P(output > x) = 1/(1 + x/median): a request runs as long again as it has
+run. Nothing is then impossible, however long it runs. Where there is no other prior the median
 follows what is seen, tokens generated ÷ completions, after counting as one completion at first."""
 
 UNKNOWN_HORIZON = 8.0
@@ -57,7 +57,7 @@ def new_law(share: float, prompt_tokens: float, output_quantiles: FloatArray) ->
     Args:
         share: the class's share of the requests.
         prompt_tokens: the class's mean prompt.
-        output_quantiles: middles of equal shares of the class's output lengths; empty: nothing is known.
+        output_quantiles: middles of equal shares of the class's output lengths; empty: no prior.
     """
     law = np.zeros(LAW_SIZE)
     longest = output_quantiles.max() if len(output_quantiles) else 1.0
@@ -68,8 +68,8 @@ def new_law(share: float, prompt_tokens: float, output_quantiles: FloatArray) ->
     median = np.median(output_quantiles) if len(output_quantiles) else UNKNOWN_MEDIAN_TOKENS
     prior = 1.0 / (1.0 + edges / median)
     if len(output_quantiles):
-        known = 1.0 - np.searchsorted(np.sort(output_quantiles), edges, side="right") / len(output_quantiles)
-        prior = UNKNOWN_SHARE * prior + (1.0 - UNKNOWN_SHARE) * known
+        from_quantiles = 1.0 - np.searchsorted(np.sort(output_quantiles), edges, side="right") / len(output_quantiles)
+        prior = UNKNOWN_SHARE * prior + (1.0 - UNKNOWN_SHARE) * from_quantiles
     prior[0] = 1.0
     law[SHARE], law[PROMPT] = share, prompt_tokens
     law[PRIOR : PRIOR + CELLS + 1] = prior
@@ -110,7 +110,7 @@ def _double_width(memory, law):
     for j in range(CELLS + 1):
         last = memory[law + PRIOR + half]  # right when it is needed: cells are filled from the front
         memory[law + PRIOR + j] = memory[law + PRIOR + 2 * j] if j <= half else last * half / j
-    for j in range(CELLS):  # the table serves until it is filled anew
+    for j in range(CELLS):  # the table serves until it is filled again
         for k in range(TIMES):
             memory[law + ALIVE + j * TIMES + k] = memory[law + ALIVE + min(2 * j, CELLS - 1) * TIMES + k]
     memory[law + WIDTH] *= 2.0
@@ -128,7 +128,7 @@ def count_completion(memory, law, prompt_tokens, output_tokens):
 
 @kernel
 def start_count(memory, law):
-    """Begin to count the residents anew: `start_count`, `count_resident` for each, `estimate`, `fade`."""
+    """Start a new count of the residents: `start_count`, `count_resident` for each, `estimate`, `fade`."""
     for j in range(CELLS):
         memory[law + GAINED + j] -= memory[law + RESIDENTS + j]
         memory[law + RESIDENTS + j] = 0.0
@@ -150,7 +150,7 @@ def fade(memory, law, share):
 
 @kernel
 def _rescale(memory, law):
-    """Let the law of someone who knows nothing take its median from what has been seen."""
+    """Let the uninformed law take its median from what has been seen."""
     width = memory[law + WIDTH]
     generated, ended = memory[law + WEIGHT] * UNKNOWN_MEDIAN_TOKENS, memory[law + WEIGHT]
     for j in range(CELLS):
@@ -172,10 +172,10 @@ def estimate(memory, law, rounding_tokens):
     reached = 0.0
     for j in range(CELLS - 1, -1, -1):
         memory[law + GAINED + j] += memory[law + RESIDENTS + j]
-        here = memory[law + GAINED + j]
-        reached += here + memory[law + DEATHS + j]
-        # On average a resident has passed half of its cell. Evicted requests are nowhere: the count may run low.
-        memory[law + REACHED + j] = max(memory[law + DEATHS + j], reached - 0.5 * here)
+        gained = memory[law + GAINED + j]
+        reached += gained + memory[law + DEATHS + j]
+        # On average a resident has passed half of its cell. Evicted requests are not counted, so it may be low.
+        memory[law + REACHED + j] = max(memory[law + DEATHS + j], reached - 0.5 * gained)
     if memory[law + SCALE] > 0.0:
         _rescale(memory, law)
     width = memory[law + WIDTH]

@@ -7,7 +7,7 @@ next while every resident advances by a token per iteration, so a decision costs
 
 The token budget may spread a prompt over several iterations. How many depends on the prefix cache, so the bound is
 one-sided: the request holds what it would without any delay, and ends as late as the prompts before it can make it. The
-token budget is taken as it is in mode vllm; a limit on the chunks of one prompt is not known here.
+token budget is taken as it is in mode vllm; a limit on the chunks of one prompt is ignored.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _add(memory, i, view):
     memory[new + _PEAK] = 0.0
     if end < view.iteration:
         return 0.0
-    own = _blocks(memory, new, end, view.block_size)
+    peak = _blocks(memory, new, end, view.block_size)
     highest = 0.0
     for k in range(int(memory[0])):
         other = _entry(k)
@@ -93,9 +93,9 @@ def _add(memory, i, view):
             memory[other + _PEAK] += _blocks(memory, new, other_end, view.block_size)
             highest = max(highest, memory[other + _PEAK])
         if other_end >= end:
-            own += _blocks(memory, other, end, view.block_size)
-    memory[new + _PEAK] = own
-    return max(highest, own)
+            peak += _blocks(memory, other, end, view.block_size)
+    memory[new + _PEAK] = peak
+    return max(highest, peak)
 
 
 @kernel
@@ -185,7 +185,7 @@ def _correct(memory, i, view):
 def _refresh(memory, view, lower_ends):
     """Bring the table up to the residents; returns (those that decode, prompt tokens that the others lack)."""
     _drop_the_departed(memory, view)
-    known = int(memory[0])
+    entries = int(memory[0])
     decodes = 0
     backlog = 0
     for i in range(len(view.residents)):
@@ -198,7 +198,7 @@ def _refresh(memory, view, lower_ends):
         else:
             decodes += 1
         _forecast(memory, int(memory[0]), view, row, lower_ends, missing <= 1, delay)
-        if i < known:
+        if i < entries:
             _correct(memory, i, view)
         else:
             _add(memory, i, view)

@@ -1,10 +1,10 @@
-"""The margin of `fluid` in closed loop, and what it dares while it knows nothing.
+"""The margin of `fluid` in closed loop, and what it risks while it has no data.
 
 An eviction raises the margin and a completion while the queue was held lowers it, so that evictions per request settle
-at `evicted_share`, or below where a larger margin costs next to nothing.
+at `evicted_share`, or below where a larger margin costs almost nothing.
 
 Without a prior there is a start, over whose `START_COMPLETIONS` completions `doubt` falls from 1 to 0. A forecast made
-from ignorance lets hardly anything in, and a forecast that is never tested is never corrected. So the margin begins at
+without data lets hardly anything in, and a forecast that is never tested is never corrected. So the margin begins at
 nothing and waits for evictions to ask for one, and requests enter beyond the forecast: as many as may be evicted so
 that `evicted_share` of the start's requests are, less those that were. Short outputs end soon and teach the law; where
 they turn out long these evictions are the price.

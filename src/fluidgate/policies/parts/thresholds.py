@@ -59,7 +59,7 @@ class ThresholdPolicy(Policy):
 
 @kernel
 def held_until(view, group, pace, hold_s):
-    """When an entry group is let in at the latest that is not complete yet; -inf where it may enter now."""
+    """The latest time at which an incomplete entry group is let in; -inf where it may enter now."""
     release_s = view.arrival_s[view.waiting_head[group]] + hold_s
     if view.waiting_count[group] < int(pace) and view.now_s < release_s:
         return release_s
