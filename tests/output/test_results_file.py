@@ -148,7 +148,7 @@ def test_lines_of_another_header_do_not_count(path: Path, tmp_path: Path) -> Non
 
 def test_the_later_of_two_good_lines_counts(path: Path) -> None:
     with ResultsFile(path, HEADER) as file:
-        (key,) = [key for key, result in file.results(file._found).items() if result == WANTED[0]]
+        (key,) = [key for key, result in file.results(file._held).items() if result == WANTED[0]]
         file.append(key, {"seed": 0}, {"third": 7.0})
     with ResultsFile(path, HEADER) as file:
         assert file.results([key]) == {key: {"third": 7.0}}
@@ -160,7 +160,7 @@ def test_the_later_of_two_good_lines_counts(path: Path) -> None:
 def test_a_result_of_another_kind_is_named_and_runs_again(path: Path, result: dict[str, Any]) -> None:
     """With a right checksum: by another state of the code that calls itself the same version."""
     with ResultsFile(path, HEADER) as file:
-        key = list(file._found)[1]
+        key = list(file._held)[1]
         file.append(key, {"seed": 1}, result)
     with pytest.warns(ResultsWarning, match=r"r\.jsonl:5: another kind of result") as caught:
         assert run(path) == [1]

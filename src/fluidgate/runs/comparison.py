@@ -99,8 +99,8 @@ class Comparison:
     def difference(self, cell: Cell, metric: str) -> PairedDifference:
         """Paired difference of a metric from the baseline policy at the same load, with its 95% interval."""
         base = next(c for c in self.at(cell.scenario) if c.policy == self.baseline)
-        own, other = ([getattr(summary, metric) for summary in c.summaries] for c in (cell, base))
-        return paired_difference(own, other)
+        values, base_values = ([getattr(summary, metric) for summary in c.summaries] for c in (cell, base))
+        return paired_difference(values, base_values)
 
     def to_dict(self, command: str | None = None) -> dict[str, Any]:
         """JSON-ready values: provenance, and per cell every metric's interval, difference and repeats."""
@@ -144,7 +144,7 @@ def compare(
 
     Args:
         source: a workload, whose further repeats are block-bootstrapped from it; a synthetic workload or preset
-            name, of which every repeat draws `requests` requests anew; or the repeats themselves.
+            name, from which every repeat draws `requests` new requests; or the repeats themselves.
         policies: names or specs; the first is the baseline of the differences.
         loads: arrival rates as multiples of the stability boundary; None takes the workload as it arrives.
         repeats: paired repeats, where `source` does not list them; 95% intervals need at least two.
@@ -157,7 +157,7 @@ def compare(
 
     Raises:
         InputError: nothing to compare, an unknown policy, a request that can never fit.
-        JobFailed: workers die again and again at the same run.
+        JobFailed: workers keep dying at the same run.
     """
     if not policies:
         raise InputError("compare needs at least one policy")
@@ -180,7 +180,9 @@ def compare(
     watched: list[Timeline | None] = [None] * len(settings)
     if timelines:
         edges = [stage_edges(scenario.plan) for scenario, *_ in settings]
-        first = [TimelineRun(**vars(job), stage_edges=own) for job, own in zip(jobs[:: len(draws)], edges, strict=True)]
+        first = [
+            TimelineRun(**vars(job), stage_edges=ranges) for job, ranges in zip(jobs[:: len(draws)], edges, strict=True)
+        ]
         watched = [Timeline(**row) for row in runner.without_results().run(TimelineRuns(work), first)]
     cells = tuple(
         Cell(scenario, spec, asdict(policy), tuple(islice(summaries, len(draws))), over_time)

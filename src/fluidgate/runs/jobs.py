@@ -1,4 +1,4 @@
-"""`Runner`: many independent jobs, in processes or on Ray, into a file from which a killed run goes on."""
+"""`Runner`: many independent jobs, in processes or on Ray, with a file from which a killed run continues."""
 
 from __future__ import annotations
 
@@ -62,27 +62,27 @@ class Runner:
 
         Raises:
             InputError: a results file of something else or in use, Ray missing or out of reach, or what `work` raised.
-            JobFailed: workers die again and again at the same job.
+            JobFailed: workers keep dying at the same job.
         """
         keys = [job_key(job) for job in jobs]
         with ExitStack() as stack:
             file = stack.enter_context(ResultsFile(self.results, header or {})) if self.results is not None else None
-            wanted = dict(zip(keys, jobs, strict=True))
-            done = file.results(wanted, shape) if file is not None else {}
-            todo = [key for key in wanted if key not in done]
-            if len(todo) < len(wanted):
-                self._tell(len(wanted) - len(todo), len(wanted))
-            finished = self._finished(work, [wanted[key] for key in todo])
+            by_key = dict(zip(keys, jobs, strict=True))
+            done = file.results(by_key, shape) if file is not None else {}
+            todo = [key for key in by_key if key not in done]
+            if len(todo) < len(by_key):
+                self._tell(len(by_key) - len(todo), len(by_key))
+            finished = self._finished(work, [by_key[key] for key in todo])
             for index, text in stack.enter_context(closing(finished)):
                 key = todo[index]
                 done[key] = json.loads(text)
                 if file is not None:
-                    file.append(key, plain(wanted[key]), done[key])
-                self._tell(len(done), len(wanted))
+                    file.append(key, plain(by_key[key]), done[key])
+                self._tell(len(done), len(by_key))
         return [done[key] for key in keys]
 
     def without_results(self) -> Runner:
-        """The same, for jobs that the results file is not for."""
+        """The same runner without the results file."""
         return replace(self, results=None)
 
     def _tell(self, done: int, total: int) -> None:

@@ -77,7 +77,7 @@ class PolicyRuns:
         return simulate(followed.workload, hardware, policy, config=followed.config, record=record)
 
     def header(self) -> dict[str, Any]:
-        """What the numbers depend on beside the jobs, for a results file."""
+        """What the numbers depend on besides the jobs, for a results file."""
         first = next(iter(self.workloads.values()))
         fleet = {"fleet": asdict(self.fleet)} if self.fleet.replicas > 1 else {}
         return fleet | {

@@ -1,4 +1,4 @@
-"""What a job's result must look like, to tell one that was kept by another state of the code."""
+"""What a job's result must look like, to recognise one that another version of the code kept."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def shape_of(kind: type, **others: Any) -> Shape:
         others: fields that JSON holds in another shape; None: not at all.
     """
     shape = get_type_hints(kind) | others
-    return {name: own for name, own in shape.items() if own is not None}
+    return {name: field_shape for name, field_shape in shape.items() if field_shape is not None}
 
 
 def fits(value: Any, shape: Any) -> bool:
     """Whether a value from JSON has the shape, no less and no more."""
     if isinstance(shape, Mapping):
         same = isinstance(value, Mapping) and value.keys() == shape.keys()
-        return same and all(fits(value[name], own) for name, own in shape.items())
+        return same and all(fits(value[name], field_shape) for name, field_shape in shape.items())
     if isinstance(shape, list):
         return isinstance(value, list) and all(fits(item, shape[0]) for item in value)
     return isinstance(value, int | float if shape is float else shape)

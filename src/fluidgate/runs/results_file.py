@@ -17,9 +17,9 @@ from fluidgate.runs.result_shape import Shape, fits
 from fluidgate.version import version
 
 FORMAT = 2
-"""Of these files; in 1, which had no number, lines had no checksums."""
+"""Of these files; format 1 had no number and no checksums."""
 
-_ADVICE = "name another results file, or delete this one to start anew"
+_ADVICE = "name another results file, or delete this one to start over"
 _CHECKED = re.compile(rb'\{"crc32": "([0-9a-f]{8})", (.+)', re.DOTALL)
 _MAX_NAMED = 10
 
@@ -29,10 +29,10 @@ class ResultsFile:
 
     Every line begins with the CRC-32 of what follows, in an entry continued from the header's, so that a line of
     another file does not pass either. A torn or altered line is named in a `ResultsWarning` and ignored, and its job
-    runs again; a last line that a kill tore is dropped. Of two lines of a job the later one counts.
+    runs again; a last line that a kill tore is dropped. If a job has two lines, the later one counts.
 
     Args:
-        path: made if it is not there.
+        path: created if absent.
         header: JSON-able settings; numbers of another version or other settings must not mix with these.
 
     Raises:
@@ -41,7 +41,7 @@ class ResultsFile:
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
-        self._found: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._held: dict[str, tuple[int, dict[str, Any]]] = {}
         self._header = {"fluidgate": version(), "results_format": FORMAT, **header}
         self._seed = 0
         try:
@@ -75,10 +75,10 @@ class ResultsFile:
         Args:
             shape: of their results; one that does not fit is named and ignored.
         """
-        found = {key: self._found[key] for key in keys if key in self._found}
-        others = [line for line, result in found.values() if shape is not None and not fits(result, shape)]
+        held = {key: self._held[key] for key in keys if key in self._held}
+        others = [line for line, result in held.values() if shape is not None and not fits(result, shape)]
         self._name(others, "another kind of result than its job gives")
-        return {key: result for key, (line, result) in found.items() if line not in others}
+        return {key: result for key, (line, result) in held.items() if line not in others}
 
     def append(self, key: str, job: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Write one finished job, so that a kill right after it loses nothing.
@@ -131,18 +131,18 @@ class ResultsFile:
         for number, line in enumerate(lines[1:], start=2):
             match _checked(line, self._seed):
                 case {"key": str(key), "job": dict(), "result": dict(result)}:
-                    self._found[key] = number, result
+                    self._held[key] = number, result
                 case _:
                     altered.append(number)
-        if header is None and not self._found:  # else they are of our header, which alone is altered
+        if header is None and not self._held:  # else they are of our header, which alone is altered
             raise self._not_ours(lines[0])
         self._name(altered, "torn or altered")
 
     def _compare(self, header: dict[str, Any]) -> None:
-        there, here = _flat(header), _flat(json.loads(json.dumps(self._header)))
-        differing = [key for key in here | there if there.get(key) != here.get(key)]
+        theirs, ours = _flat(header), _flat(json.loads(json.dumps(self._header)))
+        differing = [key for key in ours | theirs if theirs.get(key) != ours.get(key)]
         if differing:
-            words = [_difference(key, there.get(key, "unset"), here.get(key, "unset")) for key in differing]
+            words = [_difference(key, theirs.get(key, "unset"), ours.get(key, "unset")) for key in differing]
             raise InputError(f"{self.path}: holds results of another run ({'; '.join(words)}); {_ADVICE}")
 
     def _name(self, lines: Sequence[int], what: str) -> None:
@@ -190,8 +190,8 @@ def _checksum(line: bytes) -> int:
     return int(parts[1], 16)
 
 
-def _difference(key: str, there: str, here: str) -> str:
-    return f"{key} {there} there, {here} here" if len(there) + len(here) < 80 else f"{key} differs"
+def _difference(key: str, theirs: str, ours: str) -> str:
+    return f"{key} {theirs} there, {ours} here" if len(theirs) + len(ours) < 80 else f"{key} differs"
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

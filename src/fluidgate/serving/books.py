@@ -142,7 +142,7 @@ class Books:
         self.seat(row)
 
     def clear_order(self) -> None:
-        """Forget who waits and who is resident, in which order; rows and columns stay."""
+        """Forget which requests wait and which are resident, and their order; rows and columns stay."""
         self.is_resident[:] = False
         self.num_residents = self.num_waiting = self._front = self._back = 0
         self.head[:] = self.tail[:] = NONE

@@ -151,8 +151,8 @@ class _Core:
         unit, length = load.prefix_block_tokens, int(load.prompt_tokens[row])
         ids = load.prefix_ids[load.prefix_offsets[row] : load.prefix_offsets[row + 1]].tolist()
         shared = [_SHARED + part * unit + i for part in ids for i in range(unit)][:length]
-        own = _PROMPT + row * _PER_REQUEST
-        return shared + list(range(own + len(shared), own + length))
+        base = _PROMPT + row * _PER_REQUEST
+        return shared + list(range(base + len(shared), base + length))
 
     def _sampled(self, request: Any) -> list[int]:
         """The token that the model answers once it has computed all others."""

@@ -54,23 +54,23 @@ def serve_flags(
     Args:
         form: "plugin": fluidgate's scheduler runs the policy. "stock": vLLM's own flags alone, which are the policy
             itself for `greedy`, `watermark` and `concurrency-cap`, and the nearest to it for the others.
-        max_wait_s: refuse requests that would wait longer than this in the queue; None: an endless queue.
-        release: the vLLM that is to take them.
+        max_wait_s: refuse requests that would wait longer than this in the queue; None: an unbounded queue.
+        release: the vLLM release that takes them.
 
     Raises:
         InputError: `max_wait_s` is not a finite time above 0, or the plan's policy is unknown.
     """
-    wanted = _wanted(plan, form, max_wait_s)
-    lacking = _lacking(wanted, release)
+    flags = _newest_flags(plan, form, max_wait_s)
+    lacking = _lacking(flags, release)
     seats = {flag.name: replace(flag, name=SEATS) for flag in lacking if flag.name == ACTIVE}
-    return tuple(seats.get(ACTIVE, flag) if flag.name == SEATS else flag for flag in wanted if flag not in lacking)
+    return tuple(seats.get(ACTIVE, flag) if flag.name == SEATS else flag for flag in flags if flag not in lacking)
 
 
 def lost(
     plan: PlanFile, form: Form = "plugin", *, max_wait_s: float | None = None, release: Release = NEWEST
 ) -> tuple[str, ...]:
     """A sentence for each flag that `serve_flags` leaves out because `release` lacks it; arguments as there."""
-    lacking = _lacking(_wanted(plan, form, max_wait_s), release)
+    lacking = _lacking(_newest_flags(plan, form, max_wait_s), release)
     return tuple(f"vLLM {release} has no {flag.name}; {INSTEAD[flag.name]}" for flag in lacking)
 
 
@@ -78,7 +78,7 @@ def _lacking(flags: Sequence[Flag], release: Release) -> list[Flag]:
     return [flag for flag in flags if FLAG_SINCE.get(flag.name, release.number) > release.number]
 
 
-def _wanted(plan: PlanFile, form: Form, max_wait_s: float | None) -> tuple[Flag, ...]:
+def _newest_flags(plan: PlanFile, form: Form, max_wait_s: float | None) -> tuple[Flag, ...]:
     """The arguments for the newest release."""
     scheduler = Flag("--scheduler-cls", SCHEDULER_CLASS, f"fluidgate's scheduler, which runs {plan.policy} as planned")
     seats, tokens = str(plan.engine.max_num_seqs), str(plan.engine.max_num_batched_tokens)
@@ -144,8 +144,8 @@ def _stock_admission(plan: PlanFile) -> list[Flag]:
     if isinstance(policy, Greedy | Watermark):
         return _planned_admission(plan)
     if isinstance(policy, ConcurrencyCap):
-        own = _active(min(int(policy.cap), engine.seats), "the policy itself: most requests that hold KV at once")
-        return [own, *(flag for flag in _planned_admission(plan) if flag.name != own.name)]
+        cap_flag = _active(min(int(policy.cap), engine.seats), "the policy itself: most requests that hold KV at once")
+        return [cap_flag, *(flag for flag in _planned_admission(plan) if flag.name != cap_flag.name)]
     cap = max(1, min(int(planned.concurrency_cap), engine.seats))
     share = max(engine.watermark, round(planned.watermark, 3))
     return [

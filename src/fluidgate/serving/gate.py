@@ -32,7 +32,7 @@ from fluidgate.serving.books import FIRST_ROWS, Books, book_tokens
 
 @dataclass(frozen=True)
 class Limits:
-    """What the engine told at its start: blocks (without the null block), tokens per block and per iteration, seats."""
+    """What the engine reports at its start: blocks (less the null block), tokens per block and per iteration, seats."""
 
     total_blocks: int
     block_size: int
@@ -172,13 +172,13 @@ class Gate:
     def rebuild(self, residents: Sequence[Standing], waiting: Sequence[Standing], now_s: float) -> None:
         """Make the books what the engine says, in its order. What the policy has learned stays.
 
-        Requests keep their rows, and the policy hears of whatever it has missed.
+        Requests keep their rows, and the policy gets the events that it has missed.
         """
         books = self.books
         was_resident = {name for name, row in books.row_of.items() if books.is_resident[row]}
-        here = {request.name for request in (*residents, *waiting)}
+        names = {request.name for request in (*residents, *waiting)}
         books.clear_order()
-        for name in [name for name in books.row_of if name not in here]:
+        for name in [name for name in books.row_of if name not in names]:
             self._tell(ABORTED, books.row_of[name], now_s)
             books.forget(name)
         for request in (*residents, *waiting):
@@ -386,7 +386,7 @@ class Gate:
 
 
 def _sooner(time_s: float, asked_s: float, now_s: float) -> float:
-    """The earlier of two times to ask again; one that is past, or not a number, is none: as in `engine.loop`."""
+    """The earlier of two times to ask again; one that is past, or not a number, does not count, as in `engine.loop`."""
     return asked_s if now_s < asked_s < time_s else time_s
 
 

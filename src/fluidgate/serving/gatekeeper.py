@@ -37,7 +37,7 @@ class Gatekeeper:
         self.readiness = Readiness(scheduler)
         self.outside: set[str] = set()
         self._aborted: set[str] = set()
-        self._renewed: set[str] = set()  # names in use again before vLLM has told that the request before has ended
+        self._renewed: set[str] = set()  # names reused before vLLM reported the end of the earlier request
         self._steps_since_rebuild = STEPS_BETWEEN_REBUILDS
         self._loading: set[str] = set()  # residents whose KV is still being fetched
 
@@ -85,7 +85,7 @@ class Gatekeeper:
             self.gate.evicted([name for name in lost if name not in self._loading], now_s)
 
     def _looks_out_of_order(self) -> bool:
-        """Whether vLLM may pass over requests that it has not told to be blocked, or looks at another queue first."""
+        """Whether vLLM may pass over requests that it has not reported as blocked, or look at another queue first."""
         scheduler = self.scheduler
         connected = scheduler.connector is not None or scheduler.ec_connector is not None  # either may need more time
         return connected or any(getattr(scheduler, name) for name in seams.HERE.waiting[1:])
@@ -179,10 +179,10 @@ class Gatekeeper:
             raise RuntimeError(f"the books have {mine} requests that hold KV and that wait, vLLM has {theirs}")
 
     def rebuild(self, now_s: float) -> None:
-        """Make the books anew from vLLM's own queues.
+        """Rebuild the books from vLLM's own queues.
 
         Raises:
-            RuntimeError: they were made anew a moment ago.
+            RuntimeError: they were rebuilt a moment ago.
         """
         if self._steps_since_rebuild < STEPS_BETWEEN_REBUILDS:
             raise RuntimeError(f"the books are wrong again {self._steps_since_rebuild} iterations after a rebuild")
@@ -203,12 +203,12 @@ class Gatekeeper:
             self.readiness.watch(request)
 
     def _standing(self, request: Any, *, counted: bool = False) -> Standing:
-        class_id, known = self.classes.of(request)
+        class_id, recognised = self.classes.of(request)
         tokens, sound = 0, True
         if self.gate.policy.needs_output_length:
             tokens, sound = output_tokens(request, self.scheduler.max_model_len)
         if counted:
-            self.metrics.count_labels(bad_hint=not sound, unknown_class=not known)
+            self.metrics.count_labels(bad_hint=not sound, unknown_class=not recognised)
         generated = request.num_output_tokens + request.num_output_placeholders
         return Standing(
             request.request_id, request.num_prompt_tokens, tokens, class_id, generated, request.num_computed_tokens
@@ -255,8 +255,8 @@ class Gatekeeper:
 
     def _waiting_outside(self) -> list[Any]:
         """Waiting requests that are not in the books."""
-        found = (self.scheduler.requests.get(name) for name in self.outside)
-        return [request for request in found if request is not None and request.status != RequestStatus.RUNNING]
+        requests = (self.scheduler.requests.get(name) for name in self.outside)
+        return [request for request in requests if request is not None and request.status != RequestStatus.RUNNING]
 
     def _holding(self) -> list[Any]:
         """Requests in the books that hold KV while they wait for more of it."""

@@ -1,4 +1,4 @@
-"""What a request says of itself: its class and its output length, read so that nothing it says can do harm."""
+"""What a request announces: its class and its output length, read so that no value can do harm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASS_KEY = "fluidgate_class"
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes that a plan tells apart, and how requests that do not name theirs are told apart.
+    """The classes that a plan distinguishes, and how requests that do not name theirs are classified.
 
     Attributes:
         names: in the plan's order; empty where the plan knows one class only.
@@ -26,7 +26,7 @@ class Classes:
     by_priority: Mapping[int, str] = field(default_factory=dict)
 
     def of(self, request: Any) -> tuple[int, bool]:
-        """The number of a request's class, and whether it is known; the last class stands for those that are not."""
+        """The number of a request's class, and whether the plan knows it; unknown ones count as the last class."""
         if not self.names:
             return 0, True
         name = _extra(request).get(CLASS_KEY)
@@ -35,8 +35,8 @@ class Classes:
             name = self.by_adapter.get(adapter.lora_name)
         if name is None:
             name = self.by_priority.get(request.priority)
-        known = isinstance(name, str) and name in self.names
-        return (self.names.index(name) if known else len(self.names) - 1), known
+        recognised = isinstance(name, str) and name in self.names
+        return (self.names.index(name) if recognised else len(self.names) - 1), recognised
 
 
 def output_tokens(request: Any, longest: int) -> tuple[int, bool]:

@@ -54,20 +54,23 @@ class _Families:
 
 @cache
 def _families() -> _Families:
-    """Made once: Prometheus knows each name once."""
-    of = ["engine"]
+    """Made once: Prometheus allows each name once."""
+    labels = ["engine"]
     return _Families(
-        counters={field: Counter(name, text, of) for field, (name, text) in _COUNTERS.items()},
+        counters={field: Counter(name, text, labels) for field, (name, text) in _COUNTERS.items()},
         gauges={
-            field: Gauge(name, text, of, multiprocess_mode="livemostrecent") for field, (name, text) in _GAUGES.items()
+            field: Gauge(name, text, labels, multiprocess_mode="livemostrecent")
+            for field, (name, text) in _GAUGES.items()
         },
         admissions=Counter(
-            "fluidgate_admissions", "Requests admitted: new, resumed, or forced on an idle engine.", ["reason", *of]
+            "fluidgate_admissions", "Requests admitted: new, resumed, or forced on an idle engine.", ["reason", *labels]
         ),
-        fallbacks=Counter("fluidgate_fallbacks", "Times the gate gave way to stock scheduling.", ["where", *of]),
-        rebuilds=Counter("fluidgate_rebuilds", "Times the books were made anew from vLLM's queues.", ["where", *of]),
-        bad_hints=Counter("fluidgate_bad_hints", "Announced output lengths that were no good and ignored.", of),
-        unknown_classes=Counter("fluidgate_unknown_classes", "Requests of no class that the plan knows.", of),
+        fallbacks=Counter("fluidgate_fallbacks", "Times the gate gave way to stock scheduling.", ["where", *labels]),
+        rebuilds=Counter(
+            "fluidgate_rebuilds", "Times the books were made anew from vLLM's queues.", ["where", *labels]
+        ),
+        bad_hints=Counter("fluidgate_bad_hints", "Announced output lengths that were no good and ignored.", labels),
+        unknown_classes=Counter("fluidgate_unknown_classes", "Requests of no class that the plan knows.", labels),
     )
 
 
@@ -81,19 +84,20 @@ class GateMetrics:
     """Counters and gauges, written a few times a second so that a step does not pay for them."""
 
     def __init__(self, rank: int) -> None:
-        known, engine = _families(), str(rank)
-        self.counters = {field: counter.labels(engine=engine) for field, counter in known.counters.items()}
+        families, engine = _families(), str(rank)
+        self.counters = {field: counter.labels(engine=engine) for field, counter in families.counters.items()}
         self.counters |= {
-            field: known.admissions.labels(reason=reason, engine=engine) for field, reason in _ADMISSION_REASONS.items()
+            field: families.admissions.labels(reason=reason, engine=engine)
+            for field, reason in _ADMISSION_REASONS.items()
         }
-        self.gauges = {field: gauge.labels(engine=engine) for field, gauge in known.gauges.items()}
-        self.bad_hints = known.bad_hints.labels(engine=engine)
-        self.unknown_classes = known.unknown_classes.labels(engine=engine)
+        self.gauges = {field: gauge.labels(engine=engine) for field, gauge in families.gauges.items()}
+        self.bad_hints = families.bad_hints.labels(engine=engine)
+        self.unknown_classes = families.unknown_classes.labels(engine=engine)
         # at 0 from the start, so that an alert sees the first one
         self.fallbacks = {
-            where: known.fallbacks.labels(where=where, engine=engine) for where in ("probe", "start", *PLACES)
+            where: families.fallbacks.labels(where=where, engine=engine) for where in ("probe", "start", *PLACES)
         }
-        self.rebuilds = {where: known.rebuilds.labels(where=where, engine=engine) for where in PLACES}
+        self.rebuilds = {where: families.rebuilds.labels(where=where, engine=engine) for where in PLACES}
         self._next_s = 0.0
 
     def fell_back(self, where: str) -> None:
@@ -103,11 +107,11 @@ class GateMetrics:
             self.gauges[now].set(0)
 
     def rebuilt(self, where: str) -> None:
-        """Count books that were made anew."""
+        """Count a rebuild of the books."""
         self.rebuilds[where].inc()
 
     def count_labels(self, *, bad_hint: bool, unknown_class: bool) -> None:
-        """Count what a request says of itself that is no good."""
+        """Count invalid hints and unknown classes in a request."""
         if bad_hint:
             self.bad_hints.inc()
         if unknown_class:

@@ -1,4 +1,4 @@
-"""Where two runs of one case part: the first step or record that differs, in words.
+"""Where two runs of one case diverge: the first step or record that differs, in words.
 
     simulated = simulate(workload, hardware, policy, record="decisions")
     emulated = emulate(workload, hardware, policy, record="decisions")
@@ -22,7 +22,7 @@ from fluidgate.errors import InputError
 
 COLUMN = 24
 EQUAL_ENTRIES_SHOWN = 3
-"""Of a run of equal batch entries, so many are shown; the others are counted."""
+"""Of a stretch of equal batch entries this many are shown; the others are counted."""
 
 Names = tuple[str, str]
 Row = tuple[str, str, str]
@@ -62,22 +62,22 @@ def explain(a: RunRecords, b: RunRecords, step: int, names: Names = ("simulate",
     """
     if not 0 <= step < max(len(_steps(a)), len(_steps(b))):
         raise InputError(f"the runs have no step {step}; they have {len(_steps(a))} and {len(_steps(b))}")
-    one, other = _step(_steps(a), step), _step(_steps(b), step)
-    if one is None or other is None:
-        there, gone = names if other is None else names[::-1]
-        title = f"step {step}: {there} has it, {gone} ended before"
+    left, right = _step(_steps(a), step), _step(_steps(b), step)
+    if left is None or right is None:
+        longer, shorter = names if right is None else names[::-1]
+        title = f"step {step}: {longer} has it, {shorter} ended before"
     else:
         differing = {
-            "time": (one.start_s, one.end_s) != (other.start_s, other.end_s),
-            "batch": (one.tokens, one.batch) != (other.tokens, other.batch),
-            "preempted requests": one.victims != other.victims,
-            "free blocks": one.free_blocks != other.free_blocks,
-            "running and waiting": (one.running, one.waiting) != (other.running, other.waiting),
+            "time": (left.start_s, left.end_s) != (right.start_s, right.end_s),
+            "batch": (left.tokens, left.batch) != (right.tokens, right.batch),
+            "preempted requests": left.victims != right.victims,
+            "free blocks": left.free_blocks != right.free_blocks,
+            "running and waiting": (left.running, left.waiting) != (right.running, right.waiting),
         }
-        found = [part for part, differs in differing.items() if differs]
-        title = f"step {step} differs in {', '.join(found)}" if found else f"step {step} is equal"
+        parts = [part for part, differs in differing.items() if differs]
+        title = f"step {step} differs in {', '.join(parts)}" if parts else f"step {step} is equal"
     lines = [_line(("", *names), mark=False)]
-    lines += [_line(row) for row in _rows(one, other)]
+    lines += [_line(row) for row in _rows(left, right)]
     return "\n".join([title, *lines])
 
 
@@ -122,13 +122,13 @@ def _first_step(a: StepRecords, b: StepRecords) -> int | None:
     columns = [field.name for field in fields(StepRecords) if field.name not in ("batch", "victims")]
     firsts = [_first_unequal(getattr(a, name)[:both], getattr(b, name)[:both]) for name in columns]
     for entries, counts in (("batch", "scheduled"), ("victims", "preempted")):
-        one, other = getattr(a, entries), getattr(b, entries)
-        shared = min(len(one), len(other))
-        entry = _first_unequal(one[:shared], other[:shared])
+        left, right = getattr(a, entries), getattr(b, entries)
+        shared = min(len(left), len(right))
+        entry = _first_unequal(left[:shared], right[:shared])
         if entry is not None:
             firsts.append(int(np.searchsorted(np.cumsum(getattr(a, counts)), entry, side="right")))
-    found = [first for first in firsts if first is not None]
-    return min(found) if found else both if len(a) != len(b) else None
+    steps = [first for first in firsts if first is not None]
+    return min(steps) if steps else both if len(a) != len(b) else None
 
 
 def _first_unequal(a: Any, b: Any) -> int | None:
@@ -147,7 +147,7 @@ def _difference(name: str, a: Any, b: Any, names: Names) -> str:
     return f"{where} is {np.atleast_1d(a)[i]} in {names[0]} and {np.atleast_1d(b)[i]} in {names[1]}"
 
 
-def _rows(one: _Step | None, other: _Step | None) -> Iterator[Row]:
+def _rows(left: _Step | None, right: _Step | None) -> Iterator[Row]:
     """The lines of the comparison: (label, value in one, value in the other)."""
     for label, name in (
         ("start (s)", "start_s"),
@@ -157,9 +157,9 @@ def _rows(one: _Step | None, other: _Step | None) -> Iterator[Row]:
         ("waiting", "waiting"),
         ("free blocks", "free_blocks"),
     ):
-        yield label, str(getattr(one, name, "–")), str(getattr(other, name, "–"))
-    yield from _batch_rows(one.batch if one else [], other.batch if other else [])
-    for mine, theirs in zip_longest(one.victims if one else [], other.victims if other else []):
+        yield label, str(getattr(left, name, "–")), str(getattr(right, name, "–"))
+    yield from _batch_rows(left.batch if left else [], right.batch if right else [])
+    for mine, theirs in zip_longest(left.victims if left else [], right.victims if right else []):
         yield "preempted", _named(mine), _named(theirs)
 
 
@@ -182,6 +182,6 @@ def _entry(entry: tuple[int, int] | None) -> str:
 
 
 def _line(row: Row, *, mark: bool = True) -> str:
-    label, one, other = row
-    text = f"  {label:<{COLUMN}}{one:<{COLUMN}}{other}"
-    return (f"{text:<{3 * COLUMN}} <" if mark and one != other else text).rstrip()
+    label, left, right = row
+    text = f"  {label:<{COLUMN}}{left:<{COLUMN}}{right}"
+    return (f"{text:<{3 * COLUMN}} <" if mark and left != right else text).rstrip()

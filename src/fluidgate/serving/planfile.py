@@ -147,10 +147,10 @@ class Planned(_Section):
 
 
 class ClassNames(_Section):
-    """The labels of the traffic that was planned for, and which one a request has that does not name its own.
+    """The labels of the traffic that was planned for, and which one a request has if it names none.
 
     Attributes:
-        names: in the policy's order; empty where requests are not told apart.
+        names: in the policy's order; empty where requests are not distinguished.
         by_adapter: label by the name of the LoRA adapter.
         by_priority: label by the request's priority, a whole number.
     """
@@ -160,17 +160,17 @@ class ClassNames(_Section):
     by_priority: dict[str, str] = {}
 
     @model_validator(mode="after")
-    def _known(self) -> Self:
+    def _refuse_unknown_names(self) -> Self:
         for key, name in (self.by_adapter | self.by_priority).items():
             if name not in self.names:
-                known = ", ".join(self.names) or "none"
-                raise ValueError(f"{key!r} is given to class {name!r}, which the plan does not know (known: {known})")
+                listed = ", ".join(self.names) or "none"
+                raise ValueError(f"{key!r} is given to class {name!r}, which the plan does not know (known: {listed})")
         for key in self.by_priority:
             if not re.fullmatch(r"-?\d{1,9}", key):
                 raise ValueError(f"by_priority: {key!r} must be a whole number")
         return self
 
-    def as_told_apart(self) -> Classes:
+    def to_classes(self) -> Classes:
         """For the plugin."""
         return Classes(self.names, self.by_adapter, {int(key): name for key, name in self.by_priority.items()})
 
@@ -283,8 +283,8 @@ class PlanFile(_Section):
                 raise InputError(f"'parameters.{name}' is missing: policy {self.policy} needs it; {_AGAIN}")
         for name in self.parameters:
             if name not in names:
-                known = ", ".join(names) or "none"
-                raise InputError(f"'parameters.{name}' is not a parameter of policy {self.policy} (known: {known})")
+                listed = ", ".join(names) or "none"
+                raise InputError(f"'parameters.{name}' is not a parameter of policy {self.policy} (known: {listed})")
         try:
             return TypeAdapter(cls).validate_json(json.dumps(self.parameters), strict=True)
         except ValidationError as error:
@@ -330,14 +330,14 @@ def _engine(config: EngineConfig, token_budget: int) -> EngineLimits:
 
 def _class_names(plan: FluidPlan, class_map: Sequence[str]) -> ClassNames:
     classes = plan.mix.classes
-    told_apart: dict[str, dict[str, str]] = {"adapter": {}, "priority": {}}
+    class_maps: dict[str, dict[str, str]] = {"adapter": {}, "priority": {}}
     for entry in class_map:
-        found = re.fullmatch(r"(adapter|priority):(.+)=([^=]+)", entry)
-        if found is None:
+        match = re.fullmatch(r"(adapter|priority):(.+)=([^=]+)", entry)
+        if match is None:
             raise InputError(f"{entry!r} does not tell a class: give adapter:NAME=CLASS or priority:NUMBER=CLASS")
-        told_apart[found[1]][found[2]] = found[3]
-    names = tuple(known.name for known in classes) if len(classes) > 1 else ()
-    return ClassNames(names=names, by_adapter=told_apart["adapter"], by_priority=told_apart["priority"])
+        class_maps[match[1]][match[2]] = match[3]
+    names = tuple(summary.name for summary in classes) if len(classes) > 1 else ()
+    return ClassNames(names=names, by_adapter=class_maps["adapter"], by_priority=class_maps["priority"])
 
 
 def _traffic(plan: FluidPlan) -> Traffic:
@@ -378,16 +378,16 @@ def _brief(value: Parameter) -> str:
 
 def _refuse_other_formats(values: dict[str, Any], path: Path | str) -> None:
     if values.get("format") != FORMAT:
-        found = shown(values.get("format"))
+        text = shown(values.get("format"))
         raise InputError(
-            f"{path}: is not a plan for a server: its 'format' is {found}, not {FORMAT!r}; {_AGAIN} "
+            f"{path}: is not a plan for a server: its 'format' is {text}, not {FORMAT!r}; {_AGAIN} "
             "(--format json and --output-dir write a report, which no server reads)"
         )
-    given = values.get("version")
-    if type(given) is not int or given != VERSION:
+    file_version = values.get("version")
+    if type(file_version) is not int or file_version != VERSION:
         writer = f"{values.get('fluidgate', '(unknown)')!s:.40}"
         raise InputError(
-            f"{path}: 'version' = {shown(given)} was written by fluidgate {writer}; this is "
+            f"{path}: 'version' = {shown(file_version)} was written by fluidgate {writer}; this is "
             f"fluidgate {version()}, which reads version {VERSION}: install the fluidgate that wrote it, or {_AGAIN}"
         )
 

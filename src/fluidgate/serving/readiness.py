@@ -62,7 +62,7 @@ def grammar_failed(request: Any) -> bool:
 
 
 def with_adapter_slots(scheduler: Any, requests: Iterable[Any]) -> list[Any]:
-    """Those whose adapters find slots beside the residents' own: vLLM up to 0.32 forgets those of paused residents."""
+    """Requests whose adapters find slots besides the residents': vLLM up to 0.32 forgets those of paused residents."""
     running = (request.lora_request for request in scheduler.running)
     taken = {adapter.lora_int_id for adapter in running if adapter is not None}
     chosen = []

@@ -3,7 +3,7 @@
     vllm serve MODEL --scheduler-cls fluidgate.serving.scheduler.GateScheduler
 
 It subclasses vLLM's asynchronous scheduler, copies none of it, and acts through the seams of `serving.seams` alone.
-Where the gate cannot run it is stock vLLM, and says so once. Where its books go wrong they are made anew from vLLM's
+Where the gate cannot run it is stock vLLM, and says so once. Where its books go wrong they are rebuilt from vLLM's
 own queues; if that does not help it is stock vLLM for good.
 """
 
@@ -76,7 +76,7 @@ class GateScheduler(AsyncScheduler):
         return output
 
     def _guarded(self, where: str, what: Callable[[], None]) -> None:
-        """Run a part of ours. If it fails, make the books anew; if that fails too, be stock vLLM from now on."""
+        """Run a part of ours. If it fails, rebuild the books; if that fails too, be stock vLLM from now on."""
         try:
             what()
         except Exception:

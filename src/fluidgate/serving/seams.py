@@ -1,10 +1,10 @@
 """How a policy's decisions reach vLLM's scheduler: three seams, none of which needs a copy of `schedule()`.
 
 1. No request may enter: `_pause_state = PAUSED_NEW` around the call.
-2. So many may enter: the limit on residents, for the call.
+2. A number of requests may enter: the limit on residents, for the call.
 3. A resident pauses: `next_decode_eligible_step` beyond the call; its KV stays.
 
-Where it matters who enters, the others are out of sight for the call, and at their place again after it.
+Where it matters which requests enter, the others are hidden for the call and put back in their places after it.
 Source: vLLM 0.24 to 0.33, `v1/core/sched/scheduler.py`; what differs between them is in `serving.capabilities`.
 """
 
@@ -22,7 +22,7 @@ from vllm.v1.core.sched.request_queue import FCFSRequestQueue
 from fluidgate.serving.capabilities import capabilities_of
 
 HERE = capabilities_of(vllm.__version__)
-"""What the scheduler of the vLLM that is installed offers."""
+"""What the scheduler of the installed vLLM offers."""
 
 
 class QueueView(FCFSRequestQueue):
@@ -65,36 +65,36 @@ def admit_at_most(scheduler: Any, count: int) -> Iterator[None]:
 
 @contextmanager
 def admit_only(scheduler: Any, allowed: Sequence[Any]) -> Iterator[None]:
-    """Admit only `allowed`, in that order, within the block; the others are out of vLLM's sight meanwhile."""
+    """Admit only `allowed`, in that order, within the block; the others are hidden from vLLM."""
     main, *others = HERE.waiting
     elsewhere: set[Any] = set()
     with ExitStack() as views:
         for name in others:
             elsewhere.update(getattr(scheduler, name))
-            seen = [request for request in allowed if request in elsewhere]
-            views.enter_context(_only(scheduler, name, seen))
-        seen = [request for request in allowed if request not in elsewhere] if elsewhere else list(allowed)
-        views.enter_context(_only(scheduler, main, seen))
+            visible = [request for request in allowed if request in elsewhere]
+            views.enter_context(_only(scheduler, name, visible))
+        visible = [request for request in allowed if request not in elsewhere] if elsewhere else list(allowed)
+        views.enter_context(_only(scheduler, main, visible))
         yield
 
 
 @contextmanager
-def _only(scheduler: Any, name: str, seen: list[Any]) -> Iterator[None]:
-    """Show vLLM only `seen` of one queue within the block."""
-    everyone = getattr(scheduler, name)
-    view = QueueView(seen)
-    view.hidden = len(everyone) - len(seen)
+def _only(scheduler: Any, name: str, visible: list[Any]) -> Iterator[None]:
+    """Show vLLM only `visible` of one queue within the block."""
+    queue = getattr(scheduler, name)
+    view = QueueView(visible)
+    view.hidden = len(queue) - len(visible)
     setattr(scheduler, name, view)
     try:
         yield
     finally:
         left = list(view)
-        still_there, were_there = set(left), set(seen)
-        for request in seen:
+        still_there, were_there = set(left), set(visible)
+        for request in visible:
             if request not in still_there:
-                everyone.remove(request)
-        everyone.extendleft(request for request in reversed(left) if request not in were_there)
-        setattr(scheduler, name, everyone)
+                queue.remove(request)
+        queue.extendleft(request for request in reversed(left) if request not in were_there)
+        setattr(scheduler, name, queue)
 
 
 def pause(scheduler: Any, requests: Iterable[Any]) -> None:

@@ -14,10 +14,10 @@ from fluidgate.serving.labels import Classes
 logger = logging.getLogger("vllm.fluidgate")
 
 PLAN_KEY = "fluidgate_plan"
-"""Key of vLLM's `--additional-config` that names the plan file; the variable FLUIDGATE_PLAN goes before it."""
+"""Key of vLLM's `--additional-config` that names the plan file; the variable FLUIDGATE_PLAN takes precedence."""
 
 POLICY_FILE_VARIABLE = "FLUIDGATE_POLICY_FILE"
-"""Environment variable that names the Python file of a policy of one's own."""
+"""Environment variable that names the Python file of a custom policy."""
 
 TOLERATED_BLOCK_DIFFERENCE = 0.05
 
@@ -35,8 +35,8 @@ def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -
         return Fluid(), Classes()
     from fluidgate.serving.planfile import PlanFile  # pydantic, needed only with a plan
 
-    own = os.environ.get(POLICY_FILE_VARIABLE)
-    load_policy_file(Path(own) if own else None)
+    policy_file = os.environ.get(POLICY_FILE_VARIABLE)
+    load_policy_file(Path(policy_file) if policy_file else None)
     plan = PlanFile.load(path)
     planned, actual = plan.hardware.num_gpu_blocks - 1, limits.total_blocks
     if abs(planned - actual) > TOLERATED_BLOCK_DIFFERENCE * actual:
@@ -47,4 +47,4 @@ def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -
             actual,
             actual + 1,
         )
-    return plan.make_policy(), plan.classes.as_told_apart()
+    return plan.make_policy(), plan.classes.to_classes()

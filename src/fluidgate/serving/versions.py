@@ -84,14 +84,14 @@ def known_release(version: str) -> Release:
 
 
 def cuts_lone_prefill(version: str) -> bool:
-    """Whether this vLLM follows the engine's rule `cut_lone_prefill`; a version that is not one is taken as new."""
+    """Whether this vLLM follows the engine's rule `cut_lone_prefill`; a version that cannot be parsed counts as new."""
     number = _number(version)
     return number is not None and number < LONE_PREFILL_SPARED_SINCE
 
 
 def _number(version: str) -> tuple[int, int] | None:
-    found = re.match(r"(\d+)\.(\d+)(?:[.+]|$)", version)
-    return (int(found[1]), int(found[2])) if found else None
+    match = re.match(r"(\d+)\.(\d+)(?:[.+]|$)", version)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def support_table() -> str:

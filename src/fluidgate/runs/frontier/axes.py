@@ -31,7 +31,7 @@ def settings_on(axis: str | None, values: Sequence[str | float] | None, hardware
     Args:
         axis: `memory` (values multiply the KV blocks), `output-length` (values multiply output lengths) or
             `model-gpu` (values are `model/gpu` or `model/gpu/tp`, in place of the machine).
-        values: None takes the axis's own.
+        values: None takes the axis's defaults.
 
     Raises:
         InputError: an unknown axis, values without an axis or none, or a value that the axis cannot take.
@@ -42,14 +42,14 @@ def settings_on(axis: str | None, values: Sequence[str | float] | None, hardware
         return (Setting(hardware.name, hardware),)
     if axis not in AXES:
         raise InputError(f"there is no axis {axis!r}; use one of {', '.join(AXES)}")
-    own, setting = AXES[axis]
-    found = tuple(setting(str(value), hardware) for value in (own if values is None else values))
-    if not found:
+    defaults, make_setting = AXES[axis]
+    settings = tuple(make_setting(str(value), hardware) for value in (defaults if values is None else values))
+    if not settings:
         raise InputError(f"axis {axis} needs at least one value")
-    labels = [one.label for one in found]
+    labels = [setting.label for setting in settings]
     if len(set(labels)) < len(labels):
         raise InputError(f"a value of axis {axis} is given twice in {', '.join(labels)}")
-    return found
+    return settings
 
 
 def _memory(value: str, hardware: Hardware) -> Setting:
@@ -67,8 +67,8 @@ def _model_gpu(value: str, hardware: Hardware) -> Setting:
     parts = value.split("/")
     if len(parts) not in (2, 3) or not (len(parts) == 2 or parts[2].isdigit()):
         raise InputError(f"model-gpu value {value!r} must be model/gpu or model/gpu/tp, such as llama-3.1-8b/h100-80gb")
-    found = get_hardware(parts[0], parts[1], tp=int(parts[2]) if len(parts) == 3 else 1)
-    return Setting(found.name, found)
+    machine = get_hardware(parts[0], parts[1], tp=int(parts[2]) if len(parts) == 3 else 1)
+    return Setting(machine.name, machine)
 
 
 def _factor(axis: str, value: str) -> float:

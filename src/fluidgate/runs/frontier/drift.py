@@ -1,6 +1,6 @@
 """One replication: a run that begins with a backlog, and whether work stayed behind in it.
 
-A queue is stable at a rate if it is worked off while it stands. So every run begins with a backlog of a quarter of its
+A queue is stable at a rate if it drains while it stands. So every run begins with a backlog of a quarter of its
 requests, at least ten times n*, the residents at the boundary, and is watched from when half as many requests have
 finished (the engine has turned over five times) until 1.5 n* or fewer requests are left in the system, or the last
 one arrives.

@@ -27,10 +27,10 @@ from fluidgate.runs.simulation import plan_for, simulate
 from fluidgate.workload import PRESETS, Synthetic, Workload, generate, resample
 
 REQUESTS_PER_RESIDENT = 40
-"""A run has at least so many requests per resident at n*: a quarter of them make a backlog of ten times n*."""
+"""A run has at least this many requests per resident at n*: a quarter of them make a backlog of ten times n*."""
 
 Source = Workload | Synthetic
-"""A recorded workload, whose replications are bootstrapped from it, or one that is drawn anew."""
+"""A recorded workload, whose replications are bootstrapped from it, or one that each replication draws again."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Trial:
     Attributes:
         rate: requests per second.
         load: as a share of the predicted boundary.
-        stable: None if it cannot be told.
-        left, left_low, left_high: share of the arriving work that stays behind while a queue stands; below 0 the
-            queue is worked off. The bounds are those of the test.
+        stable: None if undecided.
+        left, left_low, left_high: share of the arriving work that is left while a queue stands; below 0 the
+            queue drains. The bounds are those of the test.
         replications: runs that it took.
         recompute_loss: share of busy time that recomputation takes, mean.
     """
@@ -125,7 +125,7 @@ class Searches:
         }
 
     def header(self) -> dict[str, Any]:
-        """What the numbers depend on beside the jobs, for a results file."""
+        """What the numbers depend on besides the jobs, for a results file."""
         return {
             "workloads": {name: _identity(source) for name, source in self.sources.items()},
             "engine": asdict(self.config),
@@ -162,7 +162,7 @@ class Searches:
                 yield measured[-1].left_s
 
         decision: Decision = until_decided(replications(), self.rule)
-        offered_s = float(np.mean([one.offered_s for one in measured]))
+        offered_s = float(np.mean([work.offered_s for work in measured]))
         return Trial(
             rate=rate,
             load=load,
@@ -244,7 +244,7 @@ def _scaled_outputs(workload: Workload, factor: float) -> Workload:
 
 
 def _without_drift(trials: list[Trial]) -> float:
-    """The rate at which nothing stays behind, by a straight line between the trials beside it."""
+    """The rate at which no work is left, by a straight line between the neighbouring trials."""
     for below, above in pairwise(trials):
         if below.left <= 0 < above.left:
             part = below.left / (below.left - above.left)

@@ -1,21 +1,22 @@
-"""The sequential test behind a stable rate, and the bisection that uses it; both know nothing of engines.
+"""The sequential test behind a stable rate, and the bisection that uses it; neither knows about engines.
 
 At one rate, replications give independent values of the same mean, whose sign is that of the queue's drift: above 0
-work stays behind, below 0 it is worked off. After 4, 8, 16, … of them, up to a cap, a Student t-test of each side is
-made; the first that is significant decides, and where none is, the rate cannot be told.
+the queue grows, below 0 it drains. After 4, 8, 16, … of them, up to a cap, a Student t-test of each side is
+made; the first that is significant decides, and where none is, the rate stays undecided.
 
 Rates lie on a fixed geometric grid with the tolerance as step, in which the predicted boundary is the middle. Two
 bisections share their tests: one for the largest rate shown stable, in which all that is not shown stable counts as
-too high, and one for the smallest shown unstable, likewise. Each visits at most `depth` rates.
+too high, and one for the smallest shown unstable, in which all that is not shown unstable counts as too low. Each
+visits at most `depth` rates.
 
 Error. Say the queue drifts up at the rates above f and down at those below. The first test that errs is on the
-path from the middle of the grid on which every answer is right: once an answer leaves that path because it is "cannot
-tell", every later rate of that bisection lies on the side of f where its answer cannot be wrong. That path is given
+path from the middle of the grid on which every answer is right: once an answer leaves that path because it is
+undecided, every later rate of that bisection lies on the side of f where its answer cannot be wrong. That path is given
 by f before any run, has at most `depth` rates, and at each of them only one side of the test can be wrong. So with
 Bonferroni's inequality over depth × looks one-sided tests, each at level α/(depth · looks), the interval contains f
 with probability of at least 1 − α, whatever the dependence between rates: common random numbers are allowed, and so
-is looking again after more replications. Approximate is only that the t-test takes the mean of 4 or more replications
-for normal.
+is looking again after more replications. The only approximation is that the t-test takes the mean of 4 or more
+replications to be normal.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Rule:
     """How rates are tested.
 
     Attributes:
-        tolerance: step of the grid of rates, relative; the width of the interval where every rate can be told.
+        tolerance: step of the grid of rates, relative; the width of the interval where every rate is decided.
         alpha: the probability that the interval misses is at most this.
         replications: most replications at a rate.
     """
@@ -78,7 +79,7 @@ class Rule:
     def load(self, index: int) -> float:
         """A rate of the grid, 0 ≤ index < 2^depth − 1, as a multiple of the predicted boundary.
 
-        Half a step beside it: a machine that attains the boundary exactly has no drift there.
+        Half a step off it: a machine that attains the boundary exactly has no drift there.
         """
         middle = 2 ** (self.depth - 1) - 1
         return float((1.0 + self.tolerance) ** (index - middle + 0.5))
@@ -89,7 +90,7 @@ class Decision:
     """What the values of one rate say.
 
     Attributes:
-        stable: None if it cannot be told.
+        stable: None if undecided.
         mean, low, high: of the values; the bounds are those that the tests use.
         replications: how many values there are.
     """
@@ -126,22 +127,22 @@ def bisect(test: Callable[[int], bool | None], depth: int) -> tuple[int, int]:
     """The largest index shown stable and the smallest shown unstable, of 0 … 2^depth − 2.
 
     Args:
-        test: True for stable, False for unstable, None if it cannot be told; called once per index.
+        test: True for stable, False for unstable, None if undecided; called once per index.
 
     Returns:
         −1 where none was shown stable, 2^depth − 1 where none was shown unstable.
     """
-    known = cache(test)
+    answer = cache(test)
     last = 2**depth - 1
     low, high = -1, last
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if known(middle) is True else (low, middle)
+        low, high = (middle, high) if answer(middle) is True else (low, middle)
     stable = low
     low, high = -1, last
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if known(middle) is False else (middle, high)
+        low, high = (low, middle) if answer(middle) is False else (middle, high)
     return stable, high
 
 

@@ -36,7 +36,7 @@ class StableRate:
         fluctuation_cost: share of the boundary that it costs to keep free one standard deviation of what n* residents
             hold, half the plan's watermark: what the fluid model leaves out.
         requests: per run.
-        rate: the estimate, requests per second: where nothing stays behind; NaN if the interval is open.
+        rate: the estimate, requests per second: where no work is left; NaN if the interval is open.
         low, high: the interval: the largest rate found stable (0: none) and the smallest found unstable (infinite:
             none), requests per second.
         runs: simulations that it took.
@@ -126,12 +126,12 @@ def frontier(
     1 − `alpha` an interval contains the rate, see `stable_rate.sequential`.
 
     Args:
-        source: a preset's name or a synthetic workload, of which every replication draws anew, or a recorded workload,
-            from which they are block-bootstrapped. Its own rate does not matter.
+        source: a preset's name or a synthetic workload, from which every replication draws again, or a recorded
+            workload, from which they are block-bootstrapped. Its own rate does not matter.
         policies: names or specs; what a spec leaves out comes from the plan at the rate that is tested.
         axis, values: what to vary, see `settings_on`.
         requests: per run, at least; more where the machine holds many, and a recorded workload's own number.
-        tolerance: width of the intervals, relative, where every rate can be told.
+        tolerance: width of the intervals, relative, where every rate is decided.
         alpha: error level of each interval.
         replications: most replications at a rate.
         policy_file: Python file that registers policies of your own, here and in workers.
@@ -140,25 +140,25 @@ def frontier(
     Raises:
         InputError: no policies, an unknown policy, axis or value, a tolerance or level out of range, or a workload that
             has no rate, is too short, or holds a request that can never fit.
-        JobFailed: workers die again and again at the same search.
+        JobFailed: workers keep dying at the same search.
     """
     config, rule = config or EngineConfig(), Rule(tolerance, alpha, replications)
-    known = _source(source)
+    traffic = _source(source)
     load_policies_once(policy_file and policy_file.absolute())
     _refuse_policies(policies)
     if requests < 100:
         raise InputError(f"{requests} requests per run are too few to see a queue drift; use at least 100")
     settings = settings_on(axis, values, hardware)
-    work = Searches({known.name: known}, config, rule, requests=requests, seed=seed, policy_file=policy_file)
-    wanted = [(setting, policy) for setting in settings for policy in policies]
+    work = Searches({traffic.name: traffic}, config, rule, requests=requests, seed=seed, policy_file=policy_file)
+    pairs = [(setting, policy) for setting in settings for policy in policies]
     rows = (runner or Runner()).run(
         work,
-        [Search(known.name, setting.output_scale, setting.hardware, policy) for setting, policy in wanted],
+        [Search(traffic.name, setting.output_scale, setting.hardware, policy) for setting, policy in pairs],
         header={"command": "frontier", **work.header()},
         shape=SEARCH_SHAPE,
     )
-    rates = tuple(stable_rate(policy, setting, row) for (setting, policy), row in zip(wanted, rows, strict=True))
-    return Frontier(known.name, axis, config, rule, seed, rates)
+    rates = tuple(stable_rate(policy, setting, row) for (setting, policy), row in zip(pairs, rows, strict=True))
+    return Frontier(traffic.name, axis, config, rule, seed, rates)
 
 
 SEARCH_SHAPE = shape_of(StableRate, policy=None, setting=None, trials=[shape_of(Trial)])
