@@ -114,11 +114,11 @@ def fit_to_timings(
     measured = run.timings.latencies_s
 
     def loss(log_coefficients: FloatArray) -> float:
-        found = replay(run, StepTime(*np.exp(log_coefficients)), num_gpu_blocks, config)
+        records = replay(run, StepTime(*np.exp(log_coefficients)), num_gpu_blocks, config)
         total = 0.0
-        for name, simulated in Timings.of(found).latencies_s.items():
-            own, other = measured[name][fitted_on], simulated[fitted_on]
-            error = np.abs(np.log(other / own)) if name == "TPOT" else np.abs(other - own) / own.mean()
+        for name, simulated in Timings.of(records).latencies_s.items():
+            actual, modelled = measured[name][fitted_on], simulated[fitted_on]
+            error = np.abs(np.log(modelled / actual)) if name == "TPOT" else np.abs(modelled - actual) / actual.mean()
             total += float(error.mean())
         return total
 

@@ -73,10 +73,10 @@ def case(name: str, mooncake: Path | None = None) -> Case:
         if mooncake is None:
             raise InputError("case mooncake needs its trace: --mooncake conversation_trace.jsonl (see docs/gate.md)")
         return Case(name, lambda requests, seed: _replayed(mooncake, requests, seed), _paper_machine())
-    known = _cases()
-    if name not in known:
-        raise InputError(f"no case {name!r}; known: {', '.join([*known, MOONCAKE])}")
-    return known[name]
+    cases = _cases()
+    if name not in cases:
+        raise InputError(f"no case {name!r}; known: {', '.join([*cases, MOONCAKE])}")
+    return cases[name]
 
 
 @cache
@@ -103,10 +103,10 @@ def _cases() -> dict[str, Case]:
         ("bursty, gamma CV 4", conversation, paper, Gamma(1.0, 4.0)),
         ("bursty, MMPP", conversation, paper, MMPP2(0.25, 2.5, 300.0, 150.0)),
     )
-    found = [
+    cases = [
         Case(name, _drawing(name, lengths, *arrivals), hardware) for name, lengths, hardware, *arrivals in rows
     ] + [Case(name, _preset(name), paper) for name in LOADED if name in PRESETS]
-    by_name = {known.name: known for known in found}
+    by_name = {entry.name: entry for entry in cases}
     for labelled in (by_name["three-types"], by_name["three types, 16k"]):
         name = f"{labelled.name}, unlabelled"
         by_name[name] = Case(name, _unlabelled(labelled.draw), labelled.hardware)
@@ -119,7 +119,7 @@ def _paper_machine() -> Hardware:
 
 
 def _machine(kv_tokens: int, c0: float, c_tok: float, c_kv: float) -> Hardware:
-    """A machine with an affine step time, seconds, and `kv_tokens` beside the null block."""
+    """A machine with an affine step time, seconds, and `kv_tokens` besides the null block."""
     step_time = StepTime(c0=c0, c_tok=c_tok, c_kv=c_kv)
     return Hardware(f"{kv_tokens:,} KV tokens", step_time, kv_tokens // BLOCK_TOKENS + 1, BLOCK_TOKENS)
 

@@ -34,7 +34,7 @@ def _intro(result: GateResult) -> str:
 
 
 def _targets(result: GateResult) -> str:
-    rows = [(t.what, t.wanted, t.measured, t.verdict, t.where) for t in judged_targets(result)]
+    rows = [(t.what, t.goal, t.measured, t.verdict, t.where) for t in judged_targets(result)]
     return _section(
         "Targets", _table(("target for `fluid`", "wanted", "measured", "verdict", "where it is worst"), rows)
     )
@@ -189,8 +189,8 @@ def _mean(key: str, form: str, scale: float = 1.0) -> Text:
 
 def _interval(key: str) -> Text:
     def text(row: Row) -> str:
-        found = mean_interval(row.values[key])
-        return f"{found.mean:.3f} ± {found.high - found.mean:.3f}"
+        interval = mean_interval(row.values[key])
+        return f"{interval.mean:.3f} ± {interval.high - interval.mean:.3f}"
 
     return text
 
@@ -200,10 +200,10 @@ def _relative(result: GateResult, key: str, base: str) -> Text:
 
     def text(row: Row) -> str:
         other = result.row(row.part, row.cell, base)
-        found = paired_difference(row.values[key], other.values[key]).relative
-        if not np.isfinite(found.mean):
+        ratio = paired_difference(row.values[key], other.values[key]).relative
+        if not np.isfinite(ratio.mean):
             return "–"
-        return f"{1 + found.mean:.3f} ± {found.high - found.mean:.3f}"
+        return f"{1 + ratio.mean:.3f} ± {ratio.high - ratio.mean:.3f}"
 
     return text
 
@@ -217,8 +217,8 @@ def _against_fluid(result: GateResult, row: Row) -> str:
     rates = np.array([float(r.values["bound_share"].mean()) for r in curve])
     order = np.argsort(stalls)
     best = np.maximum.accumulate(rates[order])  # a larger knob need not be used
-    here = float(np.interp(row.values["stalled_share"].mean(), stalls[order], best))
-    return f"{here - float(row.values['bound_share'].mean()):+.3f}"
+    fluid_rate = float(np.interp(row.values["stalled_share"].mean(), stalls[order], best))
+    return f"{fluid_rate - float(row.values['bound_share'].mean()):+.3f}"
 
 
 def _section(title: str, *parts: str) -> str:

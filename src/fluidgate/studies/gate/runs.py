@@ -81,7 +81,7 @@ class GateRun:
 
 
 class GateRuns:
-    """What all jobs share; called with one, gives the numbers of its run.
+    """What all jobs share; called with a job, returns the numbers of its run.
 
     Args:
         mooncake: the Mooncake trace.
@@ -91,25 +91,25 @@ class GateRuns:
         self.mooncake = mooncake and mooncake.absolute()
 
     def __call__(self, job: GateRun) -> dict[str, Any]:
-        known = case(job.case, self.mooncake)
-        workload = _drawn(known, job.requests, job.seed, job.load)
+        gate_case = case(job.case, self.mooncake)
+        workload = _drawn(gate_case, job.requests, job.seed, job.load)
         config = ENGINES[job.engine]
         if job.watermark is not None or job.cap is not None:
             config = replace(config, watermark=job.watermark, max_num_active_seqs=job.cap)
-        policy = _policy(known, job)
-        records = simulate(workload, known.hardware, policy, config=config)
+        policy = _policy(gate_case, job)
+        records = simulate(workload, gate_case.hardware, policy, config=config)
         summary = summarize(records)
-        kept = {name: getattr(summary, name) for name in KEPT}
-        return {**kept, "bound_share": bound_share(records), "offered": len(workload)}
+        numbers = {name: getattr(summary, name) for name in KEPT}
+        return {**numbers, "bound_share": bound_share(records), "offered": len(workload)}
 
 
-def planned(known: Case, requests: int, load: float | None) -> FluidPlan:
+def planned(gate_case: Case, requests: int, load: float | None) -> FluidPlan:
     """The plan of a case at a load, from a draw that no run uses; saturated: at the boundary."""
     config = ENGINES["no cache"]
-    at_boundary = _boundary_plan(known, requests)
+    at_boundary = _boundary_plan(gate_case, requests)
     if load is None:
         return at_boundary
-    return plan_for(_drawn(known, requests, PLANNING_SEED, load), known.hardware, config)
+    return plan_for(_drawn(gate_case, requests, PLANNING_SEED, load), gate_case.hardware, config)
 
 
 def boundary(name: str, requests: int) -> Stability:
@@ -125,22 +125,22 @@ def planned_facts(name: str, requests: int) -> tuple[str, str, str, str]:
 
 
 @lru_cache(maxsize=64)
-def _boundary_plan(known: Case, requests: int) -> FluidPlan:
-    draw = known.draw(requests, PLANNING_SEED)
-    return plan_for(_at_once(draw), known.hardware, ENGINES["no cache"])
+def _boundary_plan(gate_case: Case, requests: int) -> FluidPlan:
+    draw = gate_case.draw(requests, PLANNING_SEED)
+    return plan_for(_at_once(draw), gate_case.hardware, ENGINES["no cache"])
 
 
 @lru_cache(maxsize=64)
-def _plan(known: Case, requests: int, load: float | None) -> FluidPlan:
-    return planned(known, requests, load)
+def _plan(gate_case: Case, requests: int, load: float | None) -> FluidPlan:
+    return planned(gate_case, requests, load)
 
 
 @lru_cache(maxsize=4)
-def _drawn(known: Case, requests: int, seed: int, load: float | None) -> Workload:
-    draw = known.draw(requests, seed)
+def _drawn(gate_case: Case, requests: int, seed: int, load: float | None) -> Workload:
+    draw = gate_case.draw(requests, seed)
     if load is None:
         return _at_once(draw)
-    boundary = _boundary_plan(known, requests).stability.boundary_rate
+    boundary = _boundary_plan(gate_case, requests).stability.boundary_rate
     return draw.scaled(load * boundary / draw.rate)
 
 
@@ -148,19 +148,19 @@ def _at_once(workload: Workload) -> Workload:
     return replace(workload, arrival_s=np.zeros(len(workload)))
 
 
-def _policy(known: Case, job: GateRun) -> Policy:
+def _policy(gate_case: Case, job: GateRun) -> Policy:
     if job.prior == "none":
         return policy_class(job.policy)()
     if job.prior == "right":
-        return make_policy(job.policy, _plan(known, job.requests, job.load))
-    seen = _drawn(known, job.requests, PLANNING_SEED, job.load)
+        return make_policy(job.policy, _plan(gate_case, job.requests, job.load))
+    sample = _drawn(gate_case, job.requests, PLANNING_SEED, job.load)
     if job.prior == "50 requests":
-        seen = seen.take(slice(0, 50))
+        sample = sample.take(slice(0, 50))
     else:
         factor = {"half": 0.5, "double": 2.0}[job.prior]
-        outputs = np.maximum(1, np.rint(seen.output_tokens * factor)).astype(np.int64)
-        seen = replace(seen, output_tokens=outputs)
-    return make_policy(job.policy, plan_for(seen, known.hardware, ENGINES[job.engine]))
+        outputs = np.maximum(1, np.rint(sample.output_tokens * factor)).astype(np.int64)
+        sample = replace(sample, output_tokens=outputs)
+    return make_policy(job.policy, plan_for(sample, gate_case.hardware, ENGINES[job.engine]))
 
 
 def bound_share(records: RunRecords) -> float:

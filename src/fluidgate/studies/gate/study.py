@@ -52,7 +52,7 @@ CURVE_CELLS = ("reasoning", "reasoning, 40k", "reasoning, 420k", "chat", "chat, 
 EVICTION_COSTS = ("restart", "no cache", "prefix cache", "offload")
 
 RESIDENTS_PER_RUN = 40
-"""A saturated run has at least so many requests per resident at n*."""
+"""A saturated run has at least this many requests per resident at n*."""
 
 
 @dataclass(frozen=True)
@@ -150,20 +150,20 @@ def run_gate(
         return (runner or Runner()).run(GateRuns(mooncake), jobs, header=header, shape=GATE_SHAPE)
 
     cells = {name: PARTS[name].cells(scale, mooncake) for name in parts}
-    residents = {cell: _residents(cell, mooncake) for found in cells.values() for cell in found}
+    residents = {cell: _residents(cell, mooncake) for part_cells in cells.values() for cell in part_cells}
     tuned = _tuned([c for name in parts for c in cells[name] if PARTS[name].tunes(c)], residents, scale, run)
-    wanted = [
+    entries = [
         (name, cell, label, job)
         for name in parts
         for cell in cells[name]
         for label, job in _jobs(PARTS[name], cell, residents[cell], tuned.get(cell))
     ]
     seeds = range(scale.seeds)
-    numbers = iter(run([replace(job, seed=seed) for _, _, _, job in wanted for seed in seeds]))
+    numbers = iter(run([replace(job, seed=seed) for _, _, _, job in entries for seed in seeds]))
     rows = []
-    for name, cell, label, _ in wanted:
-        of_seeds = [next(numbers) for _ in seeds]
-        rows.append(Row(name, cell, label, {key: np.array([n[key] for n in of_seeds]) for key in of_seeds[0]}))
+    for name, cell, label, _ in entries:
+        by_seed = [next(numbers) for _ in seeds]
+        rows.append(Row(name, cell, label, {key: np.array([n[key] for n in by_seed]) for key in by_seed[0]}))
     return GateResult(scale, tuple(rows), tuned)
 
 
@@ -175,15 +175,15 @@ def _jobs(
     part: _Part, cell: Cell, residents: float, tuned: tuple[float, int | None] | None
 ) -> list[tuple[str, GateRun]]:
     """The policies of a cell, by label, with a job each."""
-    found = []
+    labelled = []
     for policy in part.policies(cell, residents):
         for prior in part.priors:
             label = policy if part.priors == ("right",) else f"{policy}, prior: {prior}"
-            found.append((label, _job(cell, policy, prior=prior)))
+            labelled.append((label, _job(cell, policy, prior=prior)))
         if policy == "greedy" and tuned is not None:
             watermark, cap = tuned
-            found.append((TUNED, _job(cell, "greedy", watermark=watermark, cap=cap)))
-    return found
+            labelled.append((TUNED, _job(cell, "greedy", watermark=watermark, cap=cap)))
+    return labelled
 
 
 def _tuned(

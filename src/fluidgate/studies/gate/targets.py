@@ -1,4 +1,4 @@
-"""What `fluid` is to reach, and whether it does: each target over all the cells it speaks of."""
+"""What `fluid` should reach, and whether it does: each target over all the cells it covers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Target:
     """A target with its outcome; `where` is the cell that comes out worst."""
 
     what: str
-    wanted: str
+    goal: str
     measured: str
     verdict: str
     where: str
@@ -52,12 +52,12 @@ def _judged_bounds(result: GateResult) -> Iterator[Target]:
             continue
         low = bound.least is not None
         worst = min(values, key=lambda cell: values[cell] if low else -values[cell])
-        wanted = bound.least if bound.least is not None else bound.most
-        assert wanted is not None
-        missed = [c for c in values if not (values[c] >= wanted if low else values[c] <= wanted)]
+        limit = bound.least if bound.least is not None else bound.most
+        assert limit is not None
+        missed = [c for c in values if not (values[c] >= limit if low else values[c] <= limit)]
         verdict = "met" if not missed else f"missed in {len(missed)} of {len(values)}"
         where = worst.case if worst.load is None else f"{worst.case} at {worst.load:g}"
-        yield Target(bound.what, f"{'≥' if low else '≤'} {wanted:.3g}", f"{values[worst]:.3f}", verdict, where)
+        yield Target(bound.what, f"{'≥' if low else '≤'} {limit:.3g}", f"{values[worst]:.3f}", verdict, where)
 
 
 def _seven_cells(result: GateResult) -> Iterator[Target]:
@@ -75,11 +75,11 @@ def _light_load(result: GateResult) -> Iterator[Target]:
         return
     apart: dict[Cell, list[str]] = {}
     for cell in cells:
-        own, stock = (result.row("loads", cell, policy).values for policy in ("fluid", "greedy"))
-        for key in (key for key in own if key in METRICS):
-            found = paired_difference(own[key], stock[key])
-            if found.low > 0 or found.high < 0:
-                apart.setdefault(cell, []).append(f"{key} {found.relative.mean:+.1%}")
+        fluid, stock = (result.row("loads", cell, policy).values for policy in ("fluid", "greedy"))
+        for key in (key for key in fluid if key in METRICS):
+            difference = paired_difference(fluid[key], stock[key])
+            if difference.low > 0 or difference.high < 0:
+                apart.setdefault(cell, []).append(f"{key} {difference.relative.mean:+.1%}")
     worst = max(apart, key=lambda cell: len(apart[cell]), default=None)
     where = "" if worst is None else f"{worst.case} at {worst.load:g}: {', '.join(apart[worst])}"
     verdict = "met" if not apart else f"missed in {len(apart)} of {len(cells)}"
@@ -102,13 +102,13 @@ def _part_of(cell: Cell) -> str:
 
 def _ratio(key: str, base: str, part: str = "cells", policy: str = "fluid") -> Callable[[GateResult, Cell], float]:
     def value(result: GateResult, cell: Cell) -> float:
-        own, other = (float(result.row(part, cell, p).values[key].mean()) for p in (policy, base))
-        return own / other if other > 0 else (0.0 if own == 0 else float("inf"))
+        measured, other = (float(result.row(part, cell, p).values[key].mean()) for p in (policy, base))
+        return measured / other if other > 0 else (0.0 if measured == 0 else float("inf"))
 
     return value
 
 
-def _own(key: str, part: str) -> Callable[[GateResult, Cell], float]:
+def _fluid_mean(key: str, part: str) -> Callable[[GateResult, Cell], float]:
     return lambda result, cell: float(result.row(part, cell, "fluid").values[key].mean())
 
 
@@ -166,9 +166,9 @@ _WATERMARK = "watermark:share=0.05"
 
 # what, part, at least, at most, which cells, the value
 _BOUNDS = (
-    _Bound("preemptions of 300", "long-outputs", None, 20, _any, _own("preemptions", "long-outputs")),
-    _Bound("mean silence, s", "long-outputs", None, 0.3, _any, _own("mean_longest_silence_s", "long-outputs")),
-    _Bound("p99 silence, s", "long-outputs", None, 5, _any, _own("p99_longest_silence_s", "long-outputs")),
+    _Bound("preemptions of 300", "long-outputs", None, 20, _any, _fluid_mean("preemptions", "long-outputs")),
+    _Bound("mean silence, s", "long-outputs", None, 0.3, _any, _fluid_mean("mean_longest_silence_s", "long-outputs")),
+    _Bound("p99 silence, s", "long-outputs", None, 5, _any, _fluid_mean("p99_longest_silence_s", "long-outputs")),
     _Bound(
         *("throughput ÷ stock's", "long-outputs", 0.98, None, _any),
         _ratio("effective_throughput", "greedy", "long-outputs"),
@@ -181,7 +181,7 @@ _BOUNDS = (
     _Bound("rate ÷ tuned vLLM's, n* < 28", "cells", 0.97, None, lambda c: _size(c) < 28, _ratio("bound_share", TUNED)),
     _Bound(
         *("p99 silence, s, 420k tokens", "cells", None, 0.3, _named("reasoning, 420k")),
-        _own("p99_longest_silence_s", "cells"),
+        _fluid_mean("p99_longest_silence_s", "cells"),
     ),
     _Bound("evictions per request, reasoning", "cells", None, 0.10, _reasoning, _evictions),
     _Bound("stalls ÷ stock's, reasoning", "cells", None, 1 / 8, _reasoning, _ratio("stalled_share", "greedy")),

@@ -36,7 +36,7 @@ Verdict = Literal["reproduced", "partly", "not"]
 NEAR = 0.1
 """A rate within this share of the published one counts as the same: the machine is a model of theirs."""
 CLEAR = 0.01
-"""Differences up to this share are none."""
+"""Differences up to this share count as none."""
 
 LOADED = 50.0
 """LMSYS rates from here on are near overload or beyond it, requests per second; below, all are alike."""
@@ -56,25 +56,25 @@ class Claim:
 
 def judged_claims(result: PaperResult) -> list[Claim]:
     """The claims that the parts run can answer."""
-    found: list[Claim] = []
+    claims: list[Claim] = []
     if result.has("theory"):
-        found += [*_memory(result), _toy(), *_cycle(result), _poisson(result), _segments()]
+        claims += [*_memory(result), _toy(), *_cycle(result), _poisson(result), _segments()]
     if result.has("stable-rate"):
-        found += [*_stable_rates(result), _thresholds(result)]
+        claims += [*_stable_rates(result), _thresholds(result)]
     if result.has("equal-chunks"):
-        found.append(_equal_chunks(result))
+        claims.append(_equal_chunks(result))
     if result.has("latency"):
-        found += [*_short_latency(result), *_long_outputs(result), _no_evictions(result), *_lmsys(result)]
-    return found
+        claims += [*_short_latency(result), *_long_outputs(result), _no_evictions(result), *_lmsys(result)]
+    return claims
 
 
 def _memory(result: PaperResult) -> Iterator[Claim]:
-    found = {rate: fluid_memory(rate) for rate in PUBLISHED}
-    apart = max(abs(found[rate] / PUBLISHED[rate] - 1.0) for rate in PUBLISHED)
+    formula = {rate: fluid_memory(rate) for rate in PUBLISHED}
+    apart = max(abs(formula[rate] / PUBLISHED[rate] - 1.0) for rate in PUBLISHED)
     yield Claim(
         "M* of LMSYS at 50 / 60 / 70 / 80 req/s, tokens",
         " / ".join(f"{tokens:,.0f}" for tokens in PUBLISHED.values()),
-        " / ".join(f"{tokens:,.0f}" for tokens in found.values()),
+        " / ".join(f"{tokens:,.0f}" for tokens in formula.values()),
         _verdict(apart < 1e-3),
     )
     yield Claim(
@@ -83,7 +83,7 @@ def _memory(result: PaperResult) -> Iterator[Claim]:
         f"{crossing_rate():.1f} req/s",
         _verdict(abs(crossing_rate() - PUBLISHED_CROSSING) < 0.1),
     )
-    shares = [one["kv_tokens"] / one["predicted_tokens"] for one in result.memory.values()]
+    shares = [numbers["kv_tokens"] / numbers["predicted_tokens"] for numbers in result.memory.values()]
     yield Claim(
         "a server that keeps up holds M* (linear step time, simulated KV ÷ M*)",
         "1",
@@ -103,19 +103,19 @@ def _toy() -> Claim:
 
 
 def _cycle(result: PaperResult) -> Iterator[Claim]:
-    runs = {(run.prompt, run.output, run.policy): found for run, found in result.cycles.items() if run.load is None}
+    runs = {(run.prompt, run.output, run.policy): numbers for run, numbers in result.cycles.items() if run.load is None}
     best = {lengths: largest_pace(*lengths) for lengths in LENGTHS}
     greedy = [runs[(*lengths, "greedy")]["per_iteration"] / best[lengths] for lengths in LENGTHS]
-    wanted = [cycle_share(*lengths) for lengths in LENGTHS]
+    predicted = [cycle_share(*lengths) for lengths in LENGTHS]
     yield Claim(
         f"saturated greedy ÷ x* is (2l+o+1)/(2(l+o)), for l/o {_listed(f'{p}/{o}' for p, o in LENGTHS)}",
-        _listed(f"{share:.3f}" for share in wanted),
+        _listed(f"{share:.3f}" for share in predicted),
         _listed(f"{share:.3f}" for share in greedy),
-        _verdict(bool(np.allclose(greedy, wanted, rtol=CLEAR))),
+        _verdict(bool(np.allclose(greedy, predicted, rtol=CLEAR))),
     )
     paced = [runs[(*lengths, "rate-limited")] for lengths in LENGTHS]
-    shares = [one["per_iteration"] / best[lengths] for one, lengths in zip(paced, LENGTHS, strict=True)]
-    restarts = max(one["restarts"] for one in paced)
+    shares = [numbers["per_iteration"] / best[lengths] for numbers, lengths in zip(paced, LENGTHS, strict=True)]
+    restarts = max(numbers["restarts"] for numbers in paced)
     yield Claim(
         "pacing at 0.98 x* reaches it without an eviction",
         "0.98; 0 evictions",
@@ -130,13 +130,13 @@ def _poisson(result: PaperResult) -> Claim:
 
     lower = cycle_share(*POISSON_LENGTHS)
     empty, burst = unstable_from(False), unstable_from(True)
-    wanted = next(load for load in POISSON_LOADS if load > lower)
+    expected = next(load for load in POISSON_LOADS if load > lower)
     texts = ["none" if load is None else f"{load:g} x*" for load in (empty, burst)]
     return Claim(
         f"Poisson arrivals above the cycle's rate, {lower:.2f} x*, destabilise greedy (l/o 10/100)",
-        f"from {wanted:g} x* of those tested",
+        f"from {expected:g} x* of those tested",
         f"from an empty start: from {texts[0]}; from a backlog: from {texts[1]}",
-        "reproduced" if empty == wanted else "partly" if burst == wanted else "not",
+        "reproduced" if empty == expected else "partly" if burst == expected else "not",
     )
 
 
@@ -144,8 +144,8 @@ def _mean_growth(result: PaperResult, load: float, policy: str, backlog: bool) -
     return float(
         np.mean(
             [
-                found["growth"]
-                for run, found in result.cycles.items()
+                numbers["growth"]
+                for run, numbers in result.cycles.items()
                 if (run.load, run.policy, run.backlog) == (load, policy, backlog)
             ]
         )
@@ -170,30 +170,32 @@ def _segments() -> Claim:
 
 
 def _stable_rates(result: PaperResult) -> Iterator[Claim]:
-    for name, of in STUDIES.items():
-        if not of.published:
+    for name, study in STUDIES.items():
+        if not study.published:
             continue
-        wanted = [rate for _, rate in of.published]
-        found = [result.row("stable-rate", Cell(name, scheduler)).mean("service_rate") for scheduler, _ in of.published]
-        near = [abs(rate / goal - 1.0) <= NEAR for rate, goal in zip(found, wanted, strict=True)]
+        goals = [rate for _, rate in study.published]
+        rates = [
+            result.row("stable-rate", Cell(name, scheduler)).mean("service_rate") for scheduler, _ in study.published
+        ]
+        near = [abs(rate / goal - 1.0) <= NEAR for rate, goal in zip(rates, goals, strict=True)]
         tuned = result.searched[Cell(name, SEARCHED)]
         least = min(tuned)
-        in_order = found[0] < found[1] < found[2]
+        in_order = rates[0] < rates[1] < rates[2]
         yield Claim(
             f"{name}: largest stable rate, vLLM / Sarathi / WAIT, req/s",
-            " / ".join(f"{rate:g}" for rate in wanted),
-            " / ".join(f"{rate:.1f}" for rate in found) + f" (WAIT at B = {least[0]}: {tuned[least]:.1f})",
-            "reproduced" if all(near) and in_order else "partly" if found[2] > max(found[:2]) else "not",
+            " / ".join(f"{rate:g}" for rate in goals),
+            " / ".join(f"{rate:.1f}" for rate in rates) + f" (WAIT at B = {least[0]}: {tuned[least]:.1f})",
+            "reproduced" if all(near) and in_order else "partly" if rates[2] > max(rates[:2]) else "not",
         )
 
 
 def _thresholds(result: PaperResult) -> Claim:
     gains = {}
     for name in STUDIES:
-        own, cap = (
+        wait, cap = (
             result.row("stable-rate", Cell(name, scheduler)).mean("service_rate") for scheduler in (SEARCHED, CAP_ALONE)
         )
-        gains[name] = own / cap - 1.0
+        gains[name] = wait / cap - 1.0
     return Claim(
         "WAIT's gain comes from its thresholds: stable rate against the same cap alone, both searched",
         "above 0",
@@ -238,9 +240,9 @@ def _short_latency(result: PaperResult) -> Iterator[Claim]:
 
 
 def _long_outputs(result: PaperResult) -> Iterator[Claim]:
-    name, wanted = "p512-d1000", (53.8, 41.7, 32.3)
-    found = [_e2e_s(result, name, scheduler, 4.5) for scheduler in PAPERS_THREE]
-    near = all(abs(own / goal - 1.0) < 0.5 for own, goal in zip(found, wanted, strict=True))
+    name, goals = "p512-d1000", (53.8, 41.7, 32.3)
+    latencies_s = [_e2e_s(result, name, scheduler, 4.5) for scheduler in PAPERS_THREE]
+    near = all(abs(latency_s / goal - 1.0) < 0.5 for latency_s, goal in zip(latencies_s, goals, strict=True))
     bounds = [boundary_rate(name, variant) for variant in (None, LINEAR)]
     yield Claim(
         f"{name}: WAIT's latency is controlled at 4.5 req/s",
@@ -250,9 +252,9 @@ def _long_outputs(result: PaperResult) -> Iterator[Claim]:
     )
     yield Claim(
         f"{name} at 4.5 req/s: mean E2E, vLLM / Sarathi / WAIT",
-        " / ".join(f"{seconds:g} s" for seconds in wanted),
-        " / ".join(f"{seconds:.0f} s" for seconds in found),
-        "reproduced" if near else "partly" if found[2] < min(found[:2]) else "not",
+        " / ".join(f"{seconds:g} s" for seconds in goals),
+        " / ".join(f"{seconds:.0f} s" for seconds in latencies_s),
+        "reproduced" if near else "partly" if latencies_s[2] < min(latencies_s[:2]) else "not",
     )
     restarts = [result.row("latency", Cell(name, scheduler, 4.0)).mean("restarts") for scheduler in (SARATHI, SEARCHED)]
     yield Claim(

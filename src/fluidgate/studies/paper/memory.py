@@ -82,8 +82,8 @@ def crossing_rate(kv_iterations: float = MEAN_KV_ITERATIONS) -> float:
 
 def preset_memory(rate: float) -> float:
     """M* of this package's LMSYS-like lengths in the engine's convention; infinite beyond d1 λa = 1."""
-    found = equilibrium(_law().scaled(rate), machine(LINEAR).step_time)
-    return float("inf") if found is None else found.kv_tokens
+    steady_state = equilibrium(_law().scaled(rate), machine(LINEAR).step_time)
+    return float("inf") if steady_state is None else steady_state.kv_tokens
 
 
 def guaranteed_rate(count: int, prompt_bound: PromptBound) -> float:

@@ -68,13 +68,13 @@ def _theory(result: PaperResult) -> str:
 def _memory(result: PaperResult) -> str:
     rows = []
     for rate, published in PUBLISHED.items():
-        runs = [found for run, found in result.memory.items() if run.rate == rate]
-        measured = f"{np.mean([one['kv_tokens'] for one in runs]):,.0f}" if runs else "–"
-        predicted = f"{np.mean([one['predicted_tokens'] for one in runs]):,.0f}" if runs else "–"
-        own = f"{preset_memory(rate):,.0f}"
+        runs = [numbers for run, numbers in result.memory.items() if run.rate == rate]
+        measured = f"{np.mean([numbers['kv_tokens'] for numbers in runs]):,.0f}" if runs else "–"
+        predicted = f"{np.mean([numbers['predicted_tokens'] for numbers in runs]):,.0f}" if runs else "–"
+        preset = f"{preset_memory(rate):,.0f}"
         formula = f"{fluid_memory(rate):,.0f}"
         share = f"{fluid_memory(rate) / CAPACITY_TOKENS:.2f}"
-        rows.append((f"{rate:g}", f"{published:,.0f}", formula, share, own, predicted, measured))
+        rows.append((f"{rate:g}", f"{published:,.0f}", formula, share, preset, predicted, measured))
     head = (
         "req/s",
         "published",
@@ -94,7 +94,7 @@ def _guarantees() -> str:
 
 
 def _cycles(result: PaperResult) -> str:
-    runs = {(r.prompt, r.output, r.policy): found for r, found in result.cycles.items() if r.load is None}
+    runs = {(r.prompt, r.output, r.policy): numbers for r, numbers in result.cycles.items() if r.load is None}
     rows = []
     for lengths in LENGTHS:
         greedy, paced = (runs[(*lengths, policy)] for policy in POLICIES)
@@ -132,8 +132,8 @@ def _stable_rates(result: PaperResult) -> str:
     names = list(STUDIES)
     rows = []
     for scheduler in result.schedulers("stable-rate", names[0]):
-        found = [result.row("stable-rate", Cell(name, scheduler)) for name in names]
-        rows.append((scheduler, *(_rate(row) for row in found)))
+        study_rows = [result.row("stable-rate", Cell(name, scheduler)) for name in names]
+        rows.append((scheduler, *(_rate(row) for row in study_rows)))
     published = [", ".join(f"{who} {rate:g}" for who, rate in STUDIES[name].published) or "–" for name in names]
     note = "In brackets: the B (and L, if not 1) that the search chose, restarts per request and unfinished requests."
     return _section("Largest stable rate, req/s", note, _table(("", *names), [*rows, ("published", *published)]))
@@ -168,13 +168,13 @@ def _equal_chunks(result: PaperResult) -> str:
 
 def _latency(result: PaperResult) -> str:
     parts = []
-    for name, of in STUDIES.items():
-        head = ("req/s", *(f"{rate:g}" for rate in of.rates))
+    for name, study in STUDIES.items():
+        head = ("req/s", *(f"{rate:g}" for rate in study.rates))
         tables = [f"{what}:\n\n" + _table(head, _over_rates(result, name, text)) for what, text in _MEASURES.items()]
         if any(row.mean("restarts") > 0 for row in result.rows if row.part == "latency" and row.cell.study == name):
             rows = _over_rates(result, name, lambda row: f"{row.mean('restarts'):.3f}")
             tables.append("Restarts per request:\n\n" + _table(head, rows))
-        chosen = [_setting(result.row("latency", Cell(name, SEARCHED, rate))) for rate in of.rates]
+        chosen = [_setting(result.row("latency", Cell(name, SEARCHED, rate))) for rate in study.rates]
         tables.append("The search for B:\n\n" + _table(head, [(SEARCHED, *chosen)]))
         parts.append("\n\n".join([f"### {name}", *tables]))
     note = "Without a table of restarts there are none."
@@ -197,14 +197,14 @@ def _over_rates(result: PaperResult, name: str, text: Callable[[Row], str]) -> l
 def _by_segments(result: PaperResult) -> str:
     """The least latency over B of every L, on the draw of the search."""
     tables = []
-    for name, of in STUDIES.items():
-        if len(of.segments) == 1:
+    for name, study in STUDIES.items():
+        if len(study.segments) == 1:
             continue
         rows = []
-        for count in of.segments:
-            found = [result.searched[Cell(name, SEARCHED, rate)] for rate in of.rates]
-            rows.append((str(count), *(_number(min(one[cap, count] for cap in of.caps)) for one in found)))
-        tables.append(f"{name}:\n\n" + _table(("L", *(f"{rate:g}" for rate in of.rates)), rows))
+        for count in study.segments:
+            searches = [result.searched[Cell(name, SEARCHED, rate)] for rate in study.rates]
+            rows.append((str(count), *(_number(min(search[cap, count] for cap in study.caps)) for search in searches)))
+        tables.append(f"{name}:\n\n" + _table(("L", *(f"{rate:g}" for rate in study.rates)), rows))
     return "\n\n".join(["### Nested WAIT by number of segments, mean E2E at the best B, seconds", *tables])
 
 

@@ -54,9 +54,9 @@ PAPER_SHAPE = dict.fromkeys(("mean_e2e_s", "completion_rate", "service_rate", "r
 
 def paper_run(job: PaperRun) -> dict[str, Any]:
     """The numbers of a job: seconds, requests per second, shares."""
-    of = study(job.study)
-    workload = draw(of, job.requests, job.seed, job.rate)
-    records = simulate(workload, machine(of.variant), _policy(job), config=_engine(job))
+    paper_study = study(job.study)
+    workload = draw(paper_study, job.requests, job.seed, job.rate)
+    records = simulate(workload, machine(paper_study.variant), _policy(job), config=_engine(job))
     return {
         "mean_e2e_s": mean_e2e_s(records),
         "completion_rate": completion_rate(records),
@@ -120,11 +120,11 @@ def _engine(job: PaperRun) -> EngineConfig:
 
 
 def _policy(job: PaperRun) -> Policy:
-    of = study(job.study)
+    paper_study = study(job.study)
     spec = (SCHEDULERS if job.chunk is None else EQUAL)[job.scheduler].policy
     if spec is None:
         assert job.cap is not None
-        return capped_policy(of, _law(job.study, job.requests), job.cap, job.segments)
+        return capped_policy(paper_study, _law(job.study, job.requests), job.cap, job.segments)
     if spec == "greedy":
         return Greedy()  # no plan, which takes longer than a run
     return make_policy(spec, _plan(job.study, job.requests, job.rate, _engine(job)))
@@ -137,5 +137,5 @@ def _law(name: str, requests: int) -> Workload:
 
 @lru_cache(maxsize=64)
 def _plan(name: str, requests: int, rate: float | None, engine: EngineConfig) -> FluidPlan:
-    of = study(name)
-    return plan_for(draw(of, requests, PLANNING_SEED, rate), machine(of.variant), engine)
+    paper_study = study(name)
+    return plan_for(draw(paper_study, requests, PLANNING_SEED, rate), machine(paper_study.variant), engine)

@@ -104,7 +104,7 @@ SCHEDULERS: dict[str, Scheduler] = {
     CAP_ALONE: Scheduler(_PAPERS_ENGINE, "greedy"),
     **{policy: Scheduler(_engine(), policy) for policy in (*UNTUNED, *STRICT)},
 }
-"""As published, beside stock vLLM V1 and this package's policies on stock vLLM V1."""
+"""As published, next to stock vLLM V1 and this package's policies on stock vLLM V1."""
 
 CHUNKS = (512, 2048)
 """Tokens per iteration, for all schedulers alike."""
@@ -136,19 +136,19 @@ def machine(variant: str | None) -> Hardware:
     return get_hardware("llama-2-7b", "a100-80gb", variant=variant)
 
 
-def draw(of: Study, requests: int, seed: int, rate: float | None) -> Workload:
+def draw(study: Study, requests: int, seed: int, rate: float | None) -> Workload:
     """Requests of a study at a rate; None: all at once."""
-    drawn = generate(of.preset, n=requests, rate=1.0 if rate is None else rate, seed=seed)
+    drawn = generate(study.preset, n=requests, rate=1.0 if rate is None else rate, seed=seed)
     return drawn if rate is not None else replace(drawn, arrival_s=np.zeros(requests))
 
 
-def capped_policy(of: Study, law: Workload, cap: int, segments: int) -> Policy:
+def capped_policy(study: Study, law: Workload, cap: int, segments: int) -> Policy:
     """The paper's thresholds under a cap B: n_k/n_{k-1} from the survival p_k, and Σ n_k·(stages of segment k) = B.
 
     With one segment Nested WAIT is WAIT. A prompt in several chunks takes as many stages of the first segment.
     """
     outputs, prompts = law.output_tokens, law.prompt_tokens
-    if of.equal_width:
+    if study.equal_width:
         edges, margin = np.linspace(0, outputs.max(), segments + 1).round()[1:], SEGMENT_MARGIN
     else:
         edges, margin = np.unique(outputs).astype(np.float64), 0.0

@@ -126,7 +126,7 @@ def run_paper(
     searched = _searched([cell for _, cell in cells if _is_searched(cell)], scale, run_cells)
     return PaperResult(
         scale,
-        _rows(cells, {cell: _best(cell, found) for cell, found in searched.items()}, scale, run_cells),
+        _rows(cells, {cell: _best(cell, reached) for cell, reached in searched.items()}, scale, run_cells),
         searched,
         dict(zip(cycles, cycle_rows, strict=True)),
         dict(zip(memory, memory_rows, strict=True)),
@@ -142,8 +142,8 @@ def _rows(cells: Sequence[tuple[str, Cell]], best: dict[Cell, Setting], scale: S
     numbers = iter(run(jobs))
     rows = []
     for part, cell in cells:
-        of_seeds = [next(numbers) for _ in seeds]
-        values = {key: np.array([one[key] for one in of_seeds]) for key in of_seeds[0]}
+        by_seed = [next(numbers) for _ in seeds]
+        values = {key: np.array([outcome[key] for outcome in by_seed]) for key in by_seed[0]}
         rows.append(Row(part, cell, best.get(cell), values))
     return tuple(rows)
 
@@ -151,22 +151,22 @@ def _rows(cells: Sequence[tuple[str, Cell]], best: dict[Cell, Setting], scale: S
 def _searched(cells: Sequence[Cell], scale: Scale, run: Run) -> dict[Cell, dict[Setting, float]]:
     """What every setting of the paper's grid reaches in each cell."""
     settings = {cell: list(_grid(cell)) for cell in cells}
-    jobs = [replace(_job(cell, scale, one), seed=SEARCH_SEED) for cell in cells for one in settings[cell]]
+    jobs = [replace(_job(cell, scale, setting), seed=SEARCH_SEED) for cell in cells for setting in settings[cell]]
     numbers = iter(run(jobs))
     key = {cell: "service_rate" if cell.rate is None else "mean_e2e_s" for cell in cells}
-    return {cell: {one: float(next(numbers)[key[cell]]) for one in settings[cell]} for cell in cells}
+    return {cell: {setting: float(next(numbers)[key[cell]]) for setting in settings[cell]} for cell in cells}
 
 
-def _best(cell: Cell, found: dict[Setting, float]) -> Setting:
+def _best(cell: Cell, reached: dict[Setting, float]) -> Setting:
     """The setting of least latency, or of the largest rate where saturated."""
     sign = -1.0 if cell.rate is None else 1.0
-    return min(found, key=lambda one: sign * found[one])
+    return min(reached, key=lambda setting: sign * reached[setting])
 
 
 def _grid(cell: Cell) -> Iterator[Setting]:
-    of = STUDIES[cell.study]
-    segments = (1,) if cell.scheduler == CAP_ALONE else of.segments
-    return ((cap, count) for cap in of.caps for count in segments)
+    study = STUDIES[cell.study]
+    segments = (1,) if cell.scheduler == CAP_ALONE else study.segments
+    return ((cap, count) for cap in study.caps for count in segments)
 
 
 def _is_searched(cell: Cell) -> bool:
@@ -196,16 +196,16 @@ def _memory_runs(scale: Scale) -> list[MemoryRun]:
     return [MemoryRun(rate, seed) for rate in rates for seed in range(scale.seeds)]
 
 
-def _published_schedulers(of: Study) -> list[str]:
-    return [name for name in SCHEDULERS if of.strict or name not in STRICT]
+def _published_schedulers(study: Study) -> list[str]:
+    return [name for name in SCHEDULERS if study.strict or name not in STRICT]
 
 
 def _latency_cells() -> list[Cell]:
     return [
         Cell(name, scheduler, rate)
-        for name, of in STUDIES.items()
-        for rate in of.rates
-        for scheduler in _published_schedulers(of)
+        for name, study in STUDIES.items()
+        for rate in study.rates
+        for scheduler in _published_schedulers(study)
     ]
 
 

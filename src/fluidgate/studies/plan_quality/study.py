@@ -88,7 +88,7 @@ class Quality:
     @property
     def best(self) -> StableRate:
         """The policy with the largest stable rate: what the machine sustains."""
-        return max(self.rates, key=lambda found: found.rate if isfinite(found.rate) else found.low)
+        return max(self.rates, key=lambda rate: rate.rate if isfinite(rate.rate) else rate.low)
 
     @property
     def error(self) -> float:
