@@ -30,7 +30,7 @@ Perfetto = Annotated[
 class RunOptions:
     """What to run, and what to write of it."""
 
-    policy: PolicyName = "greedy"
+    policy: PolicyName = "fluid"
     policy_file: o.PolicyFile = None
     repeats: o.Repeats = 1
     goodput: o.Goodput = None
