@@ -1,4 +1,4 @@
-"""Ten million requests in one run: time and memory.
+"""Ten million requests in one run under `greedy`: time and memory.
 
 python benchmarks/memory.py [requests]
 """
@@ -8,12 +8,13 @@ import sys
 import time
 
 from fluidgate import generate, get_hardware, simulate, summarize
+from fluidgate.policies import Greedy
 
 requests = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
-workload = generate("lmsys", n=requests, rate=40, seed=0)
-simulate(workload.take(slice(0, 10)), get_hardware("llama-2-7b", "a100-80gb"))  # compiled before the clock starts
+workload, hardware = generate("lmsys", n=requests, rate=40, seed=0), get_hardware("llama-2-7b", "a100-80gb")
+simulate(workload.take(slice(0, 10)), hardware, Greedy())  # compiled before the clock starts
 start = time.perf_counter()
-records = simulate(workload, get_hardware("llama-2-7b", "a100-80gb"))
+records = simulate(workload, hardware, Greedy())
 seconds = time.perf_counter() - start
 summary = summarize(records)
 peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,4 +1,4 @@
-"""fluidgate decides which LLM requests may enter the GPU, and when, so that the KV cache never overflows."""
+"""fluidgate decides when LLM requests may enter the GPU, so that the KV cache stays full without overflowing."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, whose import takes a while: Ctrl-C within it is no fault to show a traceback for."""
+    """Run the command line; its import takes a while, and Ctrl-C during it must not print a traceback."""
     try:
         from fluidgate.cli import main as command_line
 

@@ -110,8 +110,8 @@ def test_a_config_and_a_gpu_become_an_estimate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ((), "steps do not tell how large the KV cache is: add --num-gpu-blocks"),
-        (("--gpu", "l4"), "the GPU alone does not tell what a step does: add --model or --model-config"),
+        ((), "steps do not show how large the KV cache is: add --num-gpu-blocks"),
+        (("--gpu", "l4"), "the GPU alone does not determine a step time: add --model or --model-config"),
         (("--model", "llama-3.1-8b"), "the model alone has no data sheet: add --gpu"),
         (("--model", "a", "--model-config", "b", "--gpu", "l4"), "--model and --model-config both name the model"),
         (("--num-gpu-blocks", "1"), "num_gpu_blocks = 1 leaves no room for KV"),

@@ -133,7 +133,7 @@ def test_consent_starts_it(
         (["--time-s", "0"], "--time-s 0 must be above 0"),
         (["--plot", "/no/such/folder/fit.svg"], "there is no folder /no/such/folder"),
         (["--max-concurrency", "1"], "--max-concurrency 1"),
-        (["--gpu", "l4"], "the GPU alone does not tell what a step does"),
+        (["--gpu", "l4"], "the GPU alone does not determine a step time"),
     ],
 )
 def test_bad_options_are_one_sentence(

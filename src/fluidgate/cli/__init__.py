@@ -27,7 +27,7 @@ from fluidgate.version import version
 
 
 class _Stopped(Exception):
-    """Ctrl-C, in a form that typer lets through: it turns a `KeyboardInterrupt` into an exit without a word."""
+    """Ctrl-C, in a form that typer lets through: it turns a `KeyboardInterrupt` into a silent exit."""
 
 
 class _Commands(TyperGroup):
@@ -41,7 +41,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="fluidgate",
     cls=_Commands,
-    help="Decide which LLM requests may enter the GPU, and when, so that the KV cache never overflows.",
+    help="Decide when LLM requests may enter the GPU, so that the KV cache stays full without overflowing.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -71,7 +71,7 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Decide which LLM requests may enter the GPU, and when, so that the KV cache never overflows."""
+    """Decide when LLM requests may enter the GPU, so that the KV cache stays full without overflowing."""
 
 
 def _spread_goodput(arguments: list[str]) -> list[str]:
@@ -111,7 +111,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except MemoryError:
-        print("error: this machine's memory does not suffice; use fewer requests or KV blocks", file=sys.stderr)
+        print("error: this machine has too little memory; use fewer requests or KV blocks", file=sys.stderr)
         sys.exit(1)
     except _Stopped as stopped:
         print(stopped, file=sys.stderr)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fluidgate.hardware import Hardware
     from fluidgate.report.html import Html
 
-app = typer.Typer(no_args_is_help=True, help="Make a hardware file: how long a step takes, and how much KV there is.")
+app = typer.Typer(no_args_is_help=True, help="Make a hardware file: how long a step takes, and how much KV fits.")
 
 STEPS_EXAMPLE = "Example: `fluidgate calibrate steps steps.csv --num-gpu-blocks 2588 --out hardware.json`"
 CONFIG_EXAMPLE = "Example: `fluidgate calibrate config llama/config.json --gpu rtx-4090 --out hardware.json`"
@@ -26,13 +26,13 @@ CONFIG_EXAMPLE = "Example: `fluidgate calibrate config llama/config.json --gpu r
 Steps = Annotated[Path, typer.Argument(help="CSV with columns tokens, kv_tokens, ms and, if known, attention_pairs.")]
 Config = Annotated[Path, typer.Argument(help="Hugging Face config.json of the model, or its folder.")]
 Out = Annotated[Path, typer.Option("--out", help="Write the hardware file here.")]
-Name = Annotated[str | None, typer.Option("--name", help="What to call it; the file's name if not given.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the hardware; the file's name if not given.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Draw measured against fitted steps in this SVG file.")]
 
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """How large the KV cache is, given or reckoned."""
+    """How large the KV cache is, given or computed."""
 
     num_gpu_blocks: Annotated[int | None, typer.Option("--num-gpu-blocks", help="KV blocks, as the server logs.")] = (
         None
@@ -50,7 +50,7 @@ class MemoryOptions:
 class SheetOptions:
     """The model and the GPU that measured steps come from."""
 
-    model: Annotated[str | None, typer.Option("--model", help="Model, for what the steps do not tell.")] = None
+    model: Annotated[str | None, typer.Option("--model", help="Model, for what the steps do not determine.")] = None
     model_config: Annotated[Path | None, typer.Option("--model-config", help="The model's config.json.")] = None
     gpu: Annotated[str | None, typer.Option("--gpu", help="GPU, for its data sheet.")] = None
 
@@ -69,7 +69,7 @@ class SheetOptions:
         elif self.model is not None:
             shape = find_model(self.model)
         else:
-            raise InputError("the GPU alone does not tell what a step does: add --model or --model-config")
+            raise InputError("the GPU alone does not determine a step time: add --model or --model-config")
         return estimate_hardware(shape, find_gpu(self.gpu), **asdict(memory))
 
 
@@ -84,7 +84,7 @@ def steps(
     plot: Plot = None,
     output_format: o.OutputFormat = o.Format.TABLE,
 ) -> None:
-    """Fit the step time to measured steps: robust, with error bars, and open about what the steps do not tell.
+    """Fit the step time to measured steps, robustly and with error bars; list what the steps do not determine.
 
     With --gpu, and --model or --model-config, what the steps do not determine comes from the data sheet, and the number
     of KV blocks too unless it is given.
@@ -97,7 +97,7 @@ def steps(
     blocks = memory.num_gpu_blocks if estimate is None else estimate.num_gpu_blocks
     if blocks is None:
         raise InputError(
-            "steps do not tell how large the KV cache is: add --num-gpu-blocks as the server logs it, or --gpu and "
+            "steps do not show how large the KV cache is: add --num-gpu-blocks as the server logs it, or --gpu and "
             "--model"
         )
     file = read_steps(path)
@@ -122,7 +122,7 @@ def config(
     out: Out,
     memory: MemoryOptions,
 ) -> None:
-    """Estimate a model that nobody has measured: step time and KV blocks from its config.json and a data sheet."""
+    """Estimate a model without measurements: step time and KV blocks from its config.json and a data sheet."""
     from fluidgate.hardware import write_hardware
 
     machine = SheetOptions(model_config=path, gpu=gpu).load(memory)
@@ -139,7 +139,7 @@ def draw(report: CalibrationReport, path: Path) -> None:
 
 
 def write_picture(figure: Html, path: Path) -> None:
-    """Write an SVG file that stands alone."""
+    """Write a self-contained SVG file."""
     from fluidgate.report import standalone
 
     write_text(path, standalone(figure))

@@ -1,4 +1,4 @@
-"""`fluidgate calibrate aiconfigurator`: a hardware file from operators that others have measured."""
+"""`fluidgate calibrate aiconfigurator`: a hardware file from measured operators."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Model = Annotated[str, typer.Argument(help="Model that aiconfigurator knows, or 
 GpuName = Annotated[str, typer.Option("--gpu", help="GPU that aiconfigurator has measured.")]
 Engine = Annotated[str, typer.Option("--engine", help="vllm, sglang or trtllm.")]
 ExpertParallel = Annotated[
-    bool, typer.Option("--expert-parallel", help="Whole experts to each GPU, instead of slices of all.")
+    bool, typer.Option("--expert-parallel", help="Place whole experts on each GPU, instead of slices of all.")
 ]
 
 
 @dataclass(frozen=True)
 class ReachOptions:
-    """What the server allows, to which the grid reaches."""
+    """The server's limits, which the grid covers."""
 
     max_num_seqs: Annotated[int, typer.Option("--max-num-seqs", help="Requests at once.")] = 1024
     max_num_batched_tokens: Annotated[int, typer.Option("--max-num-batched-tokens", help="Tokens in a step.")] = 8192
@@ -50,7 +50,7 @@ def command(
     plot: c.Plot = None,
     output_format: o.OutputFormat = o.Format.TABLE,
 ) -> None:
-    """Take step times from aiconfigurator's measured operators: mixtures of experts and many GPUs too, as a grid.
+    """Take step times from aiconfigurator's measured operators, as a grid; mixtures of experts and many GPUs too.
 
     Needs `pip install 'fluidgate[hardware]'`, no GPU and no network.
     """

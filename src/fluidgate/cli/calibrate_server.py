@@ -23,33 +23,35 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: `fluidgate calibrate server http://localhost:8000 --out hardware.json`"
 
-Url = Annotated[str, typer.Argument(metavar="URL", help="A vLLM server's address, that serves nobody else meanwhile.")]
+Url = Annotated[str, typer.Argument(metavar="URL", help="Address of a vLLM server without other load.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Start the load without asking.")]
 StepsOut = Annotated[Path | None, typer.Option("--steps-out", help="Keep the steps in this CSV file.")]
 Log = Annotated[
     Path | None,
-    typer.Option("--log", help="The server's log, if it runs with --enable-logging-iteration-details: single steps."),
+    typer.Option("--log", help="The server's log, if it runs with --enable-logging-iteration-details."),
 ]
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The load that is laid on the server."""
+    """The load to put on the server."""
 
-    time_s: Annotated[float, typer.Option("--time-s", help="Seconds under load, all phases together, at most.")] = 300.0
+    time_s: Annotated[float, typer.Option("--time-s", help="Seconds under load, over all phases, at most.")] = 300.0
     max_concurrency: Annotated[
         int | None,
-        typer.Option("--max-concurrency", help="Most requests at a time; 64, or fewer where the KV cache is small."),
+        typer.Option(
+            "--max-concurrency", help="Largest number of requests at a time; 64, or fewer if the KV cache is small."
+        ),
     ] = None
     max_num_batched_tokens: Annotated[
         int | None,
         typer.Option("--max-num-batched-tokens", help="The server's token budget, where it is below 2,048.", min=16),
     ] = None
-    bench_command: Annotated[str, typer.Option("--bench-command", help="How the load generator is called here.")] = (
+    bench_command: Annotated[str, typer.Option("--bench-command", help="Command that starts the load generator.")] = (
         "vllm bench serve"
     )
     tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", help="For the load generator, if not where the server has its model.")
+        str | None, typer.Option("--tokenizer", help="Tokenizer for the load generator, if not with the model.")
     ] = None
 
     def lay_out(self, server: RunningServer) -> Sweep:
@@ -94,7 +96,7 @@ def command(
 
     o.try_outputs(out, steps_out, plot)
     target = look_at(url, api_key=api_key)
-    if api_key is not None:  # the benchmark finds it there; its command line shows it to nobody
+    if api_key is not None:  # the benchmark finds it there, and its command line does not show it
         os.environ[o.API_KEY_VARIABLE] = api_key
     estimate = _estimate(sheet, target)
     lines = None if log is None else IterationLog(log, target.kv_tokens, target.block_size)
@@ -132,7 +134,7 @@ def _announce(sweep: Sweep) -> None:
 
     where = f"{sweep.server.url}, {sweep.server.model}, {sweep.server.kv_tokens:,} tokens of KV cache"
     o.say(f"{where}: {len(sweep.phases)} phases, {sweep.time_s:g} s of load at most")
-    o.say(f"each start of the benchmark, {START_WITHIN_S:.0f} s at most, comes on top; a phase too short is repeated")
+    o.say(f"each start of the benchmark takes up to {START_WITHIN_S:.0f} s more; a phase that is too short is repeated")
     for phase in sweep.phases:
         size = f"{phase.prompt_tokens:,} prompt and about {phase.output_tokens} output tokens"
         o.say(f"{phase.name}: {phase.concurrency} requests at a time of {size}\n  {shlex.join(sweep.command(phase))}")

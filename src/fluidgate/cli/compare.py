@@ -29,7 +29,7 @@ class ComparisonOptions:
     policy_file: o.PolicyFile = None
     loads: Annotated[
         list[float] | None,
-        typer.Option("--load", help="Arrival rate ÷ stability boundary; may be repeated. Without: as it arrives."),
+        typer.Option("--load", help="Arrival rate ÷ stability boundary; may be repeated. Else the workload's rate."),
     ] = None
     repeats: o.Repeats = 3
     goodput: o.Goodput = None

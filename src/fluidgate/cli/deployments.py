@@ -35,7 +35,7 @@ def _deployment(comparison: Comparison, scenario: Scenario, model: ServedModel) 
 
     spec = recommend(comparison, scenario).policy
     plan = PlanFile.of(scenario.plan, make_policy(spec, scenario.plan), comparison.config, model)
-    likeness = f"which has {plan.policy} itself" if is_stock(plan) else f"as near to {plan.policy} as its flags come"
+    likeness = f"which has {plan.policy} itself" if is_stock(plan) else f"as near to {plan.policy} as its flags allow"
     lines = []
     for form, title, path in (
         ("plugin", f"With fluidgate's scheduler: {plan.policy_line()}", PLAN_PATH),

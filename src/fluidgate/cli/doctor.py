@@ -28,7 +28,7 @@ Source = Annotated[
 Second = Annotated[Path | None, typer.Option("--second", help="A later scrape of the same run.")]
 Wait = Annotated[
     float | None,
-    typer.Option("--wait-s", help="Scrape twice, this many seconds apart; with --second: the seconds between the two."),
+    typer.Option("--wait-s", help="Scrape for this many seconds; with --second: the seconds between the two."),
 ]
 Model = Annotated[str | None, typer.Option("--model", help="Model name, for step times.", rich_help_panel=_H)]
 GpuName = Annotated[str | None, typer.Option("--gpu", help="GPU name, for step times.", rich_help_panel=_H)]
@@ -40,20 +40,18 @@ HardwareFile = Annotated[
     Path | None, typer.Option("--hardware", help="Hardware file, instead of model and GPU.", rich_help_panel=_H)
 ]
 Blocks = Annotated[
-    int | None, typer.Option("--num-gpu-blocks", help="KV blocks, where the page is silent.", rich_help_panel=_H)
+    int | None, typer.Option("--num-gpu-blocks", help="KV blocks, if the page does not say.", rich_help_panel=_H)
 ]
 BlockSize = Annotated[
-    int | None, typer.Option("--block-size", help="Tokens per block, where the page is silent.", rich_help_panel=_H)
+    int | None, typer.Option("--block-size", help="Tokens per block, if the page does not say.", rich_help_panel=_H)
 ]
 Seats = Annotated[
     int | None,
-    typer.Option("--max-num-seqs", help="The server's seats.", min=1, max=MAX_COUNT, rich_help_panel=_E),
+    typer.Option("--max-num-seqs", help="The server's value.", min=1, max=MAX_COUNT, rich_help_panel=_E),
 ]
 Budget = Annotated[
     int | None,
-    typer.Option(
-        "--max-num-batched-tokens", help="The server's token budget.", min=1, max=MAX_COUNT, rich_help_panel=_E
-    ),
+    typer.Option("--max-num-batched-tokens", help="The server's value.", min=1, max=MAX_COUNT, rich_help_panel=_E),
 ]
 
 
@@ -81,7 +79,7 @@ def command(
     if (num_gpu_blocks is None) != (block_size is None):
         raise InputError("--num-gpu-blocks and --block-size go together: give both")
     if wait_s is not None and "://" in source:
-        o.say(f"scraping {without_credentials(source)} twice, {wait_s:g} s apart")
+        o.say(f"scraping {without_credentials(source)} for {wait_s:g} s")
     facts = read_facts(source, second, wait_s, api_key=api_key)
     if num_gpu_blocks is not None and block_size is not None:
         facts = facts.with_kv(num_gpu_blocks, block_size)
@@ -118,7 +116,7 @@ def _print(diagnosis: Diagnosis) -> None:
     console.print(escaped(diagnosis.source), style="bold", highlight=False)
     console.print(_findings(diagnosis))
     if diagnosis.changes:
-        console.print("What to change, in the order of benefit", style="bold", highlight=False)
+        console.print("What to change, in order of benefit", style="bold", highlight=False)
         console.print(_changes(diagnosis))
     for note in diagnosis.notes:
         console.print(note, highlight=False)

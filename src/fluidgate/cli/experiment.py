@@ -19,14 +19,14 @@ Parts = Annotated[
     list[str] | None,
     typer.Option(
         "--part",
-        help="long-outputs, cells, curves, eviction-costs, priors or loads; may be repeated. Without: all.",
+        help="long-outputs, cells, curves, eviction-costs, priors or loads; may be repeated. If not given: all.",
     ),
 ]
-Requests = Annotated[int, typer.Option("--requests", help="Requests per run, at least.", min=100, max=MAX_REQUESTS)]
+Requests = Annotated[int, typer.Option("--requests", help="Requests per run, or more.", min=100, max=MAX_REQUESTS)]
 Seeds = Annotated[int, typer.Option("--seeds", help="Paired seeds.", min=2, max=MAX_REPEATS)]
 TuningSeeds = Annotated[
     int,
-    typer.Option("--tuning-seeds", help="Seeds that the tuned baseline is tuned on.", min=1, max=MAX_REPEATS),
+    typer.Option("--tuning-seeds", help="Seeds for tuning the baseline.", min=1, max=MAX_REPEATS),
 ]
 Mooncake = Annotated[Path | None, typer.Option("--mooncake", help="Mooncake's conversation trace (JSON lines).")]
 Page = Annotated[Path, typer.Option("--page", help="Write the tables to this Markdown file.")]
@@ -49,7 +49,7 @@ def gate(
     mooncake: Mooncake = None,
     page: Page = Path("gate-results.md"),
 ) -> None:
-    """What the gate is worth: `fluid` against every baseline, over workloads, loads, knobs and eviction costs."""
+    """What the gate gains and costs: `fluid` against every baseline, by workload, load, knob and eviction cost."""
     from fluidgate.studies.gate import PARTS, Scale, gate_page, run_gate
 
     o.try_outputs(page, running.results)
@@ -93,7 +93,7 @@ PAPER_EXAMPLE = "Example: `fluidgate experiment paper --part theory --seeds 2 --
 
 PaperParts = Annotated[
     list[str] | None,
-    typer.Option("--part", help="theory, latency, stable-rate or equal-chunks; may be repeated. Without: all."),
+    typer.Option("--part", help="theory, latency, stable-rate or equal-chunks; may be repeated. If not given: all."),
 ]
 
 

@@ -25,8 +25,8 @@ Values = Annotated[
     ),
 ]
 Tolerance = Annotated[float, typer.Option("--tolerance", help="Relative width of the intervals.")]
-Alpha = Annotated[float, typer.Option("--alpha", help="Probability that an interval misses, at most.")]
-Replications = Annotated[int, typer.Option("--replications", help="Most runs at one rate.", max=MAX_REPEATS)]
+Alpha = Annotated[float, typer.Option("--alpha", help="Largest probability that an interval misses the true rate.")]
+Replications = Annotated[int, typer.Option("--replications", help="Largest number of runs per rate.", max=MAX_REPEATS)]
 
 
 @o.grouped

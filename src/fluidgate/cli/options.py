@@ -41,8 +41,8 @@ def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
 
 _W, _H, _E, _F, _O, _R = "Workload", "Hardware", "Engine", "Replicas", "Output", "Running"
 
-TraceFormat = Annotated[str | None, _option(_W, "--trace-format", help="Name the trace format.")]
-Failed = Annotated[str, _option(_W, "--failed", help="Failed requests in a trace: stop or drop them.")]
+TraceFormat = Annotated[str | None, _option(_W, "--trace-format", help="Format of the trace, if not recognised.")]
+Failed = Annotated[str, _option(_W, "--failed", help="What to do at failed requests in a trace: stop, or drop them.")]
 JitterSeed = Annotated[
     int | None,
     _option(
@@ -55,13 +55,13 @@ Requests = Annotated[
     _option(_W, "--requests", help="Requests to draw from a preset, or to take from a trace.", min=1, max=MAX_REQUESTS),
 ]
 Rate = Annotated[float | None, _option(_W, "--rate", help="Arrival rate in requests per second.")]
-RateScale = Annotated[float, _option(_W, "--rate-scale", help="Let requests arrive this many times as fast.")]
+RateScale = Annotated[float, _option(_W, "--rate-scale", help="Factor on the arrival rate.")]
 Seed = Annotated[int, _option(_W, "--seed", help="Seed of all random draws.", min=0, max=MAX_SEED)]
 Repeats = Annotated[
     int, _option(_W, "--repeats", help="Paired repeats for confidence intervals.", min=1, max=MAX_REPEATS)
 ]
 PolicyFile = Annotated[
-    Path | None, typer.Option("--policy-file", help="Python file whose `@fluidgate.policy` classes to use as well.")
+    Path | None, typer.Option("--policy-file", help="Python file with your own `@fluidgate.policy` classes.")
 ]
 Goodput = Annotated[list[str] | None, _option(_O, "--goodput", help="Objectives in ms, such as `ttft:2000 tpot:50`.")]
 OutputFormat = Annotated[Format, _option(_O, "--format", help="What to print.")]
@@ -70,7 +70,7 @@ API_KEY_VARIABLE = "OPENAI_API_KEY"
 
 ApiKey = Annotated[
     str | None,
-    typer.Option("--api-key", envvar=API_KEY_VARIABLE, help="Key that the server asks for; it is shown nowhere."),
+    typer.Option("--api-key", envvar=API_KEY_VARIABLE, help="Key that the server asks for; it is never shown."),
 ]
 
 
@@ -113,9 +113,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 class WorkloadOptions:
     """Where requests come from."""
 
-    trace: Annotated[Path | None, _option(_W, "--trace", help="Trace file; its format is told from its content.")] = (
-        None
-    )
+    trace: Annotated[Path | None, _option(_W, "--trace", help="Trace file; its format is detected.")] = None
     trace_format: TraceFormat = None
     failed: Failed = "stop"
     jitter_seed: JitterSeed = None
@@ -126,7 +124,7 @@ class WorkloadOptions:
     seed: Seed = 0
 
     def load(self) -> Workload:
-        """The workload; what was read or drawn is said on stderr."""
+        """The workload; a note on stderr says what was read or drawn."""
         return self.draws(1)[0]
 
     def draws(self, repeats: int) -> list[Workload]:
@@ -141,7 +139,7 @@ class WorkloadOptions:
 
         n = self.requests or 4000
         drawn = [generate(self.preset, n=n, rate=self.rate, seed=self.seed + k) for k in range(repeats)]
-        if self.rate is not None and n > 1:  # bursts of minutes make a draw's own rate another
+        if self.rate is not None and n > 1:  # bursts of minutes make a draw's own rate differ
             drawn = [replace(draw.scaled(self.rate / draw.rate), name=draw.name) for draw in drawn]
         say(f"{n:,} requests drawn from {self.preset}, seed {self.seed}: {PRESETS[self.preset].source}")
         return drawn
@@ -216,9 +214,9 @@ class EngineOptions:
     """Limits and batch formation; the fields are those of `EngineConfig`."""
 
     mode: Annotated[str, _option(_E, "--mode", help="Batch formation: vllm, sarathi or prefill-first.")] = "vllm"
-    max_num_seqs: Annotated[int, _option(_E, "--max-num-seqs", help="Most residents.")] = 256
+    max_num_seqs: Annotated[int, _option(_E, "--max-num-seqs", help="Largest number of residents.")] = 256
     max_num_active_seqs: Annotated[
-        int | None, _option(_E, "--max-num-active-seqs", help="Most residents that admission may reach.")
+        int | None, _option(_E, "--max-num-active-seqs", help="Largest number of residents that admission may reach.")
     ] = None
     max_num_batched_tokens: Annotated[
         int | None, _option(_E, "--max-num-batched-tokens", help="Token budget per iteration.")
@@ -234,23 +232,23 @@ class EngineOptions:
         _option(
             _E,
             "--scheduler-reserve-full-isl/--no-scheduler-reserve-full-isl",
-            help="Admit only where the whole prompt fits.",
+            help="Admit a request only if its whole prompt fits.",
         ),
     ] = True
     long_prefill_token_threshold: Annotated[
-        int, _option(_E, "--long-prefill-token-threshold", help="Most prompt tokens of one request per iteration.")
+        int, _option(_E, "--long-prefill-token-threshold", help="Tokens of one prompt per iteration, at most; 0: any.")
     ] = 0
     cut_lone_prefill: Annotated[
         bool,
         _option(
             _E,
             "--cut-lone-prefill/--no-cut-lone-prefill",
-            help="That threshold also cuts a request that is alone, as in vLLM up to 0.30.",
+            help="Apply that threshold to a lone request as well, as in vLLM up to 0.30.",
         ),
     ] = False
-    preemption: Annotated[str, _option(_E, "--preemption", help="A victim's fate: recompute, restart or offload.")] = (
-        "recompute"
-    )
+    preemption: Annotated[
+        str, _option(_E, "--preemption", help="How a victim returns: recompute, restart or offload.")
+    ] = "recompute"
 
     def load(self) -> EngineConfig:
         """The engine's settings."""
@@ -267,11 +265,11 @@ class FleetOptions:
         int, _option(_F, "--replicas", help="Engines that serve the requests, each with its policy.")
     ] = 1
     router: Annotated[
-        str, _option(_F, "--router", help="Who gets a request: round-robin, least-loaded, least-kv or power-of-two.")
+        str, _option(_F, "--router", help="Router: round-robin, least-loaded, least-kv or power-of-two.")
     ] = "round-robin"
 
     def load(self, seed: int) -> Fleet:
-        """The fleet; `seed` is of a router that draws."""
+        """The fleet; `seed` is for a router that draws at random."""
         from fluidgate.engine import Fleet
 
         return Fleet(self.replicas, self.router, seed)
@@ -282,11 +280,11 @@ class RunningOptions:
     """Where many runs happen; `fluidgate.runs.Runner`."""
 
     jobs: Annotated[
-        int, _option(_R, "--jobs", "-j", help="Processes to run in; the numbers are the same.", min=1, max=MAX_JOBS)
+        int, _option(_R, "--jobs", "-j", help="Number of processes; results are the same.", min=1, max=MAX_JOBS)
     ] = 1
     ray: Annotated[str | None, _option(_R, "--ray", help="Run on Ray: a cluster's address, or `local`.")] = None
     results: Annotated[
-        Path | None, _option(_R, "--results", help="Keep finished runs in this file; a stopped run goes on from it.")
+        Path | None, _option(_R, "--results", help="Keep finished runs in this file, and resume from it.")
     ] = None
 
     @contextmanager
@@ -324,7 +322,7 @@ def console() -> Console:
 
 
 def say(message: str) -> None:
-    """A remark beside the result: on stderr, so that stdout holds the result alone."""
+    """A remark, on stderr, so that stdout holds only the result."""
     print(escaped(message), file=sys.stderr, flush=True)
 
 
@@ -344,7 +342,7 @@ def command_line() -> str:
 
 
 def try_outputs(*paths: Path | None, folders: Iterable[Path | None] = ()) -> None:
-    """Before any run: make the output folders, and refuse every path that could not be written after it."""
+    """Before any run: make the output folders, and refuse every path that could not be written afterwards."""
     for folder in folders:
         if folder is not None:
             make_folder(folder)
@@ -353,7 +351,7 @@ def try_outputs(*paths: Path | None, folders: Iterable[Path | None] = ()) -> Non
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while something long runs; yields a function of (done, in all)."""
+    """A bar on stderr while something long runs; yields a function of (done, total)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -34,7 +34,7 @@ ClassMap = Annotated[
     typer.Option(
         "--class-map",
         metavar="KIND:KEY=CLASS",
-        help="With --save: the class of requests that do not name theirs, `adapter:NAME=CLASS` or "
+        help="With --save: the class of requests that do not name one, `adapter:NAME=CLASS` or "
         "`priority:NUMBER=CLASS`; may be given several times.",
     ),
 ]
@@ -95,7 +95,7 @@ def _plan_file(
 
 
 def served(hardware: o.HardwareOptions) -> ServedModel:
-    """What the options say of the model; a hardware file says nothing of it."""
+    """What the options say about the model; a hardware file says nothing about it."""
     from fluidgate.hardware import find_profile
     from fluidgate.serving.planfile import ServedModel
 
@@ -105,6 +105,6 @@ def served(hardware: o.HardwareOptions) -> ServedModel:
     return ServedModel(
         name=hardware.model,
         tensor_parallel_size=profile.tp if profile else hardware.tp,
-        # blocks that were given, not reckoned from a share of the memory, do not tell the share
+        # blocks that were given, not computed from a share of the memory, do not determine the share
         gpu_memory_utilization=None if hardware.num_gpu_blocks else hardware.gpu_memory_utilization,
     )

@@ -26,12 +26,12 @@ PlanPath = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file, from 
 ModelName = Annotated[str | None, typer.Option("--model-name", help="Hugging Face name or folder of the model.")]
 MaxWait = Annotated[
     float | None,
-    typer.Option("--max-wait-s", help="Refuse requests (HTTP 503) that would wait longer than this; else none."),
+    typer.Option("--max-wait-s", help="Refuse requests (HTTP 503) that would wait longer than this; without it, none."),
 ]
 VllmVersion = Annotated[
     str | None,
     typer.Option(
-        "--vllm-version", help="The server's vLLM, such as 0.30: an older one lacks some flags; else the newest."
+        "--vllm-version", help="The server's vLLM, such as 0.30: older ones lack some flags. The newest if not given."
     ),
 ]
 
@@ -47,7 +47,7 @@ def _print_support(wanted: bool) -> None:
 Support = Annotated[
     bool,
     typer.Option(
-        "--support", callback=_print_support, is_eager=True, help="Print which vLLM is tested for what, and exit."
+        "--support", callback=_print_support, is_eager=True, help="Print what is tested on which vLLM, and exit."
     ),
 ]
 
@@ -97,14 +97,14 @@ def _model(plan: PlanFile, given: str | None, path: Path) -> str:
     if name is None:
         raise InputError(f"{path}: was planned from a hardware file, which names no model; add --model-name")
     if given is None and "/" not in name:
-        o.say(f"{name} is fluidgate's name for the model: give what vLLM is to load with --model-name")
+        o.say(f"{name} is fluidgate's name for the model: give the name that vLLM loads with --model-name")
     return name
 
 
 def _likeness(plan: PlanFile) -> str:
     from fluidgate.serving.flags import is_stock
 
-    return f"which has {plan.policy} itself:" if is_stock(plan) else f"as near to {plan.policy} as its flags come:"
+    return f"which has {plan.policy} itself:" if is_stock(plan) else f"as near to {plan.policy} as its flags allow:"
 
 
 def _table(flags: Sequence[Flag]) -> Table:

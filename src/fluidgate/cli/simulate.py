@@ -30,7 +30,7 @@ Perfetto = Annotated[
 class RunOptions:
     """What to run, and what to write of it."""
 
-    policy: PolicyName = "greedy"
+    policy: PolicyName = "fluid"
     policy_file: o.PolicyFile = None
     repeats: o.Repeats = 1
     goodput: o.Goodput = None
@@ -113,7 +113,7 @@ def _run(
 
 
 def _fleet_facts(records: RunRecords) -> dict[str, Any]:
-    """What a fleet's JSON says beside the summary; nothing of one engine."""
+    """What a fleet's JSON adds to the summary; nothing for one engine."""
     from fluidgate.engine import FleetRecords
 
     if not isinstance(records, FleetRecords):
@@ -124,8 +124,8 @@ def _fleet_facts(records: RunRecords) -> dict[str, Any]:
 def _print_fleet(facts: dict[str, Any]) -> None:
     if facts:
         o.console().print(
-            f"{facts['replicas']} replicas behind {facts['router']}: the busiest was sent {facts['imbalance']:.3f} "
-            "times the mean of tokens"
+            f"{facts['replicas']} replicas behind {facts['router']}: the busiest got {facts['imbalance']:.3f} "
+            "times the mean number of tokens"
         )
 
 

@@ -86,12 +86,12 @@ def _read(path: Path, trace_format: str | None, failed: str, jitter_seed: int | 
 
 
 def _writer(path: Path) -> Callable[[Workload], None]:
-    """What writes a workload to the path, which is tried first."""
+    """A function that writes a workload to the path, which is checked first."""
     from fluidgate.workload import write_mooncake, write_vidur
 
     suffix = Path(path.name.removesuffix(".gz")).suffix
     if suffix not in (".jsonl", ".csv"):
-        raise InputError(f"{path}: name it .jsonl (Mooncake) or .csv (Vidur), with .gz behind it to compress")
+        raise InputError(f"{path}: name it .jsonl (Mooncake) or .csv (Vidur), with .gz appended to compress")
     o.try_outputs(path)
 
     def write(workload: Workload) -> None:

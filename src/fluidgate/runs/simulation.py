@@ -58,7 +58,7 @@ def policy_for(
 def simulate(
     workload: Workload,
     hardware: Hardware,
-    policy: str | Policy = "greedy",
+    policy: str | Policy = "fluid",
     *,
     config: EngineConfig | None = None,
     fluid_plan: FluidPlan | None = None,
@@ -71,7 +71,7 @@ def simulate(
 
     Args:
         policy: a `Policy`, a registered name, or a spec such as `concurrency-cap:cap=25`; what a spec leaves out
-            comes from the plan.
+            comes from the plan. `fluid` if not given, as everywhere.
         fluid_plan: the plan that sets the policy; made from `workload` if None and needed.
         record, compile, progress: as in `engine.run`; per-iteration records are of one engine only.
         fleet: how many engines, and the router in front of them; None: one engine.

@@ -41,7 +41,7 @@ _SHARED, _PROMPT, _GENERATED, _PER_REQUEST = 1 << 40, 1 << 50, 1 << 60, 1 << 24
 def emulate(
     workload: Workload,
     hardware: Hardware,
-    policy: str | Policy = "greedy",
+    policy: str | Policy = "fluid",
     *,
     config: EngineConfig | None = None,
     fluid_plan: FluidPlan | None = None,

@@ -27,9 +27,9 @@ def _intro(result: GateResult) -> str:
     return (
         "# The gate experiment: all tables\n\n"
         f"Means over {scale.seeds} paired seeds with 95% intervals, {scale.requests:,} requests per run or more; from "
-        "`fluidgate experiment gate`. Plans and priors come from a draw of their own; the tuned baseline's watermark "
-        f"and cap from a grid on {scale.tuning_seeds} further seeds. What the columns mean and what follows: "
-        "[the gate, measured](gate.md)."
+        "`fluidgate experiment gate`. Plans and priors come from a separate draw; the tuned baseline's watermark and "
+        f"cap come from a grid on {scale.tuning_seeds} further seeds. [The gate, measured](gate.md) explains the "
+        "columns and has the conclusions."
     )
 
 
@@ -80,8 +80,8 @@ def _curves(result: GateResult) -> str:
     }
     parts = [f"### {_name(cell)}\n\n" + _policies(result, "curves", cell, columns) for cell in result.cells("curves")]
     note = (
-        "The last column is the service rate of `fluid`, between the neighbouring values of its knob, less the row's, "
-        "at the row's share of stalled requests; below 0 the row is above the curve of `fluid`."
+        "The last column is the service rate of `fluid` at the row's share of stalled requests, interpolated between "
+        "the neighbouring values of its knob, minus the row's rate; below 0 the row is above the curve of `fluid`."
     )
     return _section("The whole curve: service rate against stalls", note, *parts)
 

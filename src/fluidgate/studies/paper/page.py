@@ -46,7 +46,7 @@ def _intro(result: PaperResult) -> str:
     return (
         "# The papers' studies: all tables\n\n"
         f"Means over {scale.seeds} paired seeds, {scale.requests:,} requests per run, {SATURATED} times as many where "
-        "saturated; from `fluidgate experiment paper`. Settings, and what follows: [the papers, run again](paper.md)."
+        "saturated; from `fluidgate experiment paper`. [The papers, run again](paper.md) has settings and conclusions."
     )
 
 
@@ -60,7 +60,7 @@ def _theory(result: PaperResult) -> str:
         "### M\\* of LMSYS against C\n\n" + _memory(result),
         "### Segments of Nested WAIT: the largest guaranteed rate, req/s\n\n" + _guarantees(),
         "### The limit cycle: a saturated queue of equal requests\n\n" + _cycles(result),
-        "### Poisson arrivals: share of the arriving requests that stay behind\n\n" + _poisson(result),
+        "### Poisson arrivals: share of the arriving requests that remain unserved\n\n" + _poisson(result),
     ]
     return _section("Formulas", *parts)
 
@@ -177,7 +177,7 @@ def _latency(result: PaperResult) -> str:
         chosen = [_setting(result.row("latency", Cell(name, SEARCHED, rate))) for rate in study.rates]
         tables.append("The search for B:\n\n" + _table(head, [(SEARCHED, *chosen)]))
         parts.append("\n\n".join([f"### {name}", *tables]))
-    note = "Without a table of restarts there are none."
+    note = "Studies without a table of restarts had none."
     return _section("Latency and completion rate by arrival rate", note, *parts, _by_segments(result))
 
 

@@ -36,8 +36,8 @@ def quality_page(found: Sequence[Quality], command: str) -> str:
         f"**{within} of {len(found)} pairs are predicted within {GOAL:.0%}**; the median error is "
         f"{_percent(float(np.median(errors)))}, the largest {_percent(float(errors[np.abs(errors).argmax()]))}.",
         _table(COLUMNS, [_cells(quality) for quality in found]),
-        f"## Why, where the error is above {GOAL:.0%}",
-        "\n".join(_reason(quality) for quality in found if abs(quality.error) > GOAL) or "It nowhere is.",
+        f"## Pairs with an error above {GOAL:.0%}",
+        "\n".join(_reason(quality) for quality in found if abs(quality.error) > GOAL) or "None.",
         "## Every policy, as a share of the predicted rate",
         _table(
             ("workload", "machine", *QUALITY_POLICIES),
