@@ -296,10 +296,10 @@ def _limits(records: RunRecords, steps: StepRecords) -> str:
     step = np.repeat(np.arange(len(steps)), steps.scheduled)
     if (tokens < 1).any() or len(np.unique(step * len(load) + row)) != len(row):
         return "a request is scheduled twice in one iteration, or for no tokens"
-    # beside a prompt, all tokens count; an iteration of decodes alone is limited by seats only, but in mode vllm
+    # beside a prompt, all tokens count; an iteration of decodes alone is limited by seats only in some modes
     prefills = np.bincount(step, tokens > 1, minlength=len(steps)) > 0
     budget = config.token_budget(int((load.prompt_tokens + load.output_tokens).max()))
-    over = (steps.tokens > budget) & (prefills | (config.mode == "vllm"))
+    over = (steps.tokens > budget) & (prefills | config.formation.budget_counts_decodes)
     if over.any():
         return f"iteration {np.argmax(over)} computes {steps.tokens[np.argmax(over)]} tokens with a budget of {budget}"
     limit = config.long_prefill_token_threshold

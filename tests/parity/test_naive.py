@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidgate.engine import RunRecords, run
+from fluidgate.engine import MODES, RunRecords, run
 from fluidgate.policies import Greedy
 
 from .generators import Case, cases, examples, other_configs, vllm_configs
@@ -88,6 +88,11 @@ REACHES = {
     "sarathi": IN_CHUNKS | {"hits on own old blocks": 30},
     "prefill-first": {"hits on own old blocks": 30},
 }
+
+
+def test_every_mode_has_its_cases() -> None:
+    assert {name.partition(",")[0] for name in CONFIGS} == set(MODES)
+    assert set(REACHES) == set(CONFIGS)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

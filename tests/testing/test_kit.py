@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fluidgate.engine import EngineConfig, RunRecords, run
+from fluidgate.engine import MODES, EngineConfig, RunRecords, run
 from fluidgate.policies import Greedy, Policy
 from fluidgate.testing import check_policy, check_records, check_same, small_configs, small_hardware, small_workloads
 from fluidgate.workload import Workload
@@ -23,6 +23,10 @@ def records() -> RunRecords:
     assert records.preemptions.any()
     check_records(records)
     return records
+
+
+def test_the_kit_runs_every_mode() -> None:
+    assert {config.mode for config in small_configs()} == set(MODES)
 
 
 def changed(array: np.ndarray, i: int, value: Any) -> np.ndarray:

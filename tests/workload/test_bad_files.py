@@ -195,10 +195,18 @@ BAD = {
     "vidur": VIDUR,
     "vllm-bench": VLLM,
 }
+GOOD = {
+    "azure": A,
+    "burstgpt": B,
+    "mooncake": M * 2,
+    "sharegpt": _second(),
+    "vidur": V,
+    "vllm-bench": _result(),
+}
 
 
 def test_every_format_has_ten_bad_files():
-    assert BAD.keys() == FORMATS.keys()
+    assert BAD.keys() == GOOD.keys() == FORMATS.keys()
     assert min(map(len, BAD.values())) >= 10
 
 
@@ -323,15 +331,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_any_mangled_file_gives_a_workload_or_an_input_error(tmp_path, name, data):
-    good = {
-        "azure": A,
-        "burstgpt": B,
-        "vidur": V,
-        "mooncake": M,
-        "sharegpt": _second(),
-        "vllm-bench": _result(),
-    }
-    text = good[name] * 2 if name == "mooncake" else good[name]
+    text = GOOD[name]
     at = data.draw(st.integers(0, len(text)))
     until = data.draw(st.integers(at, min(len(text), at + 12)))
     path = tmp_path / "trace.dat"
