@@ -17,6 +17,7 @@ from numba.core.registry import CPUDispatcher
 from fluidgate.arrays import FloatArray
 from fluidgate.code_cache import cache_folder, is_kept
 from fluidgate.engine import loop, routing
+from fluidgate.engine.compile_errors import compile_error
 from fluidgate.engine.config import EngineConfig
 from fluidgate.engine.replicas import stacked
 from fluidgate.engine.state import LOG_NOTHING, new_log, new_state
@@ -67,7 +68,7 @@ def load_program(policy: Policy, *, compile: bool = True) -> Program:
     """The loop with `policy`; `compile=False` runs the same source in the interpreter, with the same results.
 
     Raises:
-        InputError: numba cannot compile one of the policy's functions; the message names it and numba's reason.
+        InputError: numba cannot compile one of the policy's functions; the message gives its line and numba's reason.
     """
     own = [getattr(type(policy), name) for name in DECISIONS]
     hooks = sum(bit for bit, function in zip(HOOKS, own, strict=True) if function is not None)
@@ -171,12 +172,8 @@ def _compile_decision(function: Callable[..., Any], name: str, policy: Policy, s
     dispatcher = _dispatcher(function, cached=function.__module__.startswith("fluidgate."))
     try:
         dispatcher.compile(signature)
-    except numba.core.errors.NumbaError as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), "unknown reason")
-        raise InputError(
-            f"policy {policy.name}: numba cannot compile its {name}: {reason.strip()}. "
-            "Use numbers, arrays and loops only, or run it with compile=False"
-        ) from error
+    except Exception as error:  # numba raises its own errors, and others for what Python itself would refuse
+        raise InputError(compile_error(error, policy.name, name, function)) from error
     return dispatcher
 
 
