@@ -162,14 +162,12 @@ def _compiled_for(function: Any, signature: Any) -> Any:
 
 
 @cache
-def _dispatcher(function: Callable[..., Any], cached: bool) -> CPUDispatcher:
-    if isinstance(function, CPUDispatcher):
-        return function
-    return entry_kernel(function) if cached else numba.njit(error_model="numpy")(function)
+def _dispatcher(function: Callable[..., Any]) -> CPUDispatcher:
+    return function if isinstance(function, CPUDispatcher) else entry_kernel(function)
 
 
 def _compile_decision(function: Callable[..., Any], name: str, policy: Policy, signature: Any) -> Any:
-    dispatcher = _dispatcher(function, cached=function.__module__.startswith("fluidgate."))
+    dispatcher = _dispatcher(function)
     try:
         dispatcher.compile(signature)
     except Exception as error:  # numba raises its own errors, and others for what Python itself would refuse
