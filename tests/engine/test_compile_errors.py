@@ -76,6 +76,11 @@ CASES = {
         "rank",
         "Unknown attribute 'deadline' of type Request; it has row, arrival_s, prompt_tokens, output_tokens, class_id",
     ),
+    "a parameter, misspelt": (
+        f"{ADMIT}        out_quota[0] = params.shar  # fault\n        return np.inf\n",
+        "admit",
+        "Unknown attribute 'shar' of type params(share); did you mean share?",
+    ),
     "an unknown name": (
         f"{ADMIT}        out_quota[0] = limit  # fault\n        return np.inf\n",
         "admit",

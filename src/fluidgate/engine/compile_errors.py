@@ -95,8 +95,9 @@ def _hint(reason: str, decision: str) -> str:
         return f"decorate {found[1]} with @kernel (from fluidgate.kernel import kernel)"
     if found := re.match(r"NameError: name '(\w+)' is not defined", reason):
         return f"define {found[1]}, or import it"
-    if (found := re.match(r"Unknown attribute '(\w+)' of type (\w+)$", reason)) and found[2] in _TUPLES:
-        known = _TUPLES[found[2]]
+    if found := re.match(r"Unknown attribute '(\w+)' of type (\w+)(?:\((.*)\))?$", reason):
+        known = found[3].split(", ") if found[2] == "params" else _TUPLES.get(found[2], ())
         close = difflib.get_close_matches(found[1], known, n=1)
-        return f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
+        if known:
+            return f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
     return "use numbers, arrays and loops only, or run it with compile=False"

@@ -19,12 +19,14 @@ from fluidgate.code_cache import cache_folder, is_kept
 from fluidgate.engine import loop, routing
 from fluidgate.engine.compile_errors import compile_error
 from fluidgate.engine.config import EngineConfig
+from fluidgate.engine.named_params import compiled_by_name
 from fluidgate.engine.replicas import stacked
 from fluidgate.engine.state import LOG_NOTHING, new_log, new_state
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
-from fluidgate.kernel import entry_kernel, interpreted
+from fluidgate.kernel import entry_kernel, interpreted, is_own
 from fluidgate.policies import Policy
+from fluidgate.policies.params import places_of
 from fluidgate.policies.protocol import Event, Request
 from fluidgate.workload import Workload
 
@@ -168,7 +170,10 @@ def _dispatcher(function: Callable[..., Any]) -> CPUDispatcher:
 
 def _compile_decision(function: Callable[..., Any], name: str, policy: Policy, signature: Any) -> Any:
     dispatcher = _dispatcher(function)
+    places = places_of(policy.pack())
     try:
+        if places and not is_own(function):
+            return compiled_by_name(function, signature, places)
         dispatcher.compile(signature)
     except Exception as error:  # numba raises its own errors, and others for what Python itself would refuse
         raise InputError(compile_error(error, policy.name, name, function)) from error
