@@ -47,7 +47,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"(?!fluidgate).*"),
     (
         "py:class",
-        r"fluidgate\..*\.(J|P|ClassSummary|Machine|EngineLimits|Traffic|Planned|ClassNames|Release|Address|Sample|Rule|Setting"
+        r"fluidgate\..*\.(F|J|P|Findings|ClassSummary|Machine|EngineLimits|Traffic|Planned|ClassNames|Release|Address|Sample|Rule|Setting"
         r"|Trial|Html|_without_control)",
     ),  # of no page of their own
 ]

@@ -14,7 +14,7 @@ class HalfFull(fg.Policy):
     @staticmethod
     def admit(params, memory, view, out_quota):
         used = view.total_blocks - view.free_blocks
-        if used > params[0] * view.total_blocks and len(view.residents) > 0:
+        if used > params.share * view.total_blocks and len(view.residents) > 0:
             out_quota[0] = 0
         return np.inf
 

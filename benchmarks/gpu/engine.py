@@ -18,6 +18,7 @@ from model import Attend, Llama
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fluidgate.arrays import IntArray
 from fluidgate.engine import EngineConfig, RunRecords, loop
 from fluidgate.engine import state as layout
 from fluidgate.engine.compiled import load_program
@@ -28,7 +29,7 @@ from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy
-from fluidgate.workload import IntArray, Workload
+from fluidgate.workload import Workload
 
 
 @dataclass(frozen=True)

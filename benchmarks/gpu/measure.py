@@ -9,8 +9,8 @@ from statistics import median
 import numpy as np
 
 from engine import Batch, Engine
+from fluidgate.arrays import IntArray
 from fluidgate.hardware import FitReport, StepTime, fit_step_time
-from fluidgate.workload import IntArray
 
 DECODES = (1, 8, 32, 64, 128, 256)
 CONTEXTS = (64, 256, 512, 1024, 2048)

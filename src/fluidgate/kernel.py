@@ -1,4 +1,4 @@
-"""Compiled functions: one decorator for each use, and one way to run them uncompiled."""
+"""Compiled functions: `kernel`, for helpers of a policy, and what the engine itself needs beside it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from numba.core.registry import CPUDispatcher
 
 from fluidgate.code_cache import CodeCache
 
+__all__ = ["kernel"]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -20,7 +22,12 @@ def entry_kernel(function: F) -> F:
 
 
 def kernel(function: F) -> F:
-    """A kernel that other kernels call; leaving out the way in from Python halves the time to compile."""
+    """Decorator of a helper function that a policy's decision functions, or other helpers, call.
+
+    It is compiled with its caller, and runs as plain Python where its caller does. Numbers, arrays, tuples of them and
+    loops compile. A helper outside this package can be called from Python too, and its machine code is never kept.
+    """
+    # Within the package only kernels call it; leaving out the way in from Python halves the time to compile.
     return _compiled_on_use(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
@@ -29,7 +36,16 @@ def inlined_kernel(function: F) -> F:
     return _compiled_on_use(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 
 
+def is_own(function: Callable[..., Any]) -> bool:
+    """Whether a function is part of this package."""
+    return (function.__module__ or "").startswith("fluidgate.")
+
+
 def _compiled_on_use(function: F, **options: bool) -> F:
+    if not is_own(function):
+        # A user's kernel may allocate, and its callees and constants may come from any file, of which `CodeCache` knows
+        # nothing: code on disk would be stale after a change in one of them.
+        return numba.njit(error_model="numpy")(function)  # type: ignore[no-any-return]
     # Kernels allocate nothing, so they need no reference counts, which would cost several times their work.
     dispatcher = numba.njit(error_model="numpy", _nrt=False, **options)(function)
     if isinstance(dispatcher, CPUDispatcher):  # it is the function itself where numba is switched off

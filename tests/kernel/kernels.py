@@ -14,7 +14,12 @@ from fluidgate import code_cache
 from fluidgate.code_cache import cache_folder
 
 KERNELS = """
+import sys
+
 from fluidgate.kernel import entry_kernel, inlined_kernel, kernel
+
+__name__ = "fluidgate.small_kernels"  # code is kept of the package's own kernels alone
+sys.modules[__name__] = sys.modules["small_kernels"]
 
 @inlined_kernel
 def doubled(x):
@@ -60,5 +65,5 @@ def run(root: Path) -> int:
 def file_of(name: str) -> Path:
     folder = cache_folder()
     assert folder is not None
-    (path,) = folder.glob(f"small_kernels.{name}-*.nbc")
+    (path,) = folder.glob(f"fluidgate.small_kernels.{name}-*.nbc")
     return path

@@ -12,7 +12,7 @@ from fluidgate.errors import InputError
 from fluidgate.fluid import plan
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import AMin, KnownLengths, McSf, Policy, make_policy
-from fluidgate.testing import check_policy, small_hardware, small_workloads
+from fluidgate.testing import check_policy, small_hardware
 from fluidgate.workload import Workload
 
 Simulate = Callable[..., RunRecords]
@@ -74,11 +74,6 @@ def test_takes_its_intervals_from_the_plan() -> None:
     load = Workload(np.arange(4.0), np.full(4, 3), np.array([2, 2, 9, 9]))
     planned = make_policy("a-min", plan(load, small_hardware(), max_num_seqs=6))
     assert planned == AMin(6.0, (1.0, 3.0))  # 1 to 2, and from 3 on
-
-
-def test_conforms() -> None:
-    load = next(w for w in small_workloads() if w.name == "overload")
-    check_policy(make_policy("a-min", plan(load, small_hardware())))
 
 
 @pytest.mark.parametrize("policy", [AMin(), AMin(seats=1.0), AMin(lower_ends=(40.0,))], ids=repr)

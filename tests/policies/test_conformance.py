@@ -2,7 +2,7 @@
 
 import pytest
 
-from fluidgate.fluid import FluidPlan
+from fluidgate.fluid import plan
 from fluidgate.policies import (
     ConcurrencyCap,
     Fluid,
@@ -12,23 +12,73 @@ from fluidgate.policies import (
     Wait,
     Watermark,
     make_policy,
+    policy_class,
     policy_names,
 )
-from fluidgate.testing import check_policy
+from fluidgate.testing import PolicyCheck, check_policy, policy_checks, small_hardware, small_workloads
 
-OURS = ["concurrency-cap", "fluid", "greedy", "nested-wait", "rate-limited", "wait", "watermark"]
+SPECS = [
+    "a-min",
+    "concurrency-cap",
+    "expected-completions",
+    "fluid",
+    "fluid-volume",
+    "greedy",
+    "known-lengths",
+    "max-utilization",
+    "mc-sf",
+    "nested-wait",
+    "nested-wait:strict=true",
+    "no-evict",
+    "past-future",
+    "rate-limited",
+    "sglang",
+    "shortest-first",
+    "smallest-volume-first",
+    "wait",
+    "wait:strict=true",
+    "watermark",
+]
 
 
-def test_all_are_registered() -> None:
-    assert set(OURS) <= set(policy_names())
+def planned() -> dict[str, Policy]:
+    overload = next(w for w in small_workloads() if w.name == "overload")
+    small_plan = plan(overload, small_hardware())
+    return {spec: make_policy(spec, small_plan) for spec in SPECS}
 
 
-@pytest.mark.parametrize("spec", [*OURS, "wait:strict=true", "nested-wait:strict=true"])
-def test_planned_policies_conform(spec: str, small_plan: FluidPlan) -> None:
-    policy = make_policy(spec, small_plan)
-    assert policy.may_idle == ("strict" in spec)
-    assert policy.needs_output_length == spec.startswith("wait")
-    check_policy(policy)
+PLANNED = planned()
+
+
+def test_every_policy_of_the_package_is_checked() -> None:
+    ours = {name for name in policy_names() if policy_class(name).__module__.startswith("fluidgate.")}
+    assert ours == {spec.partition(":")[0] for spec in SPECS}
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, id=f"{spec}: {check.law}")
+        for spec, policy in PLANNED.items()
+        for check in policy_checks(policy)
+    ],
+)
+def test_planned_policies_conform(check: PolicyCheck) -> None:
+    check()
+
+
+def test_planned_policies_say_what_they_need() -> None:
+    strict = {spec for spec in SPECS if spec.endswith(":strict=true")}
+    assert {spec for spec, policy in PLANNED.items() if policy.may_idle} == strict
+    assert {spec for spec, policy in PLANNED.items() if policy.needs_output_length} == {
+        "a-min",
+        "known-lengths",
+        "mc-sf",
+        "shortest-first",
+        "smallest-volume-first",
+        "wait",
+        "wait:strict=true",
+    }
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,6 @@ def test_conforms(policy: FluidVolume) -> None:
     check_policy(policy)
 
 
-def test_planned_policy_conforms(overload_plan: FluidPlan) -> None:
-    check_policy(make_policy("fluid-volume", overload_plan))
-
-
 def test_refuses_a_patience_that_is_no_time() -> None:
     with pytest.raises(InputError, match=r"policy fluid-volume: patience_s = -1\.0 must be at least 0 s"):
         FluidVolume(patience_s=-1.0)

@@ -104,11 +104,10 @@ def test_evicts_when_memory_is_full(simulate: Simulate) -> None:
     assert r.preemptions.tolist() == [0, 1]
 
 
-def test_planned_policy_conforms() -> None:
+def test_takes_its_parameters_from_the_plan() -> None:
     overload = next(w for w in small_workloads() if w.name == "overload")
     policy = make_policy("max-utilization", plan(overload, small_hardware()))
     assert policy == MaxUtilization(batch_wait_timeout_iters=20.0, batch_wait_max_tokens_ratio=0.9)
-    check_policy(policy)
 
 
 @pytest.mark.parametrize(("iters", "ratio"), [(0.0, 0.0), (1e6, 1.0), (2.5, 0.1)])

@@ -69,11 +69,13 @@ def test_equal_lengths_make_it_first_come_first_served(
     assert ours.steps.batch.tolist() == fcfs.steps.batch.tolist()
 
 
-def test_conforms() -> None:
+def test_takes_its_seats_from_the_plan() -> None:
     load = next(w for w in small_workloads() if w.name == "overload")
     planned = make_policy("mc-sf", plan(load, small_hardware(), max_num_seqs=6))
     assert planned == McSf(seats=6.0)
-    check_policy(planned)
+
+
+def test_conforms_with_one_seat() -> None:
     check_policy(McSf(seats=1.0))
 
 

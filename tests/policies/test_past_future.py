@@ -149,7 +149,7 @@ def test_the_first_of_an_idle_engine_is_let_in(simulate: Simulate) -> None:
     assert r.first_scheduled_s.tolist() == [0.0, 2.0]
 
 
-def test_planned_policy_conforms() -> None:
+def test_takes_its_parameters_from_the_plan() -> None:
     overload = next(w for w in small_workloads() if w.name == "overload")
     policy = make_policy("past-future", plan(overload, small_hardware()))
     assert isinstance(policy, PastFuture)
@@ -159,7 +159,6 @@ def test_planned_policy_conforms() -> None:
         np.quantile(overload.output_tokens, [0.25, 0.75]),
     )
     assert found == pytest.approx(wanted, abs=2)
-    check_policy(policy)
 
 
 @pytest.mark.parametrize(

