@@ -220,3 +220,12 @@ def test_what_cannot_be_planned_is_refused() -> None:
     ):
         with pytest.raises(InputError):
             plan(THREE, A100, **bad)
+
+
+@pytest.mark.parametrize("mix", [THREE, CHAT])
+def test_the_boundary_itself_is_no_overload(mix) -> None:
+    boundary = plan(mix, A100, rate=1.0).stability.boundary_rate
+    at_boundary = plan(mix, A100, rate=1.0 * boundary)
+    assert at_boundary.stability.load == 1.0
+    assert not any("Overload" in sentence for sentence in at_boundary.verdict)
+    assert any("Overload" in sentence for sentence in plan(mix, A100, rate=1.001 * boundary).verdict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf, isclose, sqrt
 
 import numpy as np
 
@@ -18,6 +18,7 @@ COMPUTE_BOUND_ETA = 0.01
 
 WATERMARK_RANGE = (0.01, 0.3)
 
+ROUNDING = 1e-12
 COHERENT = 0.8
 """From this coherence on, admissions are worth pacing at x* (model.md §8)."""
 
@@ -121,6 +122,8 @@ def stability(mix: RequestMix, step_time: StepTime, limits: Limits, at_load: Ste
     boundary_rate = x / iteration_time_s
     eta = step_time.c0 / iteration_time_s
     load = mix.total_rate / boundary_rate
+    if isclose(load, 1.0, rel_tol=ROUNDING):  # the boundary as a rate, and back
+        load = 1.0
     below = step_time if at_load is None else at_load
     kv_use = min(x, _admissions(mix, below) if load < 1.0 else x) / entries["memory"]
     return Stability(
