@@ -23,7 +23,9 @@ from fluidgate.hardware import (
     Hardware,
     estimate_hardware,
     find_gpu,
+    find_model,
     load_profile,
+    read_gpu,
     read_hardware,
     read_model_config,
     write_hardware,
@@ -150,13 +152,9 @@ def config(path: Path, rng: Random) -> None:
         simulated(seeds.LOAD, machine)
 
 
-def quantised(path: Path, rng: Random) -> None:
-    """Weights whose size the dimensions do not give are refused by their key, or read and planned on."""
-    try:
-        config(path, rng)
-    except InputError as error:
-        if "'quantization_config'" not in str(error):
-            raise
+def gpu(path: Path, rng: Random) -> None:
+    """Estimate on the data sheet."""
+    estimate_hardware(find_model("llama-2-7b"), read_gpu(path), num_gpu_blocks=rng.choice((None, 300)))
 
 
 def grids(path: Path, rng: Random) -> None:
@@ -250,7 +248,8 @@ READERS = (
     Reader("log.txt", seeds.logs, doctor),
     Reader("steps.csv", seeds.steps, steps),
     Reader("config.json", lambda: seeds.CONFIGS, config),
-    Reader("quantised.json", lambda: seeds.QUANTISED, quantised),
+    Reader("quantised.json", lambda: seeds.QUANTISED, config),
+    Reader("gpu.json", lambda: seeds.GPUS, gpu),
     Reader("grids.json", seeds.grids, grids),
     Reader("results.jsonl", seeds.results, results, examples=300),
     Reader("policy.txt", lambda: seeds.POLICIES, policy),

@@ -203,8 +203,22 @@ CONFIGS = tuple(
     )
 )
 QUANTISED = tuple(
-    json.dumps(_CONFIG | {"quantization_config": {"quant_method": method, "bits": 4, "group_size": 128}}, indent=1)
-    for method in ("awq", "gptq", "fp8", "compressed-tensors")
+    json.dumps(_CONFIG | {"quantization_config": section}, indent=1)
+    for section in (
+        {"quant_method": "awq", "bits": 4, "group_size": 128},
+        {"quant_method": "gptq", "bits": 8, "group_size": -1},
+        {"quant_method": "fp8", "weight_block_size": [128, 128]},
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16}}},
+            "kv_cache_scheme": {"num_bits": 8, "type": "float"},
+        },
+        {"quant_method": "modelopt", "quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"},
+    )
+)
+GPUS = tuple(
+    json.dumps({"name": name, "memory_mib": mib, "hbm_gb_per_s": 1200, "bf16_tflops": 200.5, "source": "measured"})
+    for name, mib in (("mine", 98304), ("yours", 24564))
 )
 
 

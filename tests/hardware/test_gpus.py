@@ -2,13 +2,14 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fluidgate.errors import InputError
-from fluidgate.hardware import find_gpu, find_model, gpu_names, kv_blocks
+from fluidgate.hardware import estimate_hardware, find_gpu, find_model, get_hardware, gpu_names, gpus, kv_blocks
 
 LLAMA = find_model("llama-3.1-8b")
 A100 = find_gpu("a100-80gb")
@@ -32,9 +33,117 @@ def test_usual_spellings_find_the_gpu(spelling: str, name: str) -> None:
     assert find_gpu(spelling).name == name
 
 
-def test_unknown_gpu_names_the_nearest_and_all() -> None:
-    with pytest.raises(InputError, match=r"unknown GPU 'h300'; did you mean h200\? Known: a100-80gb"):
+def test_an_unknown_gpu_is_refused_with_all_names_and_the_way_to_give_another() -> None:
+    with pytest.raises(InputError, match=r"unknown GPU 'h300'\. Known: a10, .*data sheet: --gpu-memory-gib"):
         find_gpu("h300")
+    with pytest.raises(InputError, match=r"unknown GPU 'h100-pci'; did you mean h100-pcie\?"):
+        find_gpu("h100-pci")
+
+
+@pytest.mark.parametrize("name", ["H21", "H2000", "RTX 3091", "MI301X", "A1000"])
+def test_another_product_is_no_misspelling(name: str) -> None:
+    """An H20 has a seventh of an H200's throughput: a hint from one to the other would be a wrong number."""
+    with pytest.raises(InputError) as refusal:
+        find_gpu(name)
+    assert "did you mean" not in str(refusal.value)
+
+
+AS_TOOLS_PRINT_THEM = {
+    "NVIDIA H100 80GB HBM3": ("h100-80gb", 3350),
+    "NVIDIA H100 PCIe": ("h100-pcie", 2039),
+    "NVIDIA H100 NVL": ("h100-nvl", 3938),
+    "NVIDIA A100-SXM4-80GB": ("a100-80gb", 2039),
+    "NVIDIA A100 80GB PCIe": ("a100-80gb-pcie", 1935),
+    "NVIDIA A100-PCIE-40GB": ("a100-40gb", 1555),
+    "NVIDIA H20": ("h20", 4000),
+    "NVIDIA H20-3e": ("h20-141gb", 4800),
+    "NVIDIA L4": ("l4", 300),
+    "NVIDIA A10G": ("a10g", 600),
+    "NVIDIA A10": ("a10", 600),
+    "NVIDIA L40S": ("l40s", 864),
+    "NVIDIA L40": ("l40", 864),
+    "Tesla T4": ("t4", 320),
+    "NVIDIA GeForce RTX 3090": ("rtx-3090", 936),
+    "NVIDIA GeForce RTX 4090": ("rtx-4090", 1008),
+    "NVIDIA GeForce RTX 5090": ("rtx-5090", 1792),
+    "NVIDIA RTX A6000": ("a6000", 768),
+    "NVIDIA B200": ("b200", 7700),
+    "NVIDIA GB200": ("gb200", 8000),
+    "NVIDIA GH200 480GB": ("gh200-96gb", 4000),
+    "AMD Instinct MI300X": ("mi300x", 5300),
+    "tpu-v6e": ("tpu-v6e", 1640),
+    "NVIDIA A800-SXM4-80GB": ("a800", 2039),
+    "NVIDIA H800": ("h800", 3350),
+    "Gaudi3": ("gaudi3", 3700),
+    "NVIDIA RTX 6000 Ada Generation": ("rtx-6000-ada", 960),
+    "NVIDIA GB10": ("gb10", 273),
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": ("rtx-pro-6000", 1792),
+    "H100_SXM": ("h100-80gb", 3350),
+    "h100_pcie": ("h100-pcie", 2039),
+    "NVIDIA H200": ("h200", 4800),
+    "NVIDIA H200 NVL": ("h200-nvl", 4800),
+    "a100_pcie": ("a100-80gb-pcie", 1935),
+    "NVIDIA L40S-48Q": ("l40s", 864),
+}
+
+
+@pytest.mark.parametrize(("printed", "name", "gb_per_s"), [(p, *gpu) for p, gpu in AS_TOOLS_PRINT_THEM.items()])
+def test_gpus_are_known_as_their_tools_print_them(printed: str, name: str, gb_per_s: float) -> None:
+    gpu = find_gpu(printed)
+    assert (gpu.name, gpu.hbm_gb_per_s) == (name, gb_per_s)
+
+
+def test_no_spelling_is_of_two_gpus() -> None:
+    spellings = [simple for name, (_, aliases) in gpus._gpus().items() for simple in (name, *aliases)]
+    assert len(spellings) == len(set(spellings))
+
+
+def test_a_data_sheet_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text('{"name": "mine", "memory_mib": 98304, "hbm_gb_per_s": 1200, "bf16_tflops": 200}')
+    gpu = find_gpu(str(file))
+    assert (gpu.name, gpu.memory_gib, gpu.hbm_gb_per_s, gpu.bf16_tflops) == ("mine", 96, 1200, 200)
+    assert gpu.source == str(file)
+    assert get_hardware("llama-3.1-8b", gpu).name == "llama-3.1-8b on mine (estimate)"
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
+        ('{"name": "mine", "memory_mib": 98304, "hbm_gb_per_s": 1200}', "'bf16_tflops' is missing"),
+        ('{"name": "mine", "memory_gib": 96, "hbm_gb_per_s": 1, "bf16_tflops": 2}', "'memory_gib' is not a known key"),
+        ('{"name": "mine", "memory_mib": 96, "hbm_gb_per_s": 9, "bf16_tflops": 2}', "GPU memory = 0.09375 must be"),
+        ('{"name": "mine", "memory_mib": 98304, "hbm_gb_per_s": 0, "bf16_tflops": 2}', "GPU bandwidth = 0.0 must be"),
+        ("[]", "holds a JSON list"),
+    ],
+)
+def test_a_data_sheet_that_cannot_be_is_refused(tmp_path: Path, sheet: str, message: str) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(sheet)
+    with pytest.raises(InputError) as refusal:
+        find_gpu(str(file))
+    assert message in str(refusal.value)
+
+
+def test_tokens_taken_for_blocks_are_found_out() -> None:
+    """vLLM logs 432,992 tokens for Llama-3.1-8B on an A100; as blocks of 16 tokens they would be 846 GiB."""
+    with pytest.raises(InputError, match=r"432,992 KV blocks .* take 846 GiB .* has 80; .* --kv-cache-tokens 432992"):
+        get_hardware("llama-3.1-8b", "a100-80gb", num_gpu_blocks=432_992)
+    with pytest.raises(InputError, match="take 846 GiB"):
+        estimate_hardware(LLAMA, A100, num_gpu_blocks=432_992)
+    assert get_hardware("llama-3.1-8b", "a100-80gb", kv_cache_tokens=432_992).num_gpu_blocks == 27_062
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_gpu_blocks": 100, "kv_cache_tokens": 1600}, "given twice"),
+        ({"kv_cache_tokens": 31}, "kv_cache_tokens = 31 does not hold two blocks of 16"),
+    ],
+)
+def test_a_kv_cache_that_cannot_be_is_refused(given: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        get_hardware("llama-3.1-8b", "a100-80gb", **given)
 
 
 def test_data_sheets_are_whole() -> None:

@@ -106,7 +106,7 @@ def test_a_config_that_differs_from_the_named_model_gets_no_profile(tmp_path: Pa
     ("model", "gpu", "options", "message"),
     [
         ("llama-9", "a100", {}, "unknown model 'llama-9'"),
-        ("llama-2-7b", "a1000", {}, "unknown GPU 'a1000'; did you mean a100"),
+        ("llama-2-7b", "a1000", {}, "unknown GPU 'a1000'. Known: a10,"),
         ("qwen3-30b-a3b", "h100", {}, "mixture of experts: its step time is not affine"),
         ("llama-2-7b", "a100", {"variant": "linear"}, "no profile variant 'linear'; it has four-term, paper"),
         ("qwen3-8b", "l4", {"variant": "paper"}, "there is no profile of qwen3-8b on l4"),

@@ -153,7 +153,10 @@ def test_a_window_that_never_slides_is_fine(tmp_path: Path, changes: dict[str, A
         ({"layer_types": ["sliding_attention", "full_attention"]}, "'layer_types' has layers other than"),
         ({"layer_types": "full_attention"}, "'layer_types' has layers other than"),
         ({"sliding_window": 4096}, "'sliding_window' = 4096 is shorter than the context"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "'quantization_config' marks quantised"),
+        (
+            {"quantization_config": {"quant_method": "aqlm"}},
+            "'quant_method' = 'aqlm' is not counted",
+        ),
         ({"text_config": {}}, "'text_config' marks a multimodal"),
         ({"is_encoder_decoder": True}, "'is_encoder_decoder' = true"),
         ({"model_type": "gpt_neox"}, "'model_type' = 'gpt_neox' is not a family"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from fluidgate.bounds import MAX_GPUS, MAX_JOBS, MAX_REPEATS, MAX_REQUESTS, MAX_SEED
+from fluidgate.errors import InputError
 from fluidgate.output import check_writable, make_folder, write_text
 from fluidgate.words import escaped
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fluidgate.engine import EngineConfig, Fleet
-    from fluidgate.hardware import Hardware
+    from fluidgate.hardware import Gpu, Hardware
     from fluidgate.runs import Runner
     from fluidgate.workload import Workload
 
@@ -169,7 +170,14 @@ class HardwareOptions:
     """What the requests run on."""
 
     model: Annotated[str, _option(_H, "--model", help="Model name, or any name with --model-config.")] = "llama-2-7b"
-    gpu: Annotated[str, _option(_H, "--gpu", help="GPU name.")] = "a100-80gb"
+    gpu: Annotated[str, _option(_H, "--gpu", help="GPU name, or a JSON file with its data sheet.")] = "a100-80gb"
+    gpu_memory_gib: Annotated[
+        float | None, _option(_H, "--gpu-memory-gib", help="GPU memory, for a GPU without a built-in data sheet.")
+    ] = None
+    gpu_bandwidth: Annotated[
+        float | None, _option(_H, "--gpu-bandwidth", help="Its memory bandwidth, GB/s (10⁹ bytes).")
+    ] = None
+    gpu_tflops: Annotated[float | None, _option(_H, "--gpu-tflops", help="Its dense bf16 throughput, TFLOP/s.")] = None
     tp: Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
     variant: Annotated[str | None, _option(_H, "--variant", help="Profile variant, such as `paper`.")] = None
     model_config: Annotated[
@@ -184,6 +192,9 @@ class HardwareOptions:
     num_gpu_blocks: Annotated[int | None, _option(_H, "--num-gpu-blocks", help="KV blocks, as vLLM counts them.")] = (
         None
     )
+    kv_cache_tokens: Annotated[
+        int | None, _option(_H, "--kv-cache-tokens", help="KV cache in tokens, as vLLM logs its size.")
+    ] = None
     block_size: Annotated[int | None, _option(_H, "--block-size", help="Tokens per KV block.")] = None
 
     def load(self) -> Hardware:
@@ -193,20 +204,42 @@ class HardwareOptions:
         if self.hardware_file is None:
             return get_hardware(
                 self.model,
-                self.gpu,
+                self.data_sheet() or self.gpu,
                 tp=self.tp,
                 gpu_memory_utilization=self.gpu_memory_utilization,
                 num_gpu_blocks=self.num_gpu_blocks,
+                kv_cache_tokens=self.kv_cache_tokens,
                 block_size=self.block_size or 16,
                 variant=self.variant,
                 config=self.model_config,
             )
         hardware = read_hardware(self.hardware_file)
+        block_size = self.block_size or hardware.block_size
+        if self.num_gpu_blocks and self.kv_cache_tokens:
+            raise InputError("the KV cache is given twice: leave --num-gpu-blocks or --kv-cache-tokens out")
+        stated = self.kv_cache_tokens and self.kv_cache_tokens // block_size
         return replace(
             hardware,
-            num_gpu_blocks=self.num_gpu_blocks or hardware.num_gpu_blocks,
-            block_size=self.block_size or hardware.block_size,
+            num_gpu_blocks=self.num_gpu_blocks or stated or hardware.num_gpu_blocks,
+            block_size=block_size,
         )
+
+    def data_sheet(self) -> Gpu | None:
+        """The GPU that the options describe; None where they only name one."""
+        from fluidgate.hardware import Gpu
+
+        sheet = {
+            "--gpu-memory-gib": self.gpu_memory_gib,
+            "--gpu-bandwidth": self.gpu_bandwidth,
+            "--gpu-tflops": self.gpu_tflops,
+        }
+        missing = [name for name, value in sheet.items() if value is None]
+        if len(missing) == len(sheet):
+            return None
+        if missing:
+            raise InputError(f"a GPU's data sheet needs {', '.join(sheet)}: add {' and '.join(missing)}")
+        memory_gib, bandwidth, tflops = (float(value) for value in sheet.values() if value is not None)
+        return Gpu(self.gpu, memory_gib, bandwidth, tflops, source="given on the command line")
 
 
 @dataclass(frozen=True)

@@ -106,5 +106,7 @@ def served(hardware: o.HardwareOptions) -> ServedModel:
         name=hardware.model,
         tensor_parallel_size=profile.tp if profile else hardware.tp,
         # blocks that were given, not computed from a share of the memory, do not determine the share
-        gpu_memory_utilization=None if hardware.num_gpu_blocks else hardware.gpu_memory_utilization,
+        gpu_memory_utilization=None
+        if hardware.num_gpu_blocks or hardware.kv_cache_tokens
+        else hardware.gpu_memory_utilization,
     )

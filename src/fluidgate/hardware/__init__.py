@@ -5,7 +5,7 @@ from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.estimate import estimate_step_time
 from fluidgate.hardware.files import read_hardware, write_hardware
 from fluidgate.hardware.fit import FitReport, fit_step_time
-from fluidgate.hardware.gpus import Gpu, find_gpu, gpu_names, kv_blocks
+from fluidgate.hardware.gpus import Gpu, find_gpu, gpu_names, kv_blocks, read_gpu
 from fluidgate.hardware.lookup import estimate_hardware, get_hardware
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
@@ -32,6 +32,7 @@ __all__ = [
     "load_profile",
     "model_names",
     "profile_names",
+    "read_gpu",
     "read_hardware",
     "read_model_config",
     "write_hardware",

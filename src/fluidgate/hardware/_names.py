@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
 from fluidgate.errors import InputError
 
+_NOT_THE_NAME = frozenset(["nvidia", "amd", "intel", "google", "tesla", "geforce", "instinct", "generation"])
 _MODEL_ENDINGS = ("-hf", "-chat", "-instruct", "-base")
 
 
 def simple_gpu_name(name: str) -> str:
-    """Lower case, hyphens, without the maker: `NVIDIA A100_SXM` → `a100-sxm`."""
-    return name.strip().lower().replace("_", "-").replace(" ", "-").removeprefix("nvidia-")
+    """Lower case, hyphens, without maker and line: `NVIDIA A100_SXM` → `a100-sxm`, `Tesla T4` → `t4`."""
+    words = re.split(r"[\s_-]+", name.strip().lower())
+    return "-".join(word for word in words if word not in _NOT_THE_NAME)
 
 
 def simple_model_name(name: str) -> str:
@@ -22,11 +25,20 @@ def simple_model_name(name: str) -> str:
     return simple_model_name(simple.removesuffix(ending)) if ending else simple
 
 
-def resolve(what: str, spelling: str, canonical: str, choices: Iterable[str], advice: str) -> str:
-    """`canonical` if it is known; else an `InputError` with the nearest known name and all of them."""
+def resolve(
+    what: str,
+    spelling: str,
+    canonical: str,
+    choices: Iterable[str],
+    advice: str,
+    may_hint: Callable[[str, str], bool] = lambda name, other: True,
+    likeness: float = 0.5,
+) -> str:
+    """`canonical` if it is known; else an `InputError` with the nearest known name, if it may be meant, and all."""
     names = list(choices)
     if canonical in names:
         return canonical
-    near = difflib.get_close_matches(canonical, names, n=1, cutoff=0.5)
+    likely = [name for name in names if may_hint(canonical, name)]
+    near = difflib.get_close_matches(canonical, likely, n=1, cutoff=likeness)
     hint = f"; did you mean {near[0]}?" if near else "."
     raise InputError(f"unknown {what} '{spelling}'{hint} Known: {', '.join(names)}. {advice}")

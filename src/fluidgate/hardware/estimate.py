@@ -19,8 +19,9 @@ LAYER_OVERHEAD_S = 30e-6
 def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1) -> StepTime:
     """The roofline estimate of a dense model's step time on `tp` GPUs.
 
-    c0 reads every weight but the embedding once, plus a fixed time per layer; c_tok is 2 operations per layer
-    weight; c_kv reads one token's KV; c_attn is 4·layers·heads·head_dim operations per (query, key) pair.
+    c0 reads every weight but the embedding once, as it is stored, plus a fixed time per layer; c_tok is 2 operations
+    per layer weight, at the bf16 rate also where weights are quantised; c_kv reads one token's KV; c_attn is
+    4·layers·heads·head_dim operations per (query, key) pair.
 
     Estimate ÷ fit over the 15 fitted profiles, most of them in 0.8–1.1: c0 0.74–1.02, c_tok 0.52–1.12, c_kv
     0.83–1.26, c_attn 0.50–2.01. Mean error on the grids' own steps 5–14%, 20% for a 0.6B model; the
@@ -33,7 +34,7 @@ def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1) -> StepTime:
     bytes_per_s = gpu.hbm_gb_per_s * 1e9
     flops = gpu.bf16_tflops * 1e12 * tp
     head = model.vocab_size * model.hidden_size
-    weight_bytes = (model.layer_parameters + head) * model.dtype_bytes / tp
+    weight_bytes = (model.layer_bytes + head * model.dtype_bytes) / tp
     return StepTime(
         c0=weight_bytes / (bytes_per_s * WEIGHT_READ_EFFICIENCY) + model.layers * LAYER_OVERHEAD_S,
         c_tok=2 * model.layer_parameters / (flops * MATMUL_EFFICIENCY),

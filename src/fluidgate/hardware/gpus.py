@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
+from fluidgate.bounds import check_name, check_number
 from fluidgate.errors import InputError
 from fluidgate.hardware._names import resolve, simple_gpu_name
 from fluidgate.hardware.model_config import ModelShape
+from fluidgate.jsonfile import JsonObject, read_object
 
 GIB = 2**30
 DEFAULT_MEMORY_UTILIZATION = 0.9
@@ -24,6 +29,9 @@ class Gpu:
         hbm_gb_per_s: memory bandwidth, 10⁹ bytes per second.
         bf16_tflops: dense bfloat16 tensor throughput, 10¹² operations per second.
         source: where the numbers come from.
+
+    Raises:
+        InputError: a number that no GPU has.
     """
 
     name: str
@@ -32,72 +40,93 @@ class Gpu:
     bf16_tflops: float
     source: str
 
+    def __post_init__(self) -> None:
+        check_name("GPU name", self.name)
+        check_number("GPU memory", self.memory_gib, 1, 10_000, "GiB")
+        check_number("GPU bandwidth", self.hbm_gb_per_s, 1, 1e6, "GB/s")
+        check_number("GPU throughput", self.bf16_tflops, 0.1, 1e6, "TFLOP/s")
 
-_AIC = "aiconfigurator-core 0.12 system file {}.yaml; memory as nvidia-smi shows it"
-_SHEET = "NVIDIA data sheet of the {}; memory as nvidia-smi shows it"
-_GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu("a100-80gb", 81920 / 1024, 2039, 312, _AIC.format("a100_sxm")),
-        Gpu("a100-40gb", 40960 / 1024, 1555, 312, _SHEET.format("A100 40GB")),
-        Gpu("h100-80gb", 81559 / 1024, 3350, 989, _AIC.format("h100_sxm")),
-        Gpu("h200", 143771 / 1024, 4800, 989, _AIC.format("h200_sxm")),
-        Gpu("b200", 183359 / 1024, 7700, 2250, _AIC.format("b200_sxm")),
-        Gpu("l40s", 46068 / 1024, 864, 362, _AIC.format("l40s")),
-        Gpu(
-            "rtx-4090",
-            24564 / 1024,
-            1008,
-            165,
-            _SHEET.format("RTX 4090 (Ada architecture paper, FP32 accumulation)"),
-        ),
-        Gpu("rtx-pro-6000", 97887 / 1024, 1792, 468, _AIC.format("rtx_pro_6000_server")),
-        Gpu("l4", 23034 / 1024, 300, 121, _AIC.format("l4")),
-        Gpu("a10g", 23028 / 1024, 600, 70, _SHEET.format("A10G")),
-    )
-}
-_ALIASES = {
-    "a100": "a100-80gb",
-    "a100-sxm": "a100-80gb",
-    "a100-sxm4-80gb": "a100-80gb",
-    "a100-sxm4-40gb": "a100-40gb",
-    "h100": "h100-80gb",
-    "h100-sxm": "h100-80gb",
-    "h100-80gb-hbm3": "h100-80gb",
-    "h200-sxm": "h200",
-    "b200-sxm": "b200",
-    "rtx4090": "rtx-4090",
-    "4090": "rtx-4090",
-    "geforce-rtx-4090": "rtx-4090",
-    "rtx-pro-6000-server": "rtx-pro-6000",
-}
+
+_FILE = Path(__file__).with_name("gpus.json")
+_KEYS = ("name", "memory_mib", "hbm_gb_per_s", "bf16_tflops", "source")
 
 
 def gpu_names() -> list[str]:
-    """The GPUs with a data sheet."""
-    return list(_GPUS)
+    """The GPUs with a built-in data sheet."""
+    return list(_gpus())
 
 
 def canonical_gpu_name(name: str) -> str:
     """One spelling per GPU: `A100_SXM` → `a100-80gb`."""
     simple = simple_gpu_name(name)
-    return _ALIASES.get(simple, simple)
+    return next((gpu for gpu, (_, aliases) in _gpus().items() if simple in aliases), simple)
 
 
 def find_gpu(name: str) -> Gpu:
-    """The GPU called `name` (`a100_sxm`, `A100-80GB`, `NVIDIA H200` …).
+    """The GPU called `name` (`a100_sxm`, `A100-80GB`, `NVIDIA H200` …), or the data sheet in the file of that name.
 
     Raises:
-        InputError: no such GPU; names the nearest and all of them.
+        InputError: no such GPU, or a file that is no data sheet; says how to give one.
     """
-    advice = "For any other GPU write a hardware file."
-    return _GPUS[resolve("GPU", name, canonical_gpu_name(name), _GPUS, advice)]
+    if name.endswith(".json"):
+        return read_gpu(name)
+    advice = "For any other, give its data sheet: --gpu-memory-gib, --gpu-bandwidth and --gpu-tflops, or a JSON file."
+    found = resolve("GPU", name, canonical_gpu_name(name), _gpus(), advice, may_hint=_is_same_number, likeness=0.75)
+    return _gpus()[found][0]
+
+
+def read_gpu(path: Path | str) -> Gpu:
+    """The data sheet in a JSON file: `name`, `memory_mib`, `hbm_gb_per_s` and `bf16_tflops`; `source` is optional.
+
+    Raises:
+        InputError: no such file, or a key that is missing, unknown or malformed.
+    """
+    sheet = read_object(path, "a GPU's data sheet (JSON)")
+    sheet.refuse_others(_KEYS)
+    return _gpu(sheet, source=str(path))
+
+
+@cache
+def _gpus() -> dict[str, tuple[Gpu, frozenset[str]]]:
+    """By name: the data sheet, and other spellings of the name."""
+    sheets = read_object(_FILE, "the built-in data sheets").objects("gpus")
+    return {sheet.text("name"): (_gpu(sheet), frozenset(sheet.values.get("aliases", ()))) for sheet in sheets}
+
+
+def _gpu(sheet: JsonObject, source: str | None = None) -> Gpu:
+    return Gpu(
+        name=sheet.text("name"),
+        memory_gib=sheet.number("memory_mib") / 1024,
+        hbm_gb_per_s=sheet.number("hbm_gb_per_s"),
+        bf16_tflops=sheet.number("bf16_tflops"),
+        source=sheet.text("source", default=source),
+    )
+
+
+def _is_same_number(name: str, other: str) -> bool:
+    """Whether a name may be a misspelling of the other: an H20 is no H200 mistyped, but another product."""
+    return re.findall(r"\d+", name) == re.findall(r"\d+", other)
 
 
 def check_memory_utilization(gpu_memory_utilization: float) -> None:
     """Refuse a memory fraction outside (0, 1]."""
     if not (0 < gpu_memory_utilization <= 1):
         raise InputError(f"gpu_memory_utilization = {gpu_memory_utilization} must be above 0 and at most 1")
+
+
+def check_kv_fits(model: ModelShape, gpu: Gpu, num_gpu_blocks: int, block_size: int, tp: int) -> None:
+    """Refuse more KV blocks than a GPU has memory: tokens may have been taken for blocks.
+
+    Raises:
+        InputError: they do not fit; says how many tokens would.
+    """
+    held_gib = num_gpu_blocks * block_size * model.kv_bytes_per_token_per_gpu(tp) / GIB
+    if held_gib > gpu.memory_gib:
+        raise InputError(
+            f"{num_gpu_blocks:,} KV blocks of {block_size} tokens take {held_gib:,.0f} GiB on each GPU, and {gpu.name} "
+            f"has {gpu.memory_gib:.0f}; if the server logs {num_gpu_blocks:,} tokens, that is "
+            f"{num_gpu_blocks // block_size:,} blocks: give --kv-cache-tokens {num_gpu_blocks}"
+        )
 
 
 def kv_blocks(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fluidgate.errors import InputError
 from fluidgate.hardware._names import resolve, simple_model_name
+from fluidgate.hardware.quantization import SIXTEEN_BIT, Scheme, checkpoint_bytes, read_scheme
 from fluidgate.jsonfile import JsonObject, read_object
 
 
@@ -25,7 +26,9 @@ class ModelShape:
         vocab_size: rows of the embedding.
         tied_embeddings: whether the output head is the embedding.
         is_moe: whether the MLPs are mixtures of experts.
-        dtype_bytes: bytes per weight and per KV element.
+        dtype_bytes: bytes per weight of embedding, norms and output head.
+        scheme: how the layers' matrices and the KV cache are stored.
+        checkpoint_bytes: of all weights, as the checkpoint states them; None: as follows from the dimensions.
     """
 
     name: str
@@ -39,11 +42,13 @@ class ModelShape:
     tied_embeddings: bool = False
     is_moe: bool = False
     dtype_bytes: int = 2
+    scheme: Scheme = SIXTEEN_BIT
+    checkpoint_bytes: int | None = None
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of KV cache per token over all layers and heads: 2·layers·kv_heads·head_dim·dtype_bytes."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
+        """Bytes of KV cache per token over all layers and heads: 2·layers·kv_heads·head_dim elements."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.scheme.kv_element_bytes
 
     def kv_bytes_per_token_per_gpu(self, tp: int) -> int:
         """Bytes of KV cache per token on one of `tp` GPUs; a KV head that cannot be split is replicated (as
@@ -52,7 +57,7 @@ class ModelShape:
             raise InputError(f"{self.name}: tp = {tp} does not divide its {self.heads} attention heads; use a divisor")
         if self.kv_heads % tp and tp % self.kv_heads:
             raise InputError(f"{self.name}: tp = {tp} neither divides its {self.kv_heads} KV heads nor is a multiple")
-        return 2 * self.layers * max(1, self.kv_heads // tp) * self.head_dim * self.dtype_bytes
+        return 2 * self.layers * max(1, self.kv_heads // tp) * self.head_dim * self.scheme.kv_element_bytes
 
     @property
     def layer_parameters(self) -> int:
@@ -72,13 +77,24 @@ class ModelShape:
     @property
     def parameters(self) -> int:
         """All weights: layers, final norm, embedding and, unless tied, output head."""
+        return self.layer_parameters + self._table_parameters
+
+    @property
+    def _table_parameters(self) -> int:
         tables = 1 if self.tied_embeddings else 2
-        return self.layer_parameters + self.hidden_size + tables * self.vocab_size * self.hidden_size
+        return self.hidden_size + tables * self.vocab_size * self.hidden_size
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of the layers' weights."""
+        if self.checkpoint_bytes is not None:
+            return self.checkpoint_bytes - self._table_parameters * self.dtype_bytes
+        return round(self.layer_parameters * self.scheme.weight_bits / 8)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of all weights."""
-        return self.parameters * self.dtype_bytes
+        return self.layer_bytes + self._table_parameters * self.dtype_bytes
 
 
 # layers, hidden, intermediate, heads, KV heads, head_dim, vocabulary, tied: from each model's own
@@ -159,9 +175,10 @@ _RECURRENT_KEYS = (
 )
 _FOREIGN = {
     "text_config": "marks a multimodal model; give the text_config as a file of its own",
-    "quantization_config": "marks quantised weights, whose size these dimensions do not give",
     "kv_lora_rank": "marks latent attention (MLA), whose KV cache these formulas do not describe",
 }
+SMALLEST_RATIO, LARGEST_RATIO = 0.8, 1.25
+"""Stated over computed bytes of weights: quantised checkpoints keep some matrices whole."""
 _DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -172,8 +189,8 @@ def read_model_config(path: Path | str) -> ModelShape:
 
     Raises:
         InputError: not a readable config, a key missing or malformed, or an architecture whose KV cache or
-            weights these formulas do not describe (MLA, recurrent or sliding-window layers, quantised,
-            multimodal).
+            weights these formulas do not describe (MLA, recurrent or sliding-window layers, multimodal, a
+            quantisation that is not known), or weights of another size than a safetensors index beside it states.
     """
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
@@ -187,7 +204,7 @@ def read_model_config(path: Path | str) -> ModelShape:
     kv_heads = config.integer("num_key_value_heads", default=heads)
     if heads % kv_heads:
         raise config.error("num_key_value_heads", f"= {kv_heads} does not divide num_attention_heads = {heads}")
-    return ModelShape(
+    shape = ModelShape(
         name=file.resolve().parent.name if file.name == "config.json" else file.stem,
         layers=config.integer("num_hidden_layers"),
         hidden_size=config.integer("hidden_size"),
@@ -198,7 +215,22 @@ def read_model_config(path: Path | str) -> ModelShape:
         vocab_size=config.integer("vocab_size"),
         tied_embeddings=config.flag("tie_word_embeddings", default=_tied_by_default(config)),
         is_moe=is_moe,
+        scheme=read_scheme(config, file.parent),
     )
+    return shape if is_moe else _with_stated_bytes(shape, config, file.parent)
+
+
+def _with_stated_bytes(shape: ModelShape, config: JsonObject, folder: Path) -> ModelShape:
+    """With the bytes that a safetensors index states, unless the server would load another type than it stores."""
+    stated = checkpoint_bytes(folder)
+    if stated is None or config.text(_dtype_key(config), default="auto") == "float32":
+        return shape
+    if not SMALLEST_RATIO < stated / shape.weight_bytes < LARGEST_RATIO:
+        raise InputError(
+            f"{config.where}: describes {shape.weight_bytes / 1e9:.1f} GB of weights ({shape.scheme.title}), and the "
+            f"safetensors index beside it {stated / 1e9:.1f} GB; give the files of one checkpoint"
+        )
+    return replace(shape, checkpoint_bytes=stated)
 
 
 def _head_dim(config: JsonObject, heads: int) -> int:
@@ -217,9 +249,13 @@ def _tied_by_default(config: JsonObject) -> bool:
     return config.text("model_type", default="") in ("gemma", "smollm3")
 
 
+def _dtype_key(config: JsonObject) -> str:
+    return "dtype" if config.has("dtype") else "torch_dtype"
+
+
 def _check_dtype(config: JsonObject) -> None:
     """Refuse element types other than the 16-bit ones that `ModelShape.dtype_bytes` assumes."""
-    key = "dtype" if config.has("dtype") else "torch_dtype"
+    key = _dtype_key(config)
     name = config.text(key, default="auto")
     if name not in _DTYPES:
         raise config.error(key, f"= {name!r} is not one of {', '.join(_DTYPES)}")
