@@ -3,6 +3,12 @@
 import numpy as np
 
 import fluidgate as fg
+from fluidgate.kernel import kernel
+
+
+@kernel
+def used_share(view):
+    return 1 - view.free_blocks / view.total_blocks
 
 
 @fg.policy("half-full")
@@ -13,9 +19,8 @@ class HalfFull(fg.Policy):
 
     @staticmethod
     def admit(params, memory, view, out_quota):
-        used = view.total_blocks - view.free_blocks
-        if used > params.share * view.total_blocks and len(view.residents) > 0:
-            out_quota[0] = 0
+        if used_share(view) > params.share and len(view.residents) > 0:
+            out_quota[:] = 0
         return np.inf
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import fluidgate
+from fluidgate.policies import View
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -35,6 +36,12 @@ def test_every_public_name_has_a_docstring() -> None:
                 written = inspect.cleandoc(thing.__doc__ or "")
                 assert written, f"{room.__name__}.{name}"
                 assert not written.startswith(f"{name}("), f"{room.__name__}.{name}: the docstring is dataclass's own"
+
+
+def test_the_page_on_policies_names_all_that_a_policy_sees() -> None:
+    page = (DOCS / "policies.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)(?:\[\w+\])?`", page))
+    assert named >= {*View._fields, "ARRIVED", "ADMITTED", "FIRST_TOKEN", "FINISHED", "PREEMPTED", "ABORTED"}
 
 
 def test_figures_are_shown_drawn_and_small() -> None:

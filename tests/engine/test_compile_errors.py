@@ -110,7 +110,8 @@ CASES = {
 def clean_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
     yield
-    sys.modules.pop("fluidgate_policies_mine", None)
+    for name in ("mine", "half_full"):
+        sys.modules.pop(f"fluidgate_policies_{name}", None)
 
 
 @pytest.mark.parametrize(("body", "decision", "reason"), CASES.values(), ids=CASES.keys())
@@ -132,6 +133,21 @@ def test_the_command_line_prints_the_sentence(tmp_path: Path) -> None:
     done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"mine.py:14: {reason}" in " ".join(done.stderr.split())
+
+
+def test_the_documentation_shows_what_is_printed(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
+    code = page.split("```python\n", 1)[1].split("```", 1)[0]
+    mistakes = {"        return np.inf\n": "", "@kernel\n": "", "view.free_blocks": "view.fre_blocks"}
+    shown = [line for line in page.splitlines() if line.startswith("error: policy half-full")]
+    assert len(shown) == len(mistakes)
+    for (right, wrong), line in zip(mistakes.items(), shown, strict=True):
+        path = tmp_path / "half_full.py"
+        path.write_text(code.replace(right, wrong))
+        load_policy_file(path)
+        with pytest.raises(InputError) as found:
+            load_program(policy_class("half-full")())
+        assert f"error: {found.value}" == line.replace("/home/me", str(tmp_path))
 
 
 def _admit(params, memory, view, out_quota):  # type: ignore[no-untyped-def]

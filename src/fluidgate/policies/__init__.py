@@ -12,7 +12,18 @@ from fluidgate.policies.mc_sf import McSf
 from fluidgate.policies.nested_wait import NestedWait
 from fluidgate.policies.no_evict import NoEvict
 from fluidgate.policies.past_future import PastFuture
-from fluidgate.policies.protocol import Event, Policy, Request, View
+from fluidgate.policies.protocol import (
+    ABORTED,
+    ADMITTED,
+    ARRIVED,
+    FINISHED,
+    FIRST_TOKEN,
+    PREEMPTED,
+    Event,
+    Policy,
+    Request,
+    View,
+)
 from fluidgate.policies.rate_limited import RateLimited
 from fluidgate.policies.registry import load_policy_file, make_policy, policy, policy_class, policy_names
 from fluidgate.policies.sglang import SGLang
@@ -22,6 +33,12 @@ from fluidgate.policies.wait import Wait
 from fluidgate.policies.watermark import Watermark
 
 __all__ = [
+    "ABORTED",
+    "ADMITTED",
+    "ARRIVED",
+    "FINISHED",
+    "FIRST_TOKEN",
+    "PREEMPTED",
     "AMin",
     "ConcurrencyCap",
     "Event",
