@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,12 @@ def test_a_log_without_iterations_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_log_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the log cannot be read"):
         IterationLog(tmp_path / "no.log", 1000, 16).size()
+
+
+def test_a_log_that_grows_too_much_in_a_phase_is_refused(tmp_path: Path) -> None:
+    engine = Engine(TRUTH)
+    phases = sweep(engine, 5.0)
+    looks = phases[0].looks
+    looks[-1] = replace(looks[-1], log_bytes=looks[0].log_bytes + 256 * 2**20 + 1)
+    with pytest.raises(InputError, match=r"server\.log: grew by more than 256 MiB in one phase; "):
+        logged(engine, tmp_path / "server.log").steps(phases)

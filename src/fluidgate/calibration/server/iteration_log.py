@@ -20,6 +20,7 @@ import numpy as np
 from fluidgate.calibration.points import StepPoints, points_of
 from fluidgate.calibration.server.live_steps import PhaseLooks, Window
 from fluidgate.errors import InputError
+from fluidgate.input import MAX_BYTES
 
 MIN_EXPLAINED = 0.5
 """Share of the time that the lines must account for; with less, only the mean of a window is known."""
@@ -113,6 +114,11 @@ class IterationLog:
 
     def _lines(self, start: int, end: int) -> list[Iteration]:
         """The lines of a part of the file; each gives the KV in use after it, so before the next."""
+        if end - start > MAX_BYTES:
+            raise InputError(
+                f"{self.path}: grew by more than {MAX_BYTES // 2**20} MiB in one phase; give the log of this server "
+                "alone, or a shorter --time-s"
+            )
         try:
             with self.path.open("rb") as file:
                 file.seek(start)
