@@ -15,6 +15,7 @@ import numpy as np
 from fluidgate.arrays import FloatArray
 from fluidgate.bounds import MAX_COUNT, MAX_NUMBER
 from fluidgate.errors import InputError
+from fluidgate.input import read_bytes
 from fluidgate.words import has_control, shown
 
 MAX_BYTES = 64 * 2**20
@@ -187,15 +188,11 @@ def read_object(path: Path | str, what: str) -> JsonObject:
     """The JSON object in the file at `path`; `what` says in an error what was expected there."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        text = raw.decode("utf-8", errors="strict" if len(raw) <= MAX_BYTES else "ignore")
+        text = read_bytes(path, f"give {what}", MAX_BYTES).decode()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of {what}") from None
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"{path}: cannot be read as {what}: {problem}") from None
-    if len(raw) > MAX_BYTES:
-        raise InputError(f"{path}: is larger than {MAX_BYTES // 2**20} MiB, so it is not {what}")
     try:
         values = decode(text)
     except json.JSONDecodeError as problem:

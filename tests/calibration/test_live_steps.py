@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +146,38 @@ def test_a_log_without_iterations_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_log_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the log cannot be read"):
         IterationLog(tmp_path / "no.log", 1000, 16).size()
+
+
+def test_a_log_that_grows_too_much_in_a_phase_is_refused(tmp_path: Path) -> None:
+    engine = Engine(TRUTH)
+    phases = sweep(engine, 5.0)
+    looks = phases[0].looks
+    looks[-1] = replace(looks[-1], log_bytes=looks[0].log_bytes + 256 * 2**20 + 1)
+    with pytest.raises(InputError, match=r"server\.log: grew by more than 256 MiB in one phase; "):
+        logged(engine, tmp_path / "server.log").steps(phases)
+
+
+@pytest.mark.parametrize(
+    ("number", "larger"),
+    [
+        (r"\d+(?= context tokens)", "9" * 400),
+        (r"\d+(?= generation requests)", "2147483648"),
+        (r"[\d.]+(?= ms)", "1000000001"),
+        (r"[\d.]+(?=%)", "100.1"),
+    ],
+)
+def test_a_number_that_vllm_does_not_write_is_refused(tmp_path: Path, number: str, larger: str) -> None:
+    engine = Engine(TRUTH)
+    phases = sweep(engine, 5.0)
+    engine.log[100] = re.sub(number, larger, engine.log[100])
+    with pytest.raises(InputError, match=r"server\.log: 'Iteration\(100\): .* holds a number that is too large; give"):
+        logged(engine, tmp_path / "server.log").steps(phases)
+
+
+def test_a_log_that_is_rotated_meanwhile_is_refused(tmp_path: Path) -> None:
+    engine = Engine(TRUTH)
+    phases = sweep(engine, 5.0)
+    looks = phases[0].looks
+    looks[3:] = [replace(look, log_bytes=look.log_bytes - looks[3].log_bytes) for look in looks[3:]]
+    with pytest.raises(InputError, match=r"server\.log: shrank during the measurement; .* without log rotation"):
+        logged(engine, tmp_path / "server.log").steps(phases)

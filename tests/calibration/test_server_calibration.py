@@ -13,7 +13,7 @@ import pytest
 
 from fluidgate.calibration import CalibrationReport
 from fluidgate.calibration.server import bench_process, live_load
-from fluidgate.calibration.server.bench_process import BenchProcess
+from fluidgate.calibration.server.bench_process import BenchProcess, last_line
 from fluidgate.calibration.server.fit import fit
 from fluidgate.calibration.server.iteration_log import IterationLog
 from fluidgate.calibration.server.live_load import MIN_WINDOWS, measure
@@ -208,6 +208,16 @@ def test_a_benchmark_that_fails_says_why(fake: FakeServer) -> None:
     with pytest.raises(InputError, match="the benchmark failed with status 1: OSError: no tokenizer there"):
         measure(laid_out(fake, time_s=60.0, options="--fail"))
     assert fake.loads == []
+
+
+def test_only_the_end_of_a_long_output_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "output").open("w+b") as output:
+        output.truncate(2**40)  # more than any memory
+        output.seek(0, os.SEEK_END)
+        output.write(b"\n 7% done\r99% done\nOSError: no tok\xe9nizer there \n \n")
+        assert last_line(output) == "OSError: no tok\ufffdnizer there"
+    with (tmp_path / "output").open("w+b") as output:
+        assert last_line(output) == "it printed nothing"
 
 
 def test_a_benchmark_that_ends_by_itself_is_not_short_of_time(fake: FakeServer) -> None:

@@ -75,6 +75,21 @@ def test_exact_steps_give_exact_coefficients(c0: float, c_tok: float, c_kv: floa
     assert found.relative_error < 1e-6
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_first_guess_without_any_time_for_a_step_does_not_end_the_fit() -> None:
+    """One step that is 30 times too short leaves the first guess a cost per pair alone; another step has no pairs."""
+    for seed in range(10):  # three of them fall into it
+        rng = np.random.default_rng(seed)
+        tokens, kv_tokens = rng.integers(1, 600, 25).astype(float), rng.integers(500, 90_000, 25).astype(float)
+        pairs = rng.integers(100_000, 1_000_000, 25).astype(float)
+        pairs[:2] = 0.0, 30_000.0
+        duration_s = TRUTH.duration_s(tokens, kv_tokens, pairs)
+        duration_s[1] /= 30.0
+        found = calibrate_steps(StepPoints(np.array(["step"] * 25), tokens, kv_tokens, pairs, duration_s))
+        assert dataclasses.astuple(found.step_time) == pytest.approx(dataclasses.astuple(TRUTH), rel=1e-3)
+        assert found.outlier.nonzero()[0].tolist() == [1]
+
+
 def test_range_and_number_of_steps() -> None:
     made = steps(4)
     calibration = calibrate_steps(made).calibration

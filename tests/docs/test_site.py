@@ -16,7 +16,9 @@ from fluidgate.policies import View
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-WITHOUT_A_PAGE = {"__main__", "arrays", "bounds", "cli", "code_cache", "jsonfile", "output", "version", "words"}
+WITHOUT_A_PAGE = {
+    *("__main__", "arrays", "bounds", "cli", "code_cache", "input", "jsonfile", "output", "version", "words")
+}
 """The command line has a page of its own kind; the others are what the rooms stand on."""
 
 

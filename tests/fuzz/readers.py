@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from fluidgate.calibration import calibrate_steps, read_steps
+from fluidgate.calibration.server.bench_process import BenchError, last_line
+from fluidgate.calibration.server.iteration_log import IterationLog
+from fluidgate.calibration.server.live_steps import Counters, Look, PhaseLooks
 from fluidgate.cli import _spread_goodput, app
 from fluidgate.doctor import diagnose, read_facts
 from fluidgate.engine import EngineConfig, run
@@ -36,6 +39,7 @@ from fluidgate.report import calibration_table, facts_table, plan_table
 from fluidgate.runs import Runner, compare, plan_for
 from fluidgate.serving.flags import serve_command, serve_flags
 from fluidgate.serving.planfile import PlanFile
+from fluidgate.words import escaped
 from fluidgate.workload import Workload, info, read_trace, write_mooncake, write_vidur
 from latency_grids import fit_grid, read_grids
 
@@ -143,6 +147,29 @@ def steps(path: Path, rng: Random) -> None:
         write_hardware(report.hardware("mine", 1000, 16, "steps"), path.with_name("copy.json"))
 
 
+def iterations(path: Path, rng: Random) -> None:
+    """Steps from the log as it grew under looks half a second apart, and calibrate on them."""
+    looks, size = seeds.ITERATIONS // 10 + 1, path.stat().st_size
+    phase = PhaseLooks("p", 4, 16)
+    for k in range(looks):
+        counts = Counters(*[0.0] * len(Counters._fields))._replace(iterations=10.0 * k, prompt=1e3 * k, first_tokens=k)
+        log_bytes = rng.randint(0, size) if rng.random() < 0.005 else size * k // (looks - 1)
+        phase.looks.append(Look(0.5 * k, 4.0, 0.0, counts, log_bytes))
+    points = IterationLog(path, 32_000, 16).steps([phase])
+    assert all(np.isfinite(values).all() for values in points[1:])
+    if rng.random() < 0.3:
+        json.dumps(calibrate_steps(points).to_dict(), allow_nan=False)
+
+
+def bench_output(path: Path, _rng: Random) -> None:
+    """What a benchmark that failed printed last is part of a sentence."""
+    with path.open("rb") as file:
+        message = str(BenchError(last_line(file)))
+    assert message.strip()
+    assert "\n" not in message
+    assert message == escaped(message)
+
+
 def config(path: Path, rng: Random) -> None:
     """Estimate a machine from the dimensions, and plan on it."""
     shape = read_model_config(path)
@@ -247,6 +274,8 @@ READERS = (
     Reader("second.txt", seeds.scrapes, two_scrapes),
     Reader("log.txt", seeds.logs, doctor),
     Reader("steps.csv", seeds.steps, steps),
+    Reader("iterations.log", seeds.iterations, iterations, examples=600),
+    Reader("bench.txt", lambda: seeds.BENCH_OUTPUT, bench_output, examples=600),
     Reader("config.json", lambda: seeds.CONFIGS, config),
     Reader("quantised.json", lambda: seeds.QUANTISED, config),
     Reader("gpu.json", lambda: seeds.GPUS, gpu),

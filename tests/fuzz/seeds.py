@@ -169,6 +169,40 @@ def logs() -> Sequence[str]:
     )
 
 
+ITERATIONS = 200
+"""Lines of steps in a log of them, of 50 ms each."""
+
+
+def iterations() -> Sequence[str]:
+    """A log of single steps, and one with what else vLLM writes among them."""
+    rng = Random(2)
+    lines = []
+    for k in range(ITERATIONS):
+        prompts, decodes = rng.choice((0, 0, 1, 2)), rng.randint(1, 60)
+        lines.append(
+            f"(APIServer pid=7) INFO 11-21 14:08:33 [loggers.py:199] Engine 000: Iteration({k}): {prompts} context "
+            f"requests, {prompts * rng.randint(20, 400)} context tokens, {decodes} generation requests, {decodes} "
+            f"generation tokens, iteration elapsed time: {rng.uniform(30, 48):.2f} ms, GPU KV cache usage: {decodes}.3%"
+        )
+    others = [log_line(), 'INFO:     127.0.0.1:5 - "POST /v1/completions HTTP/1.1" 200 OK']
+    others.append(lines[0].replace(" ms,", " ms (dummy),"))
+    among = [line for k, line in enumerate(lines) for line in (line, *(() if k % 20 else others))]
+    return (_lines(*lines), _lines(*among))
+
+
+BENCH_OUTPUT = (
+    _lines(
+        "Namespace(backend='openai', base_url='http://h:8000', num_prompts=64, seed=3)",
+        "Starting initial single prompt test run...",
+        "Traceback (most recent call last):",
+        '  File "/opt/bin/vllm", line 8, in <module>',
+        "    sys.exit(main())",
+        "ValueError: Initial test run failed: Not Found",
+    ),
+    _lines("\r".join(f" {k}%|{'█' * (k // 10)}| {k}/100 [00:0{k // 10}<00:09]" for k in range(0, 101, 5))) * 20,
+)
+
+
 def steps() -> Sequence[str]:
     """Measured steps with and without attention pairs."""
     rng = Random(1)

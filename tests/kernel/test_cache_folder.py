@@ -96,15 +96,23 @@ def old_state(root: Path, letter: str, unused_s: float) -> Path:
 
 def test_a_new_state_removes_old_ones(root: Path) -> None:
     old = [old_state(root, letter, 2 * UNUSED_S + 60 * k) for k, letter in enumerate("abcd")]
-    used = old_state(root, "e", UNUSED_S / 2)
     others = root / "not-a-state"
     others.mkdir()
     os.utime(others, (0, 0))
     root.chmod(0o700)
     run(root)
-    assert [path.exists() for path in old] == [k < KEPT_STATES - 1 for k in range(4)], "the most recent ones stay"
-    assert used.exists()
+    assert [path.exists() for path in old] == [k < KEPT_STATES for k in range(4)], "the most recent ones stay"
     assert others.exists()
+
+
+def test_states_that_were_used_within_a_day_stay_however_many_they_are(root: Path) -> None:
+    """As those of several checkouts that are used in turn."""
+    used = [old_state(root, letter, 23 * 3600) for letter in "abcd"]
+    unused = [old_state(root, letter, 25 * 3600) for letter in "ef"]
+    root.chmod(0o700)
+    run(root)
+    assert all(path.exists() for path in used)
+    assert not any(path.exists() for path in unused)
 
 
 def test_a_known_state_removes_nothing(root: Path) -> None:

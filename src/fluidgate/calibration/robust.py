@@ -56,7 +56,8 @@ def fit_robust(regressors: FloatArray, measured: FloatArray, prior: Prior | None
     """
     n, k = regressors.shape
     prior = prior or Prior(np.zeros(k), np.full(k, np.inf))
-    fitted = regressors @ _least_squares(regressors / measured[:, None], np.ones(n), prior, 0.0)
+    start = _least_squares(regressors / measured[:, None], np.ones(n), prior, 0.0)
+    fitted = _fitted(regressors, start, measured)
     coefficients, fitted, scale = _reweighted(regressors, measured, fitted, prior, None)
     coefficients, fitted, scale = _reweighted(regressors, measured, fitted, prior, scale)
     standardised = (measured / fitted - 1.0) / scale
@@ -75,10 +76,15 @@ def _reweighted(
         root = np.sqrt(weight)
         rows = regressors * (root / fitted)[:, None]
         coefficients = _least_squares(rows, root * measured / fitted, prior, width)
-        last, fitted = fitted, np.maximum(regressors @ coefficients, MIN_SCALE * measured)
+        last, fitted = fitted, _fitted(regressors, coefficients, measured)
         if np.all(np.abs(fitted - last) <= 1e-10 * last):
             break
     return coefficients, fitted, width
+
+
+def _fitted(regressors: FloatArray, coefficients: FloatArray, measured: FloatArray) -> FloatArray:
+    """Above 0, though only a term that a step lacks may have a coefficient: residuals are divided by it."""
+    return np.maximum(regressors @ coefficients, MIN_SCALE * measured)
 
 
 def _least_squares(rows: FloatArray, target: FloatArray, prior: Prior, scale: float) -> FloatArray:

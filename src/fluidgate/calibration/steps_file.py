@@ -15,6 +15,7 @@ from fluidgate.arrays import FloatArray
 from fluidgate.bounds import MAX_COUNT, MAX_KV_TOKENS, MAX_STEP_S, MIN_STEP_S
 from fluidgate.calibration.points import StepPoints
 from fluidgate.errors import InputError
+from fluidgate.input import read_text
 from fluidgate.output import write_text
 from fluidgate.words import shown
 
@@ -101,7 +102,7 @@ def write_steps(points: StepPoints, path: Path | str) -> None:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and trimmed cells of every row."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "give fewer steps", encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file; give a CSV of measured steps") from None
     except UnicodeDecodeError:

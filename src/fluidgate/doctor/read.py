@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from fluidgate.doctor.facts import Facts
 from fluidgate.doctor.logged import facts_of_log
 from fluidgate.doctor.scraped import facts_of
 from fluidgate.errors import InputError
+from fluidgate.input import read_text
 from fluidgate.vllm_metrics.address import Address, without_credentials
 from fluidgate.vllm_metrics.log import MARK
 from fluidgate.vllm_metrics.scrape import Scrape, fetch
@@ -67,8 +69,9 @@ def _of_server(address: Address, wait_s: float | None) -> Facts:
 
 
 def _file(path: Path | str) -> str:
+    advice = f"give the last part of it, for example `tail -n 100000 {shlex.quote(str(path))} > last.log`"
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = read_text(Path(path), advice, errors="replace")
     except OSError as error:
         hint = "; an address begins with http://" if ":" in str(path) else ""
         raise InputError(f"{without_credentials(str(path))}: cannot be read ({error.strerror}){hint}") from None

@@ -12,12 +12,15 @@ from types import TracebackType
 from typing import Any
 
 from fluidgate.errors import InputError, ResultsWarning
+from fluidgate.input import read_open
 from fluidgate.output import cannot_write
 from fluidgate.runs.result_shape import Shape, fits
 from fluidgate.version import version
 
 FORMAT = 2
 """Of these files; format 1 had no number and no checksums."""
+MAX_BYTES = 2 * 2**30
+"""Of one to continue from, as of a trace; a run's result takes about 2 kB."""
 
 _ADVICE = "name another results file, or delete this one to start over"
 _CHECKED = re.compile(rb'\{"crc32": "([0-9a-f]{8})", (.+)', re.DOTALL)
@@ -112,7 +115,7 @@ class ResultsFile:
         ours = _with_checksum(self._header)
         self._seed = _checksum(ours)
         self._file.seek(0)
-        *lines, torn = self._file.readall().split(b"\n")
+        *lines, torn = read_open(self._file, self.path, _ADVICE, MAX_BYTES).split(b"\n")
         if not lines and not ours.startswith(torn):
             raise self._not_ours(torn)
         if lines:

@@ -10,11 +10,13 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from fluidgate.errors import InputError
 
 GRACE_S = 5.0
+TAIL_BYTES = 20_000
+"""Of what a benchmark printed, which progress bars can make long."""
 
 
 class BenchError(InputError):
@@ -39,6 +41,13 @@ def bench_words(command: str) -> list[str]:
     return words
 
 
+def last_line(output: BinaryIO) -> str:
+    """The last line of what a benchmark printed, in at most 300 characters; only the end of the file is read."""
+    output.seek(max(0, output.seek(0, os.SEEK_END) - TAIL_BYTES))
+    lines = [line.strip() for line in output.read(TAIL_BYTES).decode(errors="replace").splitlines()]
+    return next((line[:300] for line in reversed(lines) if line), "it printed nothing")
+
+
 class BenchProcess:
     """A running benchmark, in a process group of its own, so that Ctrl-C reaches it only through `end`."""
 
@@ -48,13 +57,13 @@ class BenchProcess:
         Raises:
             InputError: it cannot be started.
         """
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed on exit
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=self._errors, stderr=self._errors, start_new_session=True
+                command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._output, start_new_session=True
             )
         except OSError as error:
-            self._errors.close()
+            self._output.close()
             raise InputError(f"{command[0]}: cannot be started ({error.strerror}); see --bench-command") from None
 
     def __enter__(self) -> Self:
@@ -64,7 +73,7 @@ class BenchProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
-        self._errors.close()
+        self._output.close()
 
     @property
     def running(self) -> bool:
@@ -75,10 +84,7 @@ class BenchProcess:
         """
         status = self._process.poll()
         if status:
-            self._errors.seek(0)
-            said = [line.strip() for line in self._errors.read()[-20_000:].splitlines() if line.strip()]
-            last = said[-1][:300] if said else "it printed nothing"
-            raise BenchError(f"the benchmark failed with status {status}: {last}")
+            raise BenchError(f"the benchmark failed with status {status}: {last_line(self._output)}")
         return status is None
 
     def end(self) -> None:

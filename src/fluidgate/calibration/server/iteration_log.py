@@ -17,9 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fluidgate.bounds import MAX_COUNT, MAX_STEP_S
 from fluidgate.calibration.points import StepPoints, points_of
 from fluidgate.calibration.server.live_steps import PhaseLooks, Window
 from fluidgate.errors import InputError
+from fluidgate.input import MAX_BYTES
+from fluidgate.words import shown
 
 MIN_EXPLAINED = 0.5
 """Share of the time that the lines must account for; with less, only the mean of a window is known."""
@@ -28,6 +31,9 @@ _LINE = re.compile(
     rb"(\d+) generation tokens, iteration elapsed time: (\d+(?:\.\d+)?) ms(?! \(dummy\)).*?"
     rb"KV cache usage: (\d+(?:\.\d+)?)%"
 )
+
+LARGEST = (MAX_COUNT, MAX_COUNT, MAX_COUNT, MAX_COUNT, MAX_STEP_S * 1e3, 100.0)
+"""Of the numbers of a line, in order."""
 
 
 class Iteration(NamedTuple):
@@ -74,11 +80,14 @@ class IterationLog:
         """The steps of all windows.
 
         Raises:
-            InputError: a window without the lines of its steps.
+            InputError: a window without the lines of its steps, a line that vLLM does not write, or a log that shrank.
         """
         rows = []
         for phase in phases:
-            lines = self._lines(phase.looks[0].log_bytes, phase.looks[-1].log_bytes)
+            sizes = [look.log_bytes for look in phase.looks]
+            if sizes != sorted(sizes):
+                raise InputError(f"{self.path}: shrank during the measurement; calibrate again without log rotation")
+            lines = self._lines(sizes[0], sizes[-1])
             for window in phase.calm_windows():
                 start, end = window.looks[0].log_bytes, window.looks[-1].log_bytes
                 rows += self._window(phase, window, [line for line in lines if start < line.end <= end])
@@ -113,6 +122,11 @@ class IterationLog:
 
     def _lines(self, start: int, end: int) -> list[Iteration]:
         """The lines of a part of the file; each gives the KV in use after it, so before the next."""
+        if end - start > MAX_BYTES:
+            raise InputError(
+                f"{self.path}: grew by more than {MAX_BYTES // 2**20} MiB in one phase; give the log of this server "
+                "alone, or a shorter --time-s"
+            )
         try:
             with self.path.open("rb") as file:
                 file.seek(start)
@@ -121,7 +135,11 @@ class IterationLog:
             raise InputError(f"{self.path}: the log cannot be read ({error.strerror}); see --log") from None
         lines, kv_use = [], 0.0
         for match in _LINE.finditer(text):
-            prompts, prompt_tokens, decodes, _, elapsed_ms, after = (float(group) for group in match.groups())
+            numbers = [float(group) for group in match.groups()]
+            if np.any(np.array(numbers) > LARGEST):
+                line = shown(match[0].decode(errors="replace"))
+                raise InputError(f"{self.path}: {line} holds a number that is too large; give the log of vLLM itself")
+            prompts, prompt_tokens, decodes, _, elapsed_ms, after = numbers
             sizes = int(prompts + decodes), int(prompt_tokens), int(decodes)
             lines.append(Iteration(start + match.end(), *sizes, elapsed_ms / 1e3, kv_use))
             kv_use = after / 100
