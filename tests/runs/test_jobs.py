@@ -37,7 +37,7 @@ def jobs_in(folder: Path, n: int = 6) -> list:
     return [Draw(seed, str(folder)) for seed in range(n)]
 
 
-def run_jobs(work: Callable, jobs: list, *, header: dict | None = None, **where: Any) -> list[dict[str, Any]]:
+def run_jobs(work: Callable, jobs: list, /, *, header: dict | None = None, **where: Any) -> list[dict[str, Any]]:
     return Runner(**where).run(work, jobs, header=header)
 
 
@@ -163,7 +163,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"nowhere/r\.jsonl: cannot be written \(there is no folder"):
         run_jobs(draw, jobs_in(tmp_path, 1), results=tmp_path / "nowhere" / "r.jsonl")
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="jobs = 0: at least one process"):
         run_jobs(draw, jobs_in(tmp_path, 1), jobs=0)
 
 
@@ -282,9 +282,16 @@ class OneAtATime(fluidgate.Policy):
 
 
 def test_compare_gives_the_same_numbers_over_processes_and_from_a_file(tmp_path: Path) -> None:
-    def numbers(**how: object) -> str:
+    def numbers(runner: Runner | None = None) -> str:
         result = compare(
-            "three-types", HARDWARE, ["greedy", "wait"], loads=[0.9, 1.1], requests=150, repeats=2, seed=3, **how
+            "three-types",
+            HARDWARE,
+            ["greedy", "wait"],
+            loads=[0.9, 1.1],
+            requests=150,
+            repeats=2,
+            seed=3,
+            runner=runner,
         )
         return json.dumps(result.to_dict())
 
