@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 import fluidgate
+from fluidgate import code_cache
 from fluidgate.errors import InputError, JobFailed, ResultsWarning
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.runs import Runner, compare
@@ -175,6 +177,18 @@ def test_a_killed_worker_costs_only_its_own_job(tmp_path: Path) -> None:
     assert (tmp_path / "killed").exists()
     assert as_text(rows) == as_text([draw(job) for job in jobs])
     assert runs_of(tmp_path) == dict.fromkeys(range(6), 1)
+
+
+def test_what_every_worker_says_is_said_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from work_for_jobs import remarked
+
+    monkeypatch.setattr(code_cache, "_SAID", set())
+    run_jobs(remarked, jobs_in(tmp_path), jobs=2)
+    assert re.fullmatch(r"fluidgate: worker \d+ found damaged code\n", capfd.readouterr().err)
+    run_jobs(remarked, jobs_in(tmp_path), jobs=2)
+    assert capfd.readouterr().err == "", "the driver has said it"
 
 
 def test_a_job_that_kills_every_worker_is_named(tmp_path: Path) -> None:
