@@ -74,7 +74,7 @@ def cache_folder() -> Path | None:
                 reason = f"{root}: {_reason(error)}"
     except _NotPrivate as error:
         reason = str(error)
-    _say(f"compiled code is not kept ({reason}); set FLUIDGATE_CACHE_DIR to a folder of your own")
+    say(f"compiled code is not kept ({reason}); set FLUIDGATE_CACHE_DIR to a folder of your own", once="folder")
     return None
 
 
@@ -115,7 +115,7 @@ class CodeCache:
         except FileNotFoundError:
             return None
         except Exception as error:  # unpickling and linking fail in many ways; compiling again cures them all
-            _say(f"compiled code cannot be loaded ({path}: {_reason(error)}); compiling again", once="load")
+            say(f"compiled code cannot be loaded ({path}: {_reason(error)}); compiling again", once="load")
             with suppress(OSError):
                 path.unlink()
             return None
@@ -130,7 +130,7 @@ class CodeCache:
             if key is not None:
                 _write(folder / self._file_name(key), numba.core.serialize.dumps((key, compiled._reduce())))
         except Exception as error:  # a full disk, or a numba whose private names differ
-            _say(f"compiled code cannot be kept ({folder}: {_reason(error)}); the next start compiles", once="save")
+            say(f"compiled code cannot be kept ({folder}: {_reason(error)}); the next start compiles", once="save")
 
     def flush(self) -> None:
         """Forget the code of all signatures."""
@@ -252,12 +252,22 @@ def _reason(error: Exception) -> str:
     return str(text).splitlines()[0][:100]
 
 
+def _print(sentence: str, _once: str) -> None:
+    print(f"fluidgate: {sentence}", file=sys.stderr, flush=True)
+
+
 _SAID: set[str] = set()
+_speak: Callable[[str, str], None] = _print
 
 
-def _say(sentence: str, once: str | None = None) -> None:
-    """On stderr; of those with the same `once` only the first in a process."""
-    if once is None or once not in _SAID:
-        print(f"fluidgate: {sentence}", file=sys.stderr, flush=True)
-    if once is not None:
+def say(sentence: str, once: str) -> None:
+    """Say it on stderr; of the sentences with the same `once`, only the first in a run is said."""
+    if once not in _SAID:
         _SAID.add(once)
+        _speak(sentence, once)
+
+
+def say_through(hand_on: Callable[[str, str], None]) -> None:
+    """In a worker process: give what is said to `hand_on`, for the process that speaks for all workers."""
+    global _speak
+    _speak = hand_on

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 import fluidgate
+from fluidgate import code_cache
 from fluidgate.errors import InputError, JobFailed, ResultsWarning
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.runs import Runner, compare
@@ -37,7 +39,7 @@ def jobs_in(folder: Path, n: int = 6) -> list:
     return [Draw(seed, str(folder)) for seed in range(n)]
 
 
-def run_jobs(work: Callable, jobs: list, *, header: dict | None = None, **where: Any) -> list[dict[str, Any]]:
+def run_jobs(work: Callable, jobs: list, /, *, header: dict | None = None, **where: Any) -> list[dict[str, Any]]:
     return Runner(**where).run(work, jobs, header=header)
 
 
@@ -163,7 +165,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"nowhere/r\.jsonl: cannot be written \(there is no folder"):
         run_jobs(draw, jobs_in(tmp_path, 1), results=tmp_path / "nowhere" / "r.jsonl")
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="jobs = 0: at least one process"):
         run_jobs(draw, jobs_in(tmp_path, 1), jobs=0)
 
 
@@ -175,6 +177,18 @@ def test_a_killed_worker_costs_only_its_own_job(tmp_path: Path) -> None:
     assert (tmp_path / "killed").exists()
     assert as_text(rows) == as_text([draw(job) for job in jobs])
     assert runs_of(tmp_path) == dict.fromkeys(range(6), 1)
+
+
+def test_what_every_worker_says_is_said_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from work_for_jobs import remarked
+
+    monkeypatch.setattr(code_cache, "_SAID", set())
+    run_jobs(remarked, jobs_in(tmp_path), jobs=2)
+    assert re.fullmatch(r"fluidgate: worker \d+ found damaged code\n", capfd.readouterr().err)
+    run_jobs(remarked, jobs_in(tmp_path), jobs=2)
+    assert capfd.readouterr().err == "", "the driver has said it"
 
 
 def test_a_job_that_kills_every_worker_is_named(tmp_path: Path) -> None:
@@ -282,9 +296,16 @@ class OneAtATime(fluidgate.Policy):
 
 
 def test_compare_gives_the_same_numbers_over_processes_and_from_a_file(tmp_path: Path) -> None:
-    def numbers(**how: object) -> str:
+    def numbers(runner: Runner | None = None) -> str:
         result = compare(
-            "three-types", HARDWARE, ["greedy", "wait"], loads=[0.9, 1.1], requests=150, repeats=2, seed=3, **how
+            "three-types",
+            HARDWARE,
+            ["greedy", "wait"],
+            loads=[0.9, 1.1],
+            requests=150,
+            repeats=2,
+            seed=3,
+            runner=runner,
         )
         return json.dumps(result.to_dict())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numba import types
 from numba.core.registry import CPUDispatcher
 
 from fluidgate.arrays import FloatArray
-from fluidgate.code_cache import cache_folder, is_kept
+from fluidgate.code_cache import cache_folder, is_kept, say
 from fluidgate.engine import loop, routing
 from fluidgate.engine.compile_errors import compile_error
 from fluidgate.engine.config import EngineConfig
@@ -156,7 +155,7 @@ def _compiled_router() -> Callable[..., bool]:
 def _announce(what: str, kernel: Any) -> None:
     if not is_kept(kernel):
         once = "" if cache_folder() is None else ", once for this version"
-        print(f"fluidgate: compiling {what}{once} (10 to 20 s) …", file=sys.stderr, flush=True)
+        say(f"compiling {what}{once} (10 to 20 s) …", once=f"compiling {what}")
 
 
 def _compiled_for(function: Any, signature: Any) -> Any:

@@ -16,10 +16,12 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from fluidgate.code_cache import say, say_through
 from fluidgate.errors import FluidgateError, JobFailed
 
 Work = Callable[[Any], dict[str, Any]]
@@ -59,6 +61,9 @@ def in_processes(work: Work, jobs: Sequence[Any], workers: int) -> Finished:
                     replacement = _Worker()
                     crew[replacement.pipe] = replacement
                     continue
+                if isinstance(outcome, _Remark):
+                    say(outcome.sentence, outcome.once)
+                    continue
                 if index is None:
                     worker.send(payload)
                 if waiting:
@@ -72,6 +77,14 @@ def in_processes(work: Work, jobs: Sequence[Any], workers: int) -> Finished:
     finally:
         for worker in crew.values():
             worker.stop()
+
+
+@dataclass(frozen=True)
+class _Remark:
+    """What a worker has to say beside its outcomes; the driver says it, so that all workers together say it once."""
+
+    sentence: str
+    once: str
 
 
 class _Worker:
@@ -89,8 +102,8 @@ class _Worker:
         self.process.start()
         end.close()  # else the pipe would stay open when the process dies
 
-    def receive(self) -> Outcome | None:
-        """What it says: None when it is up, then the outcome of each job."""
+    def receive(self) -> Outcome | _Remark | None:
+        """What it says: None when it is up, then the outcome of each job, and remarks before it."""
         return self.pipe.recv()  # type: ignore[no-any-return]
 
     def give(self, index: int, job: Any) -> None:
@@ -114,6 +127,7 @@ def _serve(pipe: Connection) -> None:
     """A worker's life: say that it is up, take the work, then jobs, until the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the driver ends its workers
     threading.Thread(target=_end_with_driver, daemon=True).start()
+    say_through(lambda sentence, once: pipe.send(_Remark(sentence, once)))
     try:
         pipe.send(None)
         load = cache(partial(pickle.loads, pipe.recv_bytes()))
