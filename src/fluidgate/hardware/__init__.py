@@ -9,6 +9,7 @@ from fluidgate.hardware.gpus import Gpu, find_gpu, gpu_names, kv_blocks, read_gp
 from fluidgate.hardware.lookup import estimate_hardware, get_hardware
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
+from fluidgate.hardware.quantization import Scheme
 from fluidgate.hardware.step_grid import StepGrid
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Hardware",
     "ModelShape",
     "Profile",
+    "Scheme",
     "StepGrid",
     "StepTime",
     "estimate_hardware",
