@@ -166,7 +166,7 @@ def test_a_sweep_that_is_cut_short_ends_its_load(fake: FakeServer, tmp_path: Pat
     expected: dict[str, tuple[type[BaseException], str]] = {
         "Ctrl-C": (KeyboardInterrupt, "^$"),
         "another engine's page": (InputError, "the metrics are SGLang's"),
-        "someone else": (InputError, "somebody else uses the server"),
+        "someone else": (InputError, "the server has other traffic"),
         "no answer": (InputError, "no answer"),
     }
     url = RunningServer("http://127.0.0.1:1", "m", "m", MODEL_LEN, NUM_BLOCKS, BLOCK_SIZE)
