@@ -17,7 +17,6 @@ class BatchFormation:
 
     Attributes:
         number: for the compiled loop.
-        title: what it is, for help texts.
         token_budget: of an iteration where none is given; None: as the longest request needs.
         watermark: share of the blocks that admission keeps free where none is given.
         chunks_prompts: prompts are cut to the budget; else an iteration computes whole ones.
@@ -26,7 +25,6 @@ class BatchFormation:
     """
 
     number: int
-    title: str
     token_budget: int | None
     watermark: float
     chunks_prompts: bool = True
@@ -35,22 +33,10 @@ class BatchFormation:
 
 
 MODES: dict[str, BatchFormation] = {
-    "vllm": BatchFormation(
-        VLLM,
-        "V1: running first, chunked prefill, one token budget",
-        token_budget=2048,
-        watermark=0.0,
-        budget_counts_decodes=True,
-        cuts_long_prefills=True,
-    ),
-    "sarathi": BatchFormation(
-        SARATHI, "decodes first, then chunks up to a fixed budget", token_budget=512, watermark=0.01
-    ),
-    "prefill-first": BatchFormation(
-        PREFILL_FIRST,
-        "vLLM V0: whole prompts, and no decode beside a prefill",
-        token_budget=None,
-        watermark=0.01,
-        chunks_prompts=False,
-    ),
+    # V1: running first, chunked prefill, one token budget
+    "vllm": BatchFormation(VLLM, 2048, watermark=0.0, budget_counts_decodes=True, cuts_long_prefills=True),
+    # decodes first, then chunks up to a fixed budget
+    "sarathi": BatchFormation(SARATHI, 512, watermark=0.01),
+    # vLLM V0: whole prompts, and no decode beside a prefill
+    "prefill-first": BatchFormation(PREFILL_FIRST, None, watermark=0.01, chunks_prompts=False),
 }
