@@ -203,7 +203,7 @@ BAD = [
     (("plan", "--trace", "broken.csv"), "broken.csv:3"),
     (("plan", "--trace", "empty.csv"), "empty"),
     (("plan", "--model", "llama-9"), "unknown model 'llama-9'"),
-    (("plan", "--gpu", "a1000"), "did you mean a100"),
+    (("plan", "--gpu", "a1000"), "give its data sheet"),
     (("plan", "--preset", "nothing"), "no synthetic workload 'nothing'"),
     (("plan", "--rate", "-1"), "rate"),
     (("plan", "--rate", "nan"), "rate"),

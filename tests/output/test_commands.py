@@ -103,8 +103,8 @@ def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         "fluidgate.studies.paper.run_paper",
         "fluidgate.studies.plan_quality.study.plan_quality",
         "fluidgate.calibration.server.running_server.look_at",
-        "fluidgate.hardware.query_aiconfigurator",
-        "fluidgate.hardware.read_steps",
+        "fluidgate.calibration.query_aiconfigurator",
+        "fluidgate.calibration.read_steps",
     ):
         monkeypatch.setattr(target, run)
 

@@ -145,8 +145,8 @@ WRITING = {"output.py", "runs/results_file.py"}
 
 ALLOWED = {
     "code_cache.py": "machine code, which is not for users: a failed write must not end a command",
-    "doctor/address.py": "opens addresses, not files",
-    "serving/bench_process.py": "what the load generator prints, in a temporary file without a name",
+    "vllm_metrics/address.py": "opens addresses, not files",
+    "calibration/server/bench_process.py": "what the load generator prints, in a temporary file without a name",
     "serving/vllm_core.py": "a model's configuration for vLLM to read, in a temporary folder",
 }
 

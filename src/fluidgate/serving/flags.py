@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
+from fluidgate.bounds import MAX_COUNT, MAX_SECONDS
 from fluidgate.errors import InputError
 from fluidgate.policies import ConcurrencyCap, Greedy, Watermark
 from fluidgate.serving.planfile import PlanFile
@@ -58,7 +59,7 @@ def serve_flags(
         release: the vLLM release that takes them.
 
     Raises:
-        InputError: `max_wait_s` is not a finite time above 0, or the plan's policy is unknown.
+        InputError: `max_wait_s` is no time above 0 that a clock can have, or the plan's policy is unknown.
     """
     flags = _newest_flags(plan, form, max_wait_s)
     lacking = _lacking(flags, release)
@@ -178,9 +179,9 @@ def _switches(plan: PlanFile) -> list[Flag]:
 
 def _queue_limit(plan: PlanFile, max_wait_s: float) -> Flag:
     """Little's law at the boundary: a queue of λ_max·W clears in W seconds, behind n* residents."""
-    if not 0 < max_wait_s < inf:
-        raise InputError(f"max_wait_s = {max_wait_s} must be a finite number of seconds above 0")
+    if not 0 < max_wait_s <= MAX_SECONDS:
+        raise InputError(f"max_wait_s = {max_wait_s} must be above 0 and at most {MAX_SECONDS:g} seconds")
     residents, rate = plan.planned.concurrency_cap, plan.planned.boundary_rate
-    in_flight = ceil(residents + rate * max_wait_s)
+    in_flight = min(ceil(residents + rate * max_wait_s), MAX_COUNT)
     why = f"{number(residents)} residents, {number(max_wait_s)} s of queue at {number(rate)} req/s; else HTTP 503"
     return Flag(QUEUED, str(in_flight), why)
