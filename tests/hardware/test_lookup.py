@@ -128,7 +128,7 @@ def test_refusals(model: str, gpu: str, options: dict[str, Any], message: str) -
 
 
 def test_the_estimate_is_as_close_to_the_profiles_as_it_says() -> None:
-    stated = {"c0": (0.74, 1.02), "c_tok": (0.52, 1.12), "c_kv": (0.83, 1.26), "c_attn": (0.50, 2.01)}
+    stated = {"c0": (0.74, 1.14), "c_tok": (0.52, 1.15), "c_kv": (0.83, 1.26), "c_attn": (0.50, 2.01)}
     ratios: dict[str, list[float]] = {name: [] for name in stated}
     for name in profile_names():
         model, gpu, variant = name.split("/")

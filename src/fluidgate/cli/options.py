@@ -177,6 +177,9 @@ class HardwareOptions:
     gpu_bandwidth: Annotated[
         float | None, _option(_H, "--gpu-bandwidth", help="Its memory bandwidth, GB/s (10⁹ bytes).")
     ] = None
+    gpu_link: Annotated[
+        float | None, _option(_H, "--gpu-link", help="Bandwidth to the server's other GPUs, GB/s per direction.")
+    ] = None
     gpu_tflops: Annotated[float | None, _option(_H, "--gpu-tflops", help="Its dense bf16 throughput, TFLOP/s.")] = None
     tp: Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
     variant: Annotated[str | None, _option(_H, "--variant", help="Profile variant, such as `paper`.")] = None
@@ -226,7 +229,7 @@ class HardwareOptions:
 
     def data_sheet(self) -> Gpu | None:
         """The GPU that the options describe; None where they only name one."""
-        from fluidgate.hardware import Gpu
+        from fluidgate.hardware import Gpu, find_gpu
 
         sheet = {
             "--gpu-memory-gib": self.gpu_memory_gib,
@@ -235,11 +238,11 @@ class HardwareOptions:
         }
         missing = [name for name, value in sheet.items() if value is None]
         if len(missing) == len(sheet):
-            return None
+            return None if self.gpu_link is None else replace(find_gpu(self.gpu), link_gb_per_s=self.gpu_link)
         if missing:
             raise InputError(f"a GPU's data sheet needs {', '.join(sheet)}: add {' and '.join(missing)}")
         memory_gib, bandwidth, tflops = (float(value) for value in sheet.values() if value is not None)
-        return Gpu(self.gpu, memory_gib, bandwidth, tflops, source="given on the command line")
+        return Gpu(self.gpu, memory_gib, bandwidth, tflops, "given on the command line", self.gpu_link)
 
 
 @dataclass(frozen=True)

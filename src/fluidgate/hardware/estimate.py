@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from fluidgate.errors import InputError
 from fluidgate.hardware.core import StepTime
 from fluidgate.hardware.gpus import Gpu
 from fluidgate.hardware.model_config import ModelShape
 
 # Fractions of the data sheet's bandwidth and throughput that the fitted profiles reach, and the time a layer
-# takes whatever its size (kernel launches, norms, all-reduce). `python tools/fit_profiles.py` prints estimate
+# takes whatever its size (kernel launches, norms). `python tools/fit_profiles.py` prints estimate
 # ÷ fit for each.
 WEIGHT_READ_EFFICIENCY = 0.9
 KV_READ_EFFICIENCY = 0.95
@@ -15,29 +16,47 @@ MATMUL_EFFICIENCY = 0.8
 ATTENTION_EFFICIENCY = 0.55
 LAYER_OVERHEAD_S = 30e-6
 
+# Of the data sheet's link, what an all-reduce of activations reaches, and the time that a layer's two all-reduces take
+# whatever their size: `python tools/tensor_parallel_errors.py` prints the errors with them.
+LINK_EFFICIENCY = 0.5
+ALL_REDUCES_OVERHEAD_S = 25e-6
+
 
 def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1) -> StepTime:
     """The roofline estimate of a dense model's step time on `tp` GPUs.
 
     c0 reads every weight but the embedding once, as it is stored, plus a fixed time per layer; c_tok is 2 operations
     per layer weight, at the bf16 rate also where weights are quantised; c_kv reads one token's KV; c_attn is
-    4·layers·heads·head_dim operations per (query, key) pair.
+    4·layers·heads·head_dim operations per (query, key) pair. Several GPUs add their activations up twice in a layer,
+    which takes 2(tp − 1)/tp of their bytes over the link, and a fixed time.
 
-    Estimate ÷ fit over the 15 fitted profiles, most of them in 0.8–1.1: c0 0.74–1.02, c_tok 0.52–1.12, c_kv
+    Estimate ÷ fit over the 15 fitted profiles, most of them in 0.8–1.1: c0 0.74–1.14, c_tok 0.52–1.15, c_kv
     0.83–1.26, c_attn 0.50–2.01. Mean error on the grids' own steps 5–14%, 20% for a 0.6B model; the
     efficiencies were chosen on these grids. Not chosen on it: a measured vLLM run (Llama-3.1-8B, RTX 4090),
     whose decode steps the estimate meets at a median ratio of 1.05.
 
     Raises:
-        InputError: a mixture of experts, or `tp` that does not divide the heads.
+        InputError: a mixture of experts, `tp` that does not divide the heads, or several GPUs without a known link.
     """
     bytes_per_s = gpu.hbm_gb_per_s * 1e9
     flops = gpu.bf16_tflops * 1e12 * tp
     head = model.vocab_size * model.hidden_size
     weight_bytes = (model.layer_bytes + head * model.dtype_bytes) / tp
+    layer_s, token_s = _communication_s(model, gpu, tp)
     return StepTime(
-        c0=weight_bytes / (bytes_per_s * WEIGHT_READ_EFFICIENCY) + model.layers * LAYER_OVERHEAD_S,
-        c_tok=2 * model.layer_parameters / (flops * MATMUL_EFFICIENCY),
+        c0=weight_bytes / (bytes_per_s * WEIGHT_READ_EFFICIENCY) + model.layers * (LAYER_OVERHEAD_S + layer_s),
+        c_tok=2 * model.layer_parameters / (flops * MATMUL_EFFICIENCY) + token_s,
         c_kv=model.kv_bytes_per_token_per_gpu(tp) / (bytes_per_s * KV_READ_EFFICIENCY),
         c_attn=4 * model.layers * model.heads * model.head_dim / (flops * ATTENTION_EFFICIENCY),
     )
+
+
+def _communication_s(model: ModelShape, gpu: Gpu, tp: int) -> tuple[float, float]:
+    """Seconds of all-reduces: per layer whatever the tokens, and per token in all layers."""
+    if tp == 1:
+        return 0.0, 0.0
+    if gpu.link_gb_per_s is None:
+        raise InputError(f"the data sheet of {gpu.name} does not give its link, which tp = {tp} needs: add --gpu-link")
+    activation_bytes = 2 * model.layers * model.hidden_size * model.dtype_bytes
+    share = 2 * (tp - 1) / tp
+    return ALL_REDUCES_OVERHEAD_S, activation_bytes * share / (gpu.link_gb_per_s * 1e9 * LINK_EFFICIENCY)

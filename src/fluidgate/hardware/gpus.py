@@ -29,6 +29,7 @@ class Gpu:
         hbm_gb_per_s: memory bandwidth, 10⁹ bytes per second.
         bf16_tflops: dense bfloat16 tensor throughput, 10¹² operations per second.
         source: where the numbers come from.
+        link_gb_per_s: bandwidth to the other GPUs of a server, 10⁹ bytes per second and direction; None: not known.
 
     Raises:
         InputError: a number that no GPU has.
@@ -39,16 +40,19 @@ class Gpu:
     hbm_gb_per_s: float
     bf16_tflops: float
     source: str
+    link_gb_per_s: float | None = None
 
     def __post_init__(self) -> None:
         check_name("GPU name", self.name)
         check_number("GPU memory", self.memory_gib, 1, 10_000, "GiB")
         check_number("GPU bandwidth", self.hbm_gb_per_s, 1, 1e6, "GB/s")
         check_number("GPU throughput", self.bf16_tflops, 0.1, 1e6, "TFLOP/s")
+        if self.link_gb_per_s is not None:
+            check_number("GPU link", self.link_gb_per_s, 0.1, 1e5, "GB/s")
 
 
 _FILE = Path(__file__).with_name("gpus.json")
-_KEYS = ("name", "memory_mib", "hbm_gb_per_s", "bf16_tflops", "source")
+_KEYS = ("name", "memory_mib", "hbm_gb_per_s", "bf16_tflops", "link_gb_per_s", "source")
 
 
 def gpu_names() -> list[str]:
@@ -76,7 +80,8 @@ def find_gpu(name: str) -> Gpu:
 
 
 def read_gpu(path: Path | str) -> Gpu:
-    """The data sheet in a JSON file: `name`, `memory_mib`, `hbm_gb_per_s` and `bf16_tflops`; `source` is optional.
+    """The data sheet in a JSON file: `name`, `memory_mib`, `hbm_gb_per_s` and `bf16_tflops`; `link_gb_per_s` (for
+    several GPUs) and `source` are optional.
 
     Raises:
         InputError: no such file, or a key that is missing, unknown or malformed.
@@ -100,6 +105,7 @@ def _gpu(sheet: JsonObject, source: str | None = None) -> Gpu:
         hbm_gb_per_s=sheet.number("hbm_gb_per_s"),
         bf16_tflops=sheet.number("bf16_tflops"),
         source=sheet.text("source", default=source),
+        link_gb_per_s=sheet.number("link_gb_per_s") if sheet.has("link_gb_per_s") else None,
     )
 
 

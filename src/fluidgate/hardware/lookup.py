@@ -16,6 +16,7 @@ from fluidgate.hardware.gpus import (
     check_kv_fits,
     check_memory_utilization,
     find_gpu,
+    gpu_names,
     kv_blocks,
 )
 from fluidgate.hardware.model_config import (
@@ -71,7 +72,7 @@ def get_hardware(
     num_gpu_blocks = _blocks_given(num_gpu_blocks, kv_cache_tokens, block_size)
     if num_gpu_blocks is not None:
         check_kv_fits(shape, known_gpu, num_gpu_blocks, block_size, tp)
-    profile = _profile(shape, known_gpu, tp, variant)
+    profile = _profile(shape, known_gpu, tp, variant) if _is_built_in(known_gpu, tp) else None
     if profile is not None:
         return _profiled(profile, shape, known_gpu, gpu_memory_utilization, num_gpu_blocks, block_size)
     return estimate_hardware(
@@ -82,6 +83,14 @@ def get_hardware(
         num_gpu_blocks=num_gpu_blocks,
         block_size=block_size,
     )
+
+
+def _is_built_in(gpu: Gpu, tp: int) -> bool:
+    """Whether profiles of a GPU of this name are for this data sheet; one GPU alone uses no link."""
+    if gpu.name not in gpu_names():
+        return False
+    sheet = find_gpu(gpu.name)
+    return gpu == (replace(sheet, link_gb_per_s=gpu.link_gb_per_s) if tp == 1 else sheet)
 
 
 def _blocks_given(num_gpu_blocks: int | None, kv_cache_tokens: int | None, block_size: int) -> int | None:
