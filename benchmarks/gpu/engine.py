@@ -179,7 +179,7 @@ def serve(
         raise InputError(f"{hardware.name}: num_gpu_blocks and block_size must be the engine's")
     engine.load(workload.prompt_tokens, workload.output_tokens)
     executor = _Executor(engine)
-    replaced = {"form_batch": executor.form_batch, "compute_batch": executor.compute_batch}
+    replaced = {loop.form_batch: executor.form_batch, loop.compute_batch: executor.compute_batch}
     program = replace(load_program(policy, compile=False), run_loop=interpreted(loop.run_loop, replaced))
     records = run_program(
         program, workload, hardware, policy, config, record="steps", progress=progress, iterations_per_call=100
