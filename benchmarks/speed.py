@@ -25,7 +25,7 @@ from rich.table import Table
 from fluidgate import EngineConfig, Hardware, Workload, generate, get_hardware, read_trace
 from fluidgate.engine import RunRecords, run
 from fluidgate.hardware import StepGrid
-from fluidgate.hardware.step_grid import TOKEN_KNOTS_PER_OCTAVE, knots_to
+from fluidgate.hardware.knots import TOKEN_KNOTS_PER_OCTAVE, knots_to
 from fluidgate.policies import ConcurrencyCap, Greedy
 
 TRACE = Path(__file__).parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
