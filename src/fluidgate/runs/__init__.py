@@ -1,9 +1,10 @@
 """Runs made of the rooms below: one simulation, policies compared, and many jobs over processes or Ray."""
 
 from fluidgate.runs.comparison import DEFAULT_POLICIES, Cell, Comparison, Scenario, compare, repeated
-from fluidgate.runs.export import comparison_provenance, provenance, rows, write_csv, write_parquet, write_table
+from fluidgate.runs.export import rows, write_csv, write_parquet, write_table
 from fluidgate.runs.frontier import FRONTIER_POLICIES, Frontier, StableRate, frontier
 from fluidgate.runs.jobs import Runner
+from fluidgate.runs.provenance import provenance
 from fluidgate.runs.simulation import plan_for, policy_for, simulate
 
 __all__ = [
@@ -16,7 +17,6 @@ __all__ = [
     "Scenario",
     "StableRate",
     "compare",
-    "comparison_provenance",
     "frontier",
     "plan_for",
     "policy_for",

@@ -24,9 +24,9 @@ from fluidgate.metrics import (
     paired_difference,
 )
 from fluidgate.policies import make_policy
-from fluidgate.runs.export import comparison_provenance
 from fluidgate.runs.jobs import Runner
 from fluidgate.runs.policy_runs import PolicyRun, PolicyRuns, TimelineRun, TimelineRuns, load_policies_once
+from fluidgate.runs.provenance import provenance_of
 from fluidgate.runs.result_shape import shape_of
 from fluidgate.runs.simulation import plan_for
 from fluidgate.workload import Synthetic, Workload, generate, resample
@@ -102,10 +102,23 @@ class Comparison:
         values, base_values = ([getattr(summary, metric) for summary in c.summaries] for c in (cell, base))
         return paired_difference(values, base_values)
 
+    def provenance(self, command: str | None = None) -> dict[str, Any]:
+        """What result files say of it: version, command, seed, hardware, the first repeat's workload, settings."""
+        workload = {"name": self.workload_name, "digest": self.workload_digest, "requests": self.requests}
+        settings = {
+            "config": asdict(self.config),
+            "slo": self.slo and asdict(self.slo),
+            "repeats": self.repeats,
+            "baseline": self.baseline,
+            "replicas": self.fleet.replicas,
+            "router": self.fleet.router,
+        }
+        return provenance_of(workload, self.hardware, self.seed, command, settings)
+
     def to_dict(self, command: str | None = None) -> dict[str, Any]:
         """JSON-ready values: provenance, and per cell every metric's interval, difference and repeats."""
         return {
-            **comparison_provenance(self, command),
+            **self.provenance(command),
             "scenarios": [
                 {"load": s.load, "plan": s.plan.to_dict(), "cells": [self._cell_dict(c) for c in self.at(s)]}
                 for s in self.scenarios
