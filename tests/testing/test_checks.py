@@ -167,7 +167,7 @@ class Keeps(Greedy):
 PARAMETERS = {
     "pack() gives finite numbers in one row": NotFinite(),
     "new_memory() gives one row of at least one float": WholeNumbers(),
-    "new_memory() is made anew for every run": Keeps(),
+    "new_memory() makes a new array for every run": Keeps(),
 }
 
 
@@ -278,7 +278,7 @@ def test_in_pytest_each_law_is_a_named_test(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-rA", "test_mine.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "FAILED test_mine.py::test_mine[NotFinite(): pack() gives finite numbers in one row]" in done.stdout
-    assert "PASSED test_mine.py::test_mine[NotFinite(): new_memory() is made anew for every run]" in done.stdout
+    assert "PASSED test_mine.py::test_mine[NotFinite(): new_memory() makes a new array for every run]" in done.stdout
     assert "1 failed, 2 passed, 13 skipped" in done.stdout
 
 

@@ -154,7 +154,7 @@ class Leaky(Policy):
 
 
 def test_memory_that_outlives_a_run_is_found() -> None:
-    with pytest.raises(AssertionError, match=r"new_memory\(\) is made anew for every run: policy leaky"):
+    with pytest.raises(AssertionError, match=r"new_memory\(\) makes a new array for every run: policy leaky"):
         check_policy(Leaky())
 
 

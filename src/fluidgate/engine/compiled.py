@@ -162,7 +162,7 @@ def _compiled_for(function: Any, signature: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", numba.core.errors.NumbaExperimentalFeatureWarning)
         function.compile(signature)
-    function.disable_compile()  # arguments are converted to the one signature, never compiled for anew
+    function.disable_compile()  # arguments are converted to the one signature, never compiled for again
     return function
 
 

@@ -2,7 +2,7 @@
 
 A policy is a frozen dataclass of parameters plus up to five decision functions. The functions are plain Python
 that numba can compile, take only arrays and the tuples below, and keep no state of their own: what a run learns
-lives in `memory`, an array made anew for every run.
+lives in `memory`, an array that every run makes afresh.
 
     classify(params, request) -> int                  which of the policy's classes a request belongs to (default 0)
     rank(params, request) -> float                    order in its waiting queue (default: arrival)

@@ -66,9 +66,7 @@ def _families() -> _Families:
             "fluidgate_admissions", "Requests admitted: new, resumed, or forced on an idle engine.", ["reason", *labels]
         ),
         fallbacks=Counter("fluidgate_fallbacks", "Times the gate gave way to stock scheduling.", ["where", *labels]),
-        rebuilds=Counter(
-            "fluidgate_rebuilds", "Times the books were made anew from vLLM's queues.", ["where", *labels]
-        ),
+        rebuilds=Counter("fluidgate_rebuilds", "Times the books were rebuilt from vLLM's queues.", ["where", *labels]),
         bad_hints=Counter("fluidgate_bad_hints", "Announced output lengths that were no good and ignored.", labels),
         unknown_classes=Counter("fluidgate_unknown_classes", "Requests of no class that the plan knows.", labels),
     )

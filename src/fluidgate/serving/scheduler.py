@@ -84,7 +84,7 @@ class GateScheduler(AsyncScheduler):
 
     def _recover(self, where: str) -> None:
         assert self.gatekeeper is not None
-        logger.warning("fluidgate failed in %s: its books are made anew from vLLM's queues", where, exc_info=True)
+        logger.warning("fluidgate failed in %s: its books are rebuilt from vLLM's queues", where, exc_info=True)
         try:
             self.gatekeeper.rebuild(time.monotonic())
         except Exception:

@@ -132,7 +132,7 @@ def _floats(memory: FloatArray) -> bool:
 _LAWS_OF_PARAMETERS: dict[str, Callable[[Policy], bool]] = {
     "pack() gives finite numbers in one row": lambda policy: _finite(policy.pack()),
     "new_memory() gives one row of at least one float": lambda policy: _floats(policy.new_memory()),
-    "new_memory() is made anew for every run": lambda policy: (
+    "new_memory() makes a new array for every run": lambda policy: (
         not np.shares_memory(policy.new_memory(), policy.new_memory())
     ),
 }

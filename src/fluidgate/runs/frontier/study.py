@@ -123,7 +123,7 @@ def frontier(
 
     At a rate, replications start with a standing queue, and a sequential test of whether it grows decides; bisection
     finds the rate where the answer changes. All policies and rates see the same requests. With probability of at least
-    1 − `alpha` an interval contains the rate, see `stable_rate.sequential`.
+    1 − `alpha` an interval contains the rate, see `runs.frontier.sequential`.
 
     Args:
         source: a preset's name or a synthetic workload, from which every replication draws again, or a recorded
