@@ -315,6 +315,15 @@ def test_a_malformed_plan_names_file_and_key(change: Any, words: str, saved: Pat
     assert str(refusal.value).startswith(f"{tmp_path / 'bad.json'}: ")
 
 
+def test_a_former_name_of_a_parameter_is_refused_with_the_present_one(tmp_path: Path) -> None:
+    PlanFile.of(PLAN, make_policy("fluid", PLAN), CONFIG).save(tmp_path / "plan.json")
+    values = json.loads((tmp_path / "plan.json").read_text())
+    values["parameters"]["stalled_share"] = values["parameters"].pop("evicted_share")
+    (tmp_path / "plan.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"plan\.json: 'parameters\.stalled_share' is now called evicted_share; make"):
+        PlanFile.load(tmp_path / "plan.json")
+
+
 def test_a_later_version_says_who_wrote_it(saved: Path, tmp_path: Path) -> None:
     values = json.loads(saved.read_text()) | {"version": 3, "fluidgate": "9.9"}
     (tmp_path / "late.json").write_text(json.dumps(values))
