@@ -19,11 +19,10 @@ from fluidgate.fluid import Limits, RequestMix, Stability, affine_step_time, sta
 from fluidgate.fluid.stability import bound_seconds
 from fluidgate.hardware import Hardware
 from fluidgate.metrics.losses import busy_shares
-from fluidgate.policies import make_policy
 from fluidgate.runs.frontier.drift import WorkLeft, with_backlog, work_left
 from fluidgate.runs.frontier.sequential import Decision, Rule, bisect, until_decided
 from fluidgate.runs.policy_runs import load_policies_once
-from fluidgate.runs.simulation import plan_for, simulate
+from fluidgate.runs.simulation import plan_for, policy_for, simulate
 from fluidgate.workload import PRESETS, Synthetic, Workload, generate, resample
 
 REQUESTS_PER_RESIDENT = 40
@@ -136,21 +135,15 @@ class Searches:
         }
 
     def _law(self, job: Search) -> _Law:
-        return _law(
-            self.sources[job.source],
-            job.output_scale,
-            job.hardware,
-            self.config,
-            self.requests,
-            self.seed,
-            self.rule.replications,
-        )
+        source = self.sources[job.source]
+        drawing = _Drawing(source, job.output_scale, job.hardware, self.config, self.requests, self.seed)
+        return _law(drawing, self.rule.replications)
 
     def _trial(self, job: Search, law: _Law, load: float) -> Trial:
         rate = load * law.stability.boundary_rate
         first = law.draws[0]
-        policy = make_policy(job.policy, plan_for(first.scaled(rate / first.rate), job.hardware, self.config))
-        hardware = replace(job.hardware, calibration=None)  # the plan has warned of its range
+        policy = policy_for(job.policy, first.scaled(rate / first.rate), job.hardware, self.config)
+        hardware = replace(job.hardware, calibration=None)  # `policy_for` has warned of its range
         measured: list[WorkLeft] = []
         recompute_loss: list[float] = []
 
@@ -190,17 +183,22 @@ class _Law:
     stability: Stability
 
 
+@dataclass(frozen=True)
+class _Drawing:
+    """What the workloads of a search are drawn from, and for."""
+
+    source: Source
+    output_scale: float
+    hardware: Hardware
+    config: EngineConfig
+    requests: int
+    seed: int
+
+
 @lru_cache(maxsize=2)
-def _law(
-    source: Source,
-    output_scale: float,
-    hardware: Hardware,
-    config: EngineConfig,
-    requests: int,
-    seed: int,
-    replications: int,
-) -> _Law:
-    draws = _draws(source, output_scale, hardware, config, requests, seed, replications)
+def _law(drawing: _Drawing, replications: int) -> _Law:
+    hardware, config = drawing.hardware, drawing.config
+    draws = _draws(drawing, replications)
     prompts, outputs = (
         np.concatenate([getattr(d, name) for d in draws]) for name in ("prompt_tokens", "output_tokens")
     )
@@ -211,19 +209,12 @@ def _law(
     return _Law(draws, tuple(np.split(request_s, len(draws))), stability(mix.scaled(1.0), step_time, limits))
 
 
-def _draws(
-    source: Source,
-    output_scale: float,
-    hardware: Hardware,
-    config: EngineConfig,
-    requests: int,
-    seed: int,
-    replications: int,
-) -> tuple[Workload, ...]:
-    first = _scaled_outputs(_draw(source, requests, seed), output_scale)
+def _draws(drawing: _Drawing, replications: int) -> tuple[Workload, ...]:
+    source, requests, seed = drawing.source, drawing.requests, drawing.seed
+    first = _scaled_outputs(_draw(source, requests, seed), drawing.output_scale)
     if not np.isfinite(first.rate):
         raise InputError(f"{first.name}: all requests arrive at once, so they can come at no other rate; give arrivals")
-    residents = plan_for(first, hardware, config).concurrency_cap
+    residents = plan_for(first, drawing.hardware, drawing.config).concurrency_cap
     enough = int(np.ceil(REQUESTS_PER_RESIDENT * residents))
     if isinstance(source, Workload) and len(source) < enough:
         raise InputError(
@@ -231,7 +222,7 @@ def _draws(
             f"holds; give at least {enough:,}"
         )
     n = max(requests, enough)
-    return tuple(_scaled_outputs(_draw(source, n, seed + k), output_scale) for k in range(replications))
+    return tuple(_scaled_outputs(_draw(source, n, seed + k), drawing.output_scale) for k in range(replications))
 
 
 def _draw(source: Source, requests: int, seed: int) -> Workload:
