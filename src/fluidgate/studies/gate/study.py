@@ -13,6 +13,7 @@ from fluidgate.errors import InputError
 from fluidgate.runs import Runner
 from fluidgate.studies.gate.cases import CELLS, FURTHER_CELLS, LOADED, LONG_OUTPUTS, MOONCAKE, case
 from fluidgate.studies.gate.runs import GATE_SHAPE, PRIORS, SEATS, GateRun, GateRuns, planned
+from fluidgate.studies.parts import check_parts
 
 LOADS = (0.3, 0.6, 0.8, 0.9, 0.95, 1.0, 1.05, 1.2, 1.5)
 
@@ -141,9 +142,7 @@ def run_gate(
     Raises:
         InputError: an unknown part, or a results file of something else.
     """
-    unknown = [name for name in parts if name not in PARTS]
-    if unknown:
-        raise InputError(f"no part {unknown[0]!r}; known: {', '.join(PARTS)}")
+    check_parts(parts, PARTS)
 
     def run(jobs: Sequence[GateRun]) -> list[dict[str, Any]]:
         header = {"command": "experiment gate"}

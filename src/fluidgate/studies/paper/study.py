@@ -15,6 +15,7 @@ from fluidgate.studies.paper.cycle import CYCLE_SHAPE, LENGTHS, POISSON_LENGTHS,
 from fluidgate.studies.paper.memory import MEMORY_SHAPE, PUBLISHED, MemoryRun, crossing_rate, memory_run
 from fluidgate.studies.paper.runs import PAPER_SHAPE, PaperRun, paper_run
 from fluidgate.studies.paper.settings import CAP_ALONE, CHUNKS, EQUAL, SCHEDULERS, STRICT, STUDIES, Study
+from fluidgate.studies.parts import check_parts
 
 SEARCH_SEED = 500
 """The cap is searched on a draw of its own."""
@@ -112,9 +113,7 @@ def run_paper(
     Raises:
         InputError: an unknown part, or a results file of something else.
     """
-    unknown = [name for name in parts if name not in PARTS]
-    if unknown:
-        raise InputError(f"no part {unknown[0]!r}; known: {', '.join(PARTS)}")
+    check_parts(parts, PARTS)
     run = partial((runner or Runner()).run, header={"command": "experiment paper"})
     cycles, memory = (_cycle_runs(scale), _memory_runs(scale)) if "theory" in parts else ([], [])
     cycle_rows, memory_rows = (

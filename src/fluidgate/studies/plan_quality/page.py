@@ -25,23 +25,26 @@ COLUMNS = (
 )
 
 
-def quality_page(found: Sequence[Quality], command: str) -> str:
+def quality_page(qualities: Sequence[Quality], command: str) -> str:
     """Markdown; `command` is what made it."""
-    errors = np.array([quality.error for quality in found])
+    errors = np.array([quality.error for quality in qualities])
     within = int((np.abs(errors) <= GOAL).sum())
     parts = (
         "# Plan quality: results",
         f"Made by `{command}`; [](plan-quality.md) explains it. Rates in requests per second; simulated is the "
         f"largest of {', '.join(QUALITY_POLICIES)}.",
-        f"**{within} of {len(found)} pairs are predicted within {GOAL:.0%}**; the median error is "
+        f"**{within} of {len(qualities)} pairs are predicted within {GOAL:.0%}**; the median error is "
         f"{_percent(float(np.median(errors)))}, the largest {_percent(float(errors[np.abs(errors).argmax()]))}.",
-        _table(COLUMNS, [_cells(quality) for quality in found]),
+        _table(COLUMNS, [_cells(quality) for quality in qualities]),
         f"## Pairs with an error above {GOAL:.0%}",
-        "\n".join(_reason(quality) for quality in found if abs(quality.error) > GOAL) or "None.",
+        "\n".join(_reason(quality) for quality in qualities if abs(quality.error) > GOAL) or "None.",
         "## Every policy, as a share of the predicted rate",
         _table(
             ("workload", "machine", *QUALITY_POLICIES),
-            [(q.pair.workload, q.rates[0].setting.label, *(f"{rate.share:.3f}" for rate in q.rates)) for q in found],
+            [
+                (q.pair.workload, q.rates[0].setting.label, *(f"{rate.share:.3f}" for rate in q.rates))
+                for q in qualities
+            ],
         ),
     )
     return "\n\n".join(parts) + "\n"
