@@ -216,6 +216,8 @@ class HardwareOptions:
                 variant=self.variant,
                 config=self.model_config,
             )
+        if self.data_sheet() is not None:
+            raise InputError("--hardware states the machine: leave --gpu-memory-gib, -bandwidth, -tflops and -link out")
         hardware = read_hardware(self.hardware_file)
         block_size = self.block_size or hardware.block_size
         if self.num_gpu_blocks and self.kv_cache_tokens:
