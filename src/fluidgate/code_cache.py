@@ -36,16 +36,16 @@ def kernel_sources() -> list[Path]:
     """The files that machine code depends on: those that define kernels, and all that these import from."""
     package = Path(__file__).parent
     ahead = [path for path in package.rglob("*.py") if _KERNEL.search(path.read_text(encoding="utf-8"))]
-    found: set[Path] = set()
+    sources: set[Path] = set()
     while ahead:
         path = ahead.pop()
-        if path not in found and path.is_file():
-            found.add(path)
+        if path not in sources and path.is_file():
+            sources.add(path)
             for module, names in _IMPORT.findall(path.read_text(encoding="utf-8")):
                 place = package.joinpath(*module.split(".")[1:])
                 ahead += [place / f"{name}.py" for name in re.findall(r"\w+", names)]
                 ahead += [place.with_suffix(".py"), place / "__init__.py"]
-    return sorted(found)
+    return sorted(sources)
 
 
 def _state_of_sources() -> str:
@@ -158,8 +158,8 @@ def is_kept(kernel: Any) -> bool:
 def _digest_of_source(function: Callable[..., Any]) -> str | None:
     try:
         path = function.__code__.co_filename
-        found = os.stat(path)
-        return _digest_of_file(path, found.st_mtime_ns, found.st_size)
+        file = os.stat(path)
+        return _digest_of_file(path, file.st_mtime_ns, file.st_size)
     except OSError:  # typed in, or made by a program
         return None
 
@@ -204,12 +204,12 @@ def _made_private(root: Path, state: str) -> Path:
 
 
 def _refuse_others(folder: Path) -> None:
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode):
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
         raise _NotPrivate(f"{folder} is no folder")
-    if found.st_uid != _user():
+    if status.st_uid != _user():
         raise _NotPrivate(f"{folder} belongs to another user")
-    if os.name == "posix" and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise _NotPrivate(f"others can write to {folder}: delete it")
 
 

@@ -38,10 +38,10 @@ def read_bytes(path: Path, advice: str, most_bytes: int = MAX_BYTES) -> bytes:
 
 def read_open(file: BinaryIO, path: Path, advice: str, most_bytes: int = MAX_BYTES) -> bytes:
     """All of an open file from where it stands. Arguments and errors: see `read_text`."""
-    found = bytearray()
+    content = bytearray()
     if os.fstat(file.fileno()).st_size <= most_bytes:  # 0 of a pipe or a device, which only reading tells
-        while len(found) <= most_bytes and (part := file.read(min(_CHUNK, most_bytes + 1 - len(found)))):
-            found += part
-        if len(found) <= most_bytes:
-            return bytes(found)
+        while len(content) <= most_bytes and (part := file.read(min(_CHUNK, most_bytes + 1 - len(content)))):
+            content += part
+        if len(content) <= most_bytes:
+            return bytes(content)
     raise InputError(f"{path}: is larger than {most_bytes // 2**20:,} MiB; {advice}")

@@ -24,7 +24,7 @@ from fluidgate.hardware.model_config import canonical_model_name
 from fluidgate.jsonfile import read_object
 
 LIBRARY = "aiconfigurator-core"
-MOST = 2**24
+MAX_LIMIT = 2**24
 """The largest value of any limit."""
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads")
 _MEMORY_KIND = {"trtllm": "of_free"}
@@ -49,8 +49,8 @@ class ServerLimits:
 
     def __post_init__(self) -> None:
         for name, least in (("max_num_seqs", 2), ("max_num_batched_tokens", 64), ("max_model_len", 256)):
-            if not least <= getattr(self, name) <= MOST:
-                raise InputError(f"{name} = {getattr(self, name)} must be at least {least} and at most {MOST:,}")
+            if not least <= getattr(self, name) <= MAX_LIMIT:
+                raise InputError(f"{name} = {getattr(self, name)} must be at least {least} and at most {MAX_LIMIT:,}")
         check_memory_utilization(self.gpu_memory_utilization)
 
 
@@ -104,8 +104,8 @@ def query_aiconfigurator(
     """
     limits = limits or ServerLimits()
     for what, value, least in (("num_gpu_blocks", num_gpu_blocks, 2), ("block_size", block_size, 1), ("tp", tp, 1)):
-        if value is not None and not least <= value <= MOST:
-            raise InputError(f"{what} = {value} must be at least {least} and at most {MOST:,}")
+        if value is not None and not least <= value <= MAX_LIMIT:
+            raise InputError(f"{what} = {value} must be at least {least} and at most {MAX_LIMIT:,}")
     _refuse_missing()
     known_model, (system, version) = _model(model), _system(gpu, engine)
     label = f"{canonical_model_name(known_model)} on {f'{tp} × ' if tp > 1 else ''}{canonical_gpu_name(system)}"

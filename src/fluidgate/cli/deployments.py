@@ -18,13 +18,13 @@ def deployments(comparison: Comparison, model: ServedModel) -> list[Deployment]:
     """One per load; a policy or an engine that vLLM cannot run has a note that says so instead of lines."""
     from fluidgate.report import Deployment
 
-    found = []
+    lines = []
     for scenario in comparison.scenarios:
         try:
-            found.append(_deployment(comparison, scenario, model))
+            lines.append(_deployment(comparison, scenario, model))
         except InputError as error:
-            found.append(Deployment(note=f"No line for vLLM: {error}."))
-    return found
+            lines.append(Deployment(note=f"No line for vLLM: {error}."))
+    return lines
 
 
 def _deployment(comparison: Comparison, scenario: Scenario, model: ServedModel) -> Deployment:

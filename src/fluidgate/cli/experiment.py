@@ -79,13 +79,13 @@ def plan_quality_command(
 
     o.try_outputs(page, running.results)
     with running.runner("searching") as runner:
-        found = plan_quality(
+        qualities = plan_quality(
             requests=requests,
             rule=Rule(tolerance),
             runner=runner,
         )
     command = f"fluidgate experiment plan-quality --requests {requests} --tolerance {tolerance:g}"
-    write_text(page, quality_page(found, command))
+    write_text(page, quality_page(qualities, command))
     o.say(f"wrote {page}")
 
 

@@ -67,13 +67,13 @@ def command(
             policy_file=policy_file,
             runner=runner,
         )
-    found = result.to_dict(o.command_line())
+    document = result.to_dict(o.command_line())
     if output.as_json:
-        o.write_json(found)
+        o.write_json(document)
     else:
         o.console().print(frontier_table(result))
     for path in written:
-        o.write_json(found, path)
+        o.write_json(document, path)
 
 
 def _source(options: o.WorkloadOptions) -> Workload | str:

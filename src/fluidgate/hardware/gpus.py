@@ -75,8 +75,8 @@ def find_gpu(name: str) -> Gpu:
     if name.endswith(".json"):
         return read_gpu(name)
     advice = "For any other, give its data sheet: --gpu-memory-gib, --gpu-bandwidth and --gpu-tflops, or a JSON file."
-    found = resolve("GPU", name, canonical_gpu_name(name), _gpus(), advice, may_hint=_is_same_number, likeness=0.75)
-    return _gpus()[found][0]
+    key = resolve("GPU", name, canonical_gpu_name(name), _gpus(), advice, may_hint=_is_same_number, likeness=0.75)
+    return _gpus()[key][0]
 
 
 def read_gpu(path: Path | str) -> Gpu:

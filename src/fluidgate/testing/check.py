@@ -53,11 +53,11 @@ class PolicyCheck:
     findings: Callable[[], Findings] = field(repr=False)
 
     def __call__(self) -> None:
-        found = self.findings()
-        if self.law in found.broken:
-            raise found.broken[self.law]
-        if self.law not in found.tried:
-            raise SkipTest(f"not tried: {next(iter(found.broken.values()))}")
+        outcome = self.findings()
+        if self.law in outcome.broken:
+            raise outcome.broken[self.law]
+        if self.law not in outcome.tried:
+            raise SkipTest(f"not tried: {next(iter(outcome.broken.values()))}")
 
     def __str__(self) -> str:
         return f"{self.policy!r}: {self.law}"
@@ -139,20 +139,20 @@ _LAWS_OF_PARAMETERS: dict[str, Callable[[Policy], bool]] = {
 
 
 def _findings(policy: Policy, cases: Iterable[tuple[Workload, Hardware, EngineConfig]], max_idle_s: float) -> Findings:
-    found = Findings()
+    findings = Findings()
     for law in _LAWS_OF_PARAMETERS:
-        found.note(law, partial(_check_parameters, law, policy))
+        findings.note(law, partial(_check_parameters, law, policy))
     for workload, hardware, config in cases:
-        if found.broken.keys() & {*_LAWS_OF_PARAMETERS, _END}:
+        if findings.broken.keys() & {*_LAWS_OF_PARAMETERS, _END}:
             break  # a run that never ends takes seconds, and so would each of the others
         ended: list[RunRecords] = []
-        found.note(_END, partial(_run_thrice, policy, workload, hardware, config, ended))
+        findings.note(_END, partial(_run_thrice, policy, workload, hardware, config, ended))
         for interpreted in ended[:1]:
             for law in LAWS:
-                found.note(law, partial(check_law, law, interpreted, max_idle_s))
+                findings.note(law, partial(check_law, law, interpreted, max_idle_s))
         for law, (one, other) in zip((_SAME, _AGAIN), pairwise(ended), strict=False):
-            found.note(law, partial(check_same, one, other, law))
-    return found
+            findings.note(law, partial(check_same, one, other, law))
+    return findings
 
 
 def _check_parameters(law: str, policy: Policy) -> None:

@@ -243,17 +243,17 @@ def _replayed(records: RunRecords, steps: StepRecords) -> str:
     shared = caching and len(records.workload.prefix_ids) > 0
     if not _has_decisions(steps) or (restoring and records.preemptions.any()):
         return ""  # what a victim finds again is not written down
-    found = _replay(records, steps)
-    wrong = found.used_blocks != records.total_blocks - steps.free_blocks
+    replayed = _replay(records, steps)
+    wrong = replayed.used_blocks != records.total_blocks - steps.free_blocks
     if wrong.any() and not shared:
-        return f"the batch of iteration {np.argmax(wrong)} needs {found.used_blocks[np.argmax(wrong)]} blocks"
-    wrong = ~np.isclose(found.seconds, steps.end_s - steps.start_s, rtol=1e-6)
+        return f"the batch of iteration {np.argmax(wrong)} needs {replayed.used_blocks[np.argmax(wrong)]} blocks"
+    wrong = ~np.isclose(replayed.seconds, steps.end_s - steps.start_s, rtol=1e-6)
     if wrong.any():
-        return f"the batch of iteration {np.argmax(wrong)} takes {found.seconds[np.argmax(wrong)]} s"
+        return f"the batch of iteration {np.argmax(wrong)} takes {replayed.seconds[np.argmax(wrong)]} s"
     return (
-        _different(found.first_token_s, records.first_token_s, "first_token_s")
-        or _different(found.last_token_s, records.last_token_s, "last_token_s")
-        or _different(found.generated, records.generated_tokens, "generated_tokens")
+        _different(replayed.first_token_s, records.first_token_s, "first_token_s")
+        or _different(replayed.last_token_s, records.last_token_s, "last_token_s")
+        or _different(replayed.generated, records.generated_tokens, "generated_tokens")
     )
 
 
