@@ -157,6 +157,10 @@ def test_a_restart_between_two_scrapes_is_noticed() -> None:
         ([LATER, "--second", LOG], "is not a line of Prometheus metrics"),
         ([LATER, "--model", "llama-2-7b"], "--model and --gpu go together"),
         ([LATER, "--num-gpu-blocks", "100"], "--num-gpu-blocks and --block-size go together"),
+        (
+            [LATER, "--model", "llama-2-7b", "--gpu", "a100", "--num-gpu-blocks", "136992", "--block-size", "16"],
+            "136,992 KV blocks of 16 tokens take 1,070 GiB",
+        ),
         ([LATER, "--num-gpu-blocks", "1", "--block-size", "16"], "holds nothing"),
         ([__file__], "is not a line of Prometheus metrics"),
         (["/dev/null"], "is empty"),

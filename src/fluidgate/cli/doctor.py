@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,85 +30,94 @@ Wait = Annotated[
     float | None,
     typer.Option("--wait-s", help="Scrape for this many seconds; with --second: the seconds between the two."),
 ]
-Model = Annotated[str | None, typer.Option("--model", help="Model name, for step times.", rich_help_panel=_H)]
-GpuName = Annotated[str | None, typer.Option("--gpu", help="GPU name, for step times.", rich_help_panel=_H)]
-Tp = Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS, rich_help_panel=_H)]
-ModelConfig = Annotated[
-    Path | None, typer.Option("--model-config", help="Hugging Face config.json of the model.", rich_help_panel=_H)
-]
-HardwareFile = Annotated[
-    Path | None, typer.Option("--hardware", help="Hardware file, instead of model and GPU.", rich_help_panel=_H)
-]
-Blocks = Annotated[
-    int | None, typer.Option("--num-gpu-blocks", help="KV blocks, if the page does not say.", rich_help_panel=_H)
-]
-BlockSize = Annotated[
-    int | None, typer.Option("--block-size", help="Tokens per block, if the page does not say.", rich_help_panel=_H)
-]
-Seats = Annotated[
-    int | None,
-    typer.Option("--max-num-seqs", help="The server's value.", min=1, max=MAX_COUNT, rich_help_panel=_E),
-]
-Budget = Annotated[
-    int | None,
-    typer.Option("--max-num-batched-tokens", help="The server's value.", min=1, max=MAX_COUNT, rich_help_panel=_E),
-]
 
 
+@dataclass(frozen=True)
+class MachineOptions:
+    """What the server runs on."""
+
+    model: Annotated[str | None, typer.Option("--model", help="Model name, for step times.", rich_help_panel=_H)] = None
+    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU name, for step times.", rich_help_panel=_H)] = None
+    tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS, rich_help_panel=_H)] = 1
+    model_config: Annotated[
+        Path | None, typer.Option("--model-config", help="Hugging Face config.json of the model.", rich_help_panel=_H)
+    ] = None
+    hardware_file: Annotated[
+        Path | None, typer.Option("--hardware", help="Hardware file, instead of model and GPU.", rich_help_panel=_H)
+    ] = None
+    num_gpu_blocks: Annotated[
+        int | None, typer.Option("--num-gpu-blocks", help="KV blocks, if the page does not say.", rich_help_panel=_H)
+    ] = None
+    block_size: Annotated[
+        int | None, typer.Option("--block-size", help="Tokens per block, if the page does not say.", rich_help_panel=_H)
+    ] = None
+
+    def load(self) -> Hardware | None:
+        """What gives step times; None where nothing was named."""
+        if (self.num_gpu_blocks is None) != (self.block_size is None):
+            raise InputError("--num-gpu-blocks and --block-size go together: give both")
+        if self.hardware_file is None and self.model is None and self.gpu is None:
+            return None
+        if self.hardware_file is not None:
+            options = o.HardwareOptions(hardware_file=self.hardware_file)
+        elif self.model is not None and self.gpu is not None:
+            options = o.HardwareOptions(model=self.model, gpu=self.gpu, tp=self.tp, model_config=self.model_config)
+        else:
+            raise InputError("--model and --gpu go together: step times depend on both")
+        return replace(options, num_gpu_blocks=self.num_gpu_blocks, block_size=self.block_size).load()
+
+    def stated_in(self, facts: Facts) -> Facts:
+        """With the KV memory that the options state, if they do."""
+        if self.num_gpu_blocks is None or self.block_size is None:
+            return facts
+        return facts.with_kv(self.num_gpu_blocks, self.block_size)
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """The server's limits, which no page states."""
+
+    max_num_seqs: Annotated[
+        int | None,
+        typer.Option("--max-num-seqs", help="The server's value.", min=1, max=MAX_COUNT, rich_help_panel=_E),
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int | None,
+        typer.Option("--max-num-batched-tokens", help="The server's value.", min=1, max=MAX_COUNT, rich_help_panel=_E),
+    ] = None
+
+    def stated_in(self, facts: Facts) -> Facts:
+        """With these in place of what a log states."""
+        return replace(
+            facts,
+            max_num_seqs=self.max_num_seqs or facts.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens or facts.max_num_batched_tokens,
+        )
+
+
+@o.grouped
 def command(
     source: Source,
+    machine: MachineOptions,
+    limits: LimitOptions,
     second: Second = None,
     wait_s: Wait = None,
     api_key: o.ApiKey = None,
-    model: Model = None,
-    gpu: GpuName = None,
-    tp: Tp = 1,
-    model_config: ModelConfig = None,
-    hardware_file: HardwareFile = None,
-    num_gpu_blocks: Blocks = None,
-    block_size: BlockSize = None,
-    max_num_seqs: Seats = None,
-    max_num_batched_tokens: Budget = None,
     output_format: o.OutputFormat = o.Format.TABLE,
 ) -> None:
     """Say whether KV memory binds on a running vLLM, what it costs, how far the boundary is, and what to change."""
     from fluidgate.doctor import diagnose, read_facts
     from fluidgate.vllm_metrics.address import without_credentials
 
-    hardware = _hardware(model, gpu, tp, model_config, hardware_file)
-    if (num_gpu_blocks is None) != (block_size is None):
-        raise InputError("--num-gpu-blocks and --block-size go together: give both")
+    hardware = machine.load()
     if wait_s is not None and "://" in source:
         o.say(f"scraping {without_credentials(source)} for {wait_s:g} s")
-    facts = read_facts(source, second, wait_s, api_key=api_key)
-    if num_gpu_blocks is not None and block_size is not None:
-        facts = facts.with_kv(num_gpu_blocks, block_size)
-    diagnosis = diagnose(_with_limits(facts, max_num_seqs, max_num_batched_tokens), hardware)
+    facts = machine.stated_in(read_facts(source, second, wait_s, api_key=api_key))
+    diagnosis = diagnose(limits.stated_in(facts), hardware)
     if output_format is o.Format.JSON:
         o.write_json(diagnosis.to_dict())
     else:
         _print(diagnosis)
-
-
-def _hardware(
-    model: str | None, gpu: str | None, tp: int, model_config: Path | None, hardware_file: Path | None
-) -> Hardware | None:
-    """What gives step times; None where nothing was named."""
-    if hardware_file is not None:
-        return o.HardwareOptions(hardware_file=hardware_file).load()
-    if model is None and gpu is None:
-        return None
-    if model is None or gpu is None:
-        raise InputError("--model and --gpu go together: step times depend on both")
-    return o.HardwareOptions(model=model, gpu=gpu, tp=tp, model_config=model_config).load()
-
-
-def _with_limits(facts: Facts, seats: int | None, budget: int | None) -> Facts:
-    return replace(
-        facts,
-        max_num_seqs=seats or facts.max_num_seqs,
-        max_num_batched_tokens=budget or facts.max_num_batched_tokens,
-    )
 
 
 def _print(diagnosis: Diagnosis) -> None:

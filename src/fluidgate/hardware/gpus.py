@@ -131,7 +131,7 @@ def check_kv_fits(model: ModelShape, gpu: Gpu, num_gpu_blocks: int, block_size: 
         raise InputError(
             f"{num_gpu_blocks:,} KV blocks of {block_size} tokens take {held_gib:,.0f} GiB on each GPU, and {gpu.name} "
             f"has {gpu.memory_gib:.0f}; if the server logs {num_gpu_blocks:,} tokens, that is "
-            f"{num_gpu_blocks // block_size:,} blocks: give --kv-cache-tokens {num_gpu_blocks}"
+            f"{num_gpu_blocks // block_size:,} blocks: give these, or --kv-cache-tokens {num_gpu_blocks}"
         )
 
 
