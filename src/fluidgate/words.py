@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Controls but tab and line feed, line separators, marks that turn the direction of reading, and halves of characters
 # that no encoding can write.
@@ -44,3 +45,8 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """A share as a percentage."""
     return f"{number(100.0 * share)}%"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -7,7 +7,7 @@ from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.safety_buffer import Guarantee
 from fluidgate.fluid.stability import COHERENT, Stability
 from fluidgate.fluid.thresholds import WaitThresholds
-from fluidgate.words import number, percent
+from fluidgate.words import listed, number, percent
 
 
 def verdict(
@@ -116,11 +116,9 @@ def _integers(limits: Limits, wait: WaitThresholds) -> str:
         (wait.integer_residents, limits.seats, "seats"),
     )
     short = [
-        f"{number(needed)} {unit} where {number(available)} are there"
-        for needed, available, unit in demands
-        if needed > available
+        f"{number(needed)} {unit} (of {number(available)})" for needed, available, unit in demands if needed > available
     ]
-    return f"WAIT with whole-number thresholds is infeasible: it needs {' and '.join(short)}."
+    return f"WAIT with whole-number thresholds is infeasible: it needs {listed(short)}."
 
 
 def _guaranteed(stable: Stability, guarantee: Guarantee, rate: float) -> str:

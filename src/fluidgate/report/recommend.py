@@ -7,9 +7,9 @@ from math import isfinite, isnan
 
 from fluidgate.metrics import METRICS, mean_interval, paired_difference
 from fluidgate.report.shown_metrics import BUSY_TIME
-from fluidgate.report.words import counted, listed, measured, tenths, unfinished
+from fluidgate.report.words import counted, measured, tenths, unfinished
 from fluidgate.runs import Cell, Comparison, Scenario
-from fluidgate.words import percent
+from fluidgate.words import listed, percent
 
 SELDOM_FULL = 0.01
 """With KV above 90% for less than this share of the busy time, a memory gate has next to nothing to decide."""

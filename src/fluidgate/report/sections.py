@@ -12,10 +12,10 @@ from fluidgate.metrics import METRICS, Interval, PairedDifference
 from fluidgate.report.html import Html, head, join, row, section, table, tag
 from fluidgate.report.recommend import Recommendation, recommend, rule
 from fluidgate.report.shown_metrics import compared_metrics, judge
-from fluidgate.report.words import counted, listed, load_title, signed, stability, unfinished
+from fluidgate.report.words import counted, load_title, signed, stability, unfinished
 from fluidgate.runs import Cell, Comparison, Scenario
 from fluidgate.version import version
-from fluidgate.words import percent
+from fluidgate.words import listed, percent
 
 MAX_LISTED = 8
 """Longer lists of numbers are shown as their length and range."""

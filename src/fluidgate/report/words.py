@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import isfinite
 
 from fluidgate.metrics import METRICS
@@ -49,11 +49,6 @@ def signed(text: str) -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 load`, `2 loads`."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def short(text: str, longest: int) -> str:
