@@ -95,7 +95,7 @@ def load_engine(shape: ModelShape, device: torch.device, num_gpu_blocks: int) ->
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise InputError("PyTorch finds no GPU here; use --device cpu --model tiny")
-        needed = shape.weight_bytes + num_gpu_blocks * 16 * shape.kv_bytes_per_token + RESERVE_BYTES
+        needed = shape.weight_bytes + num_gpu_blocks * shape.kv_law().bytes_per_block + RESERVE_BYTES
         free, _ = torch.cuda.mem_get_info(device)
         if needed > free:
             raise InputError(

@@ -5,6 +5,7 @@ import pytest
 
 from fluidgate.fluid import Limits, RequestMix, equilibrium, stability
 from fluidgate.hardware.core import StepTime
+from fluidgate.hardware.kv_law import KvLaw
 
 # Llama-2-7B on A100-80GB, LMSYS lengths (model.md §2): E[a] = 28,172, here of one type:
 # (7 + 1)(3518 + 7/2). d0 is "about 10.6 ms"; its digits follow from M*(50) = 34,377 and d1/d0 = 3.784e-5.
@@ -70,6 +71,6 @@ def test_no_equilibrium_once_the_work_takes_all_the_time() -> None:
 
 def test_memory_is_counted_in_blocks() -> None:
     step = StepTime(c0=0.01, c_kv=1e-7)
-    steady_state = equilibrium(RequestMix([1.0], [100], [100]), step, block_size=16)
+    steady_state = equilibrium(RequestMix([1.0], [100], [100]), step, KvLaw.full(16))
     assert steady_state is not None
     assert steady_state.memory_tokens == pytest.approx(steady_state.kv_tokens + 7.5 * steady_state.residents)

@@ -6,6 +6,7 @@ import pytest
 from fluidgate.errors import InputError
 from fluidgate.fluid import RequestMix
 from fluidgate.hardware.core import StepTime
+from fluidgate.hardware.kv_law import KvLaw
 from fluidgate.workload.core import Workload
 
 
@@ -18,9 +19,9 @@ def test_engine_request_summed_over_its_iterations(prompt: int, output: int) -> 
     assert mix.peak_kv_tokens[0] == kv[-1]
     assert mix.tokens[0] == prompt + output - 1
     assert mix.attention_pairs[0] == sum(range(1, prompt + 1))
-    assert mix.squared_memory_iterations(1)[0] == sum(k * k for k in kv)
-    assert mix.squared_memory_iterations(16)[0] == pytest.approx(sum((k + 7.5) ** 2 for k in kv))
-    assert mix.memory_token_iterations(16)[0] == pytest.approx(sum(k + 7.5 for k in kv))
+    assert mix.squared_memory_iterations(KvLaw.full(1))[0] == sum(k * k for k in kv)
+    assert mix.squared_memory_iterations(KvLaw.full(16))[0] == pytest.approx(sum((k + 7.5) ** 2 for k in kv))
+    assert mix.memory_token_iterations(KvLaw.full(16))[0] == pytest.approx(sum(k + 7.5 for k in kv))
     assert [mix.block_iterations(size)[0] for size in (1, 4, 16)] == [sum(-(-k // b) for k in kv) for b in (1, 4, 16)]
 
 
@@ -38,7 +39,9 @@ def test_paper_request_summed_over_its_stages(prompt: int, output: int) -> None:
 def test_blocks_round_up_by_half_a_block_on_average() -> None:
     output = 16 * 50
     blocks = sum(16 * -(-(33 + i - 1) // 16) for i in range(1, output + 1))
-    assert RequestMix([1.0], [33], [output]).memory_token_iterations(16)[0] == pytest.approx(blocks, rel=1e-12)
+    assert RequestMix([1.0], [33], [output]).memory_token_iterations(KvLaw.full(16))[0] == pytest.approx(
+        blocks, rel=1e-12
+    )
 
 
 def test_work_is_the_sum_of_the_steps_it_takes_part_in() -> None:
@@ -121,4 +124,4 @@ def test_bad_rates_and_edges_are_refused() -> None:
     with pytest.raises(InputError, match="must rise"):
         mix.grouped(np.array([7, 7]))
     with pytest.raises(InputError, match="block_size"):
-        mix.memory_token_iterations(0)
+        mix.memory_token_iterations(KvLaw.full(0))

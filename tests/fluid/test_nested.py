@@ -21,6 +21,7 @@ from fluidgate.fluid import (
     stability,
 )
 from fluidgate.hardware.core import StepTime
+from fluidgate.hardware.kv_law import KvLaw
 
 PAPER = StepTime(c0=10.6e-3, c_kv=0.40e-6)
 A100 = Limits(137_000)
@@ -31,7 +32,7 @@ LMSYS = RequestMix(np.exp(-OUTPUTS / 170.0), np.full(500, 59), OUTPUTS, prefill_
 
 
 def shape_of(mix: RequestMix, cuts: list[int], slack: float = 0.1, bound: str = "mean", block_size: int = 1):
-    return nested_shape(segments(mix, np.array(cuts), block_size, bound), slack, PAPER)
+    return nested_shape(segments(mix, np.array(cuts), KvLaw.full(block_size), bound), slack, PAPER)
 
 
 def test_memory_and_buffer_as_the_paper_writes_them() -> None:
@@ -74,7 +75,7 @@ def test_boundary_queues_are_kept_in_whole_blocks() -> None:
 def test_all_four_terms_of_the_iteration_time() -> None:
     step = StepTime(0.01, 3e-5, 4e-7, 2e-9)
     mix = RequestMix([2.0, 1.0], [30, 50], [40, 100])
-    cut = segments(mix, np.array([40, 100]), 16, "mean")
+    cut = segments(mix, np.array([40, 100]), KvLaw.full(16), "mean")
     shape = nested_shape(cut, 0.2, step)
     n = 0.7 * shape.profile
     prefill, late = (30 * 2 + 50) / 3, 50.0
@@ -105,7 +106,7 @@ def test_ten_segments_lose_with_little_slack_and_gain_with_more() -> None:
 
 
 def guaranteed(count: int, slacks: list[float] | None = None) -> float:
-    cut = segments(LMSYS, cut_points(LMSYS, count), 1, "max")
+    cut = segments(LMSYS, cut_points(LMSYS, count), KvLaw.full(1), "max")
     assert len(cut) == count
     shapes = [nested_shape(cut, slack, PAPER) for slack in slacks or (0.02, 0.05, 0.08, 0.12, 0.2)]
     return max(safety_buffer(s, 1.0, PAPER, A100, Guarantee()).guaranteed_rate for s in shapes)
@@ -154,7 +155,7 @@ def test_the_search_takes_the_least_memory_that_works() -> None:
     assert buffer.feasible
     assert thresholds.rate == rate
     for count in range(1, 11):
-        cut = segments(mix, cut_points(mix, count), 1, "max")
+        cut = segments(mix, cut_points(mix, count), KvLaw.full(1), "max")
         for slack in (0.01, 0.05, 0.2, 0.5):
             other = safety_buffer(nested_shape(cut, slack, PAPER), rate, PAPER, A100, Guarantee())
             assert buffer.required_tokens <= other.required_tokens * 1.02
@@ -172,17 +173,19 @@ def test_known_single_length_needs_no_buffer() -> None:
 
 def test_the_guarantee_takes_the_largest_prompt_that_enters() -> None:
     mix = RequestMix([1.0, 1.0, 1.0], [900, 20, 50], [5, 10, 10])
-    worst = segments(mix, np.array([5, 10]), 16, "max")
+    worst = segments(mix, np.array([5, 10]), KvLaw.full(16), "max")
     assert worst.prompt_tokens.tolist() == [900, 50]
-    assert (worst.rounding_tokens, worst.attention_pairs) == (15.0, 900 * 901 / 2)
-    mean = segments(mix, np.array([5, 10]), 16, "mean")
+    assert worst.memory_tokens.tolist() == [900 + 2 + 15, 50 + 7 + 15], "a whole block for rounding"
+    assert worst.boundary_tokens[1] == 50 + 4 + 15
+    assert worst.attention_pairs == 900 * 901 / 2
+    mean = segments(mix, np.array([5, 10]), KvLaw.full(16), "mean")
     assert mean.prompt_tokens == pytest.approx([970 / 3, 35])
-    assert mean.rounding_tokens == 7.5
+    assert mean.memory_tokens == pytest.approx([970 / 3 + 2 + 7.5, 35 + 7 + 7.5])
     assert mean.share == pytest.approx([1, 2 / 3])
     assert mean.survival == pytest.approx([1, 2 / 3])
     assert mean.stages.tolist() == [5, 5]
     assert mean.mean_stage.tolist() == [2, 7]
-    assert mean.boundary_stage.tolist() == [0, 4]
+    assert mean.boundary_tokens[1] == pytest.approx(35 + 4 + 7.5)
 
 
 def test_cut_points_are_equal_shares() -> None:
@@ -209,9 +212,9 @@ def test_misuse_is_refused() -> None:
             decay_rate(np.array([0.5]), np.array([ratio]))
     for cuts in ([], [5, 5], [5, 9], [5, 11]):
         with pytest.raises(InputError, match="must rise and end at 10"):
-            segments(RequestMix([1.0, 1.0], [5, 5], [5, 10]), np.array(cuts, dtype=int), 1, "mean")
+            segments(RequestMix([1.0, 1.0], [5, 5], [5, 10]), np.array(cuts, dtype=int), KvLaw.full(1), "mean")
     with pytest.raises(InputError, match="without a request finishing"):
-        segments(RequestMix([1.0, 1.0], [5, 5], [5, 10]), np.array([5, 7, 10]), 1, "mean")
+        segments(RequestMix([1.0, 1.0], [5, 5], [5, 10]), np.array([5, 7, 10]), KvLaw.full(1), "mean")
     for slack in (0.0, 1.0, float("nan")):
         with pytest.raises(InputError, match="survival slack"):
             shape_of(LMSYS, [500], slack)

@@ -10,6 +10,7 @@ from fluidgate.errors import InputError
 from fluidgate.fluid import FluidPlan, RequestMix, plan
 from fluidgate.fluid.plan import MAX_CLASSES
 from fluidgate.hardware.core import Hardware, StepTime
+from fluidgate.hardware.kv_law import KvLaw
 from fluidgate.workload.core import Workload
 
 STEP = StepTime(0.012, 4e-5, 3.5e-7)
@@ -102,7 +103,7 @@ def test_coherent_lengths_are_paced() -> None:
 
 def test_parameters_for_policies() -> None:
     p = plan(THREE, A100, max_num_seqs=None, max_num_batched_tokens=None)
-    assert p.rate_limit == pytest.approx(110_000 / THREE.mean(THREE.memory_token_iterations(16)))
+    assert p.rate_limit == pytest.approx(110_000 / THREE.mean(THREE.memory_token_iterations(KvLaw.full(16))))
     assert p.concurrency_cap == pytest.approx(p.rate_limit * THREE.mean(THREE.iterations))
     assert 0.01 <= p.watermark <= 0.3
     assert p.wait.output_edges.tolist() == [100, 200]

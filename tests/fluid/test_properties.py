@@ -82,7 +82,7 @@ def test_splitting_a_type_changes_nothing(rows, step, limits, share) -> None:
 def test_the_boundary_is_where_the_equilibrium_meets_the_least_limit(rows, step, limits) -> None:
     mix = mix_of(rows)
     s: Stability = stability(mix, step, limits)
-    steady_state = equilibrium(mix.scaled(s.boundary_rate), step, limits.block_size)
+    steady_state = equilibrium(mix.scaled(s.boundary_rate), step, limits.law)
     assume(s.eta > 1e-6)
     assert steady_state is not None
     assert steady_state.admissions_per_iteration == pytest.approx(s.admissions_per_iteration, rel=1e-6)
@@ -103,7 +103,7 @@ def test_the_papers_convention_is_one_output_token_less(rows, step, limits, load
     a, b = stability(engine, step, limits), stability(paper, step, limits)
     assert a == b
     rate = load * a.boundary_rate
-    one, other = (equilibrium(mix.scaled(rate), step, limits.block_size) for mix in (engine, paper))
+    one, other = (equilibrium(mix.scaled(rate), step, limits.law) for mix in (engine, paper))
     assert one is not None
     assert other is not None
     assert one.kv_tokens == other.kv_tokens

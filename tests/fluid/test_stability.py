@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from fluidgate.errors import InputError
 from fluidgate.fluid import Limits, RequestMix, Stability, equilibrium, stability
 from fluidgate.hardware.core import StepTime
+from fluidgate.hardware.kv_law import KvLaw
 
 A100_7B = (12e-3, 70e-6, 30e-6, 0.35e-6)
 A100_8B = (13e-3, 75e-6, 30e-6, 0.085e-6)
@@ -152,7 +153,7 @@ def test_other_limits_bind_first(limit: dict[str, int], name: str) -> None:
     assert s.admissions_per_iteration == pytest.approx(x)
     assert s.boundary_rate == pytest.approx(x / (0.012 + x * SINGLE.work_s(step)[0]))
     assert s.onset_load is None
-    assert s.kv_use_at_boundary == pytest.approx(x * SINGLE.memory_token_iterations(16)[0] / 110e3)
+    assert s.kv_use_at_boundary == pytest.approx(x * SINGLE.memory_token_iterations(KvLaw.full(16))[0] / 110e3)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
@@ -192,7 +193,7 @@ def test_kv_use_is_the_equilibriums_share_of_memory() -> None:
     limits = Limits(110e3, 16, max_num_seqs=60)
     boundary = stability(THREE, step, limits).boundary_rate
     mix = THREE.scaled(0.7 * boundary)
-    steady_state = equilibrium(mix, step, 16)
+    steady_state = equilibrium(mix, step, KvLaw.full(16))
     assert steady_state is not None
     s = stability(mix, step, limits)
     assert s.load == pytest.approx(0.7)

@@ -8,6 +8,7 @@ import pytest
 from fluidgate.errors import InputError
 from fluidgate.fluid import Limits, RequestMix, equilibrium, length_edges, stability, wait_thresholds
 from fluidgate.hardware.core import StepTime
+from fluidgate.hardware.kv_law import KvLaw
 
 STEP = StepTime(0.012, 4e-5, 3.5e-7, 1e-9)
 THREE = RequestMix([6.0, 4.0, 8.0], [20, 20, 20], [100, 200, 300])
@@ -24,14 +25,14 @@ def test_real_thresholds_meet_the_conditions() -> None:
         pairs += n * length * (length + 1) / 2
     assert wait.iteration_time_s == pytest.approx(STEP.duration_s(tokens, kv, pairs))
     assert np.all(wait.iteration_time_s < wait.thresholds / THREE.rate)
-    steady_state = equilibrium(THREE, STEP, 16)
+    steady_state = equilibrium(THREE, STEP, KvLaw.full(16))
     assert steady_state is not None
     assert steady_state.memory_tokens < wait.memory_tokens < limits.kv_tokens
     assert wait.memory_tokens == pytest.approx(kv + 7.5 * wait.thresholds @ THREE.output_tokens)
     assert wait.thresholds == pytest.approx(THREE.rate * wait.period_s)
     low, high = wait.period_range_s
     assert low == pytest.approx(steady_state.iteration_time_s)
-    assert high == pytest.approx(110_000 / (THREE.rate @ THREE.memory_token_iterations(16)))
+    assert high == pytest.approx(110_000 / (THREE.rate @ THREE.memory_token_iterations(KvLaw.full(16))))
     assert wait.period_s == pytest.approx(1.05 * low)
 
 
@@ -66,7 +67,7 @@ def test_integers_are_the_least_solution(rate: float) -> None:
             break
         n = following
     assert wait.integer.tolist() == n
-    memory = sum(k * a for k, a in zip(n, mix.memory_token_iterations(16), strict=True))
+    memory = sum(k * a for k, a in zip(n, mix.memory_token_iterations(KvLaw.full(16)), strict=True))
     assert wait.integer_memory_tokens == pytest.approx(memory)
     assert wait.integer_feasible == (memory <= 110_000)
     assert wait.integer_residents == sum(k * o for k, o in zip(n, (100, 200, 300), strict=True))

@@ -24,6 +24,7 @@ from fluidgate.engine import EngineConfig, run
 from fluidgate.errors import InputError, ResultsWarning
 from fluidgate.hardware import (
     Hardware,
+    Serving,
     estimate_hardware,
     find_gpu,
     find_model,
@@ -174,14 +175,14 @@ def config(path: Path, rng: Random) -> None:
     """Estimate a machine from the dimensions, and plan on it."""
     shape = read_model_config(path)
     blocks = rng.choice((None, 3000))
-    machine = estimate_hardware(shape, find_gpu("a100-80gb"), tp=rng.choice((1, 1, 2)), num_gpu_blocks=blocks)
+    machine = estimate_hardware(shape, find_gpu("a100-80gb"), Serving(tp=rng.choice((1, 1, 2)), num_gpu_blocks=blocks))
     if rng.random() < 0.5:
         simulated(seeds.LOAD, machine)
 
 
 def gpu(path: Path, rng: Random) -> None:
     """Estimate on the data sheet."""
-    estimate_hardware(find_model("llama-2-7b"), read_gpu(path), num_gpu_blocks=rng.choice((None, 300)))
+    estimate_hardware(find_model("llama-2-7b"), read_gpu(path), Serving(num_gpu_blocks=rng.choice((None, 300))))
 
 
 def grids(path: Path, rng: Random) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fluidgate.calibration import ServerLimits, query_aiconfigurator
 from fluidgate.errors import InputError
 from fluidgate.fluid import plan
-from fluidgate.hardware import estimate_hardware, estimate_step_time, find_gpu, find_model, get_hardware
+from fluidgate.hardware import Serving, estimate_hardware, estimate_step_time, find_gpu, find_model, get_hardware
 from fluidgate.workload import generate
 
 LLAMA = find_model("llama-3.1-8b")
@@ -72,7 +72,9 @@ def test_more_gpus_sustain_what_measured_operators_say(model: str, gpu: str, tp:
     """The boundary; without the traffic between GPUs it was 31% too high on 2 GPUs, and 57% on 4."""
     limits = {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
     measured = query_aiconfigurator(model, gpu, tp=tp, limits=ServerLimits(**limits, max_model_len=16384)).hardware
-    estimated = estimate_hardware(find_model(model), find_gpu(gpu), tp=tp, num_gpu_blocks=measured.num_gpu_blocks)
+    estimated = estimate_hardware(
+        find_model(model), find_gpu(gpu), Serving(tp=tp, num_gpu_blocks=measured.num_gpu_blocks)
+    )
     traffic = generate("azure-conv-2023", n=1000, seed=1)
     rates = [plan(traffic, machine, **limits).stability.boundary_rate for machine in (estimated, measured)]
     assert rates[0] == pytest.approx(rates[1], rel=0.12)

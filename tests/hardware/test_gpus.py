@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluidgate.errors import InputError
-from fluidgate.hardware import estimate_hardware, find_gpu, find_model, get_hardware, gpu_names, gpus, kv_blocks
+from fluidgate.hardware import (
+    Serving,
+    estimate_hardware,
+    find_gpu,
+    find_model,
+    get_hardware,
+    gpu_names,
+    gpus,
+    kv_blocks,
+)
 
 LLAMA = find_model("llama-3.1-8b")
 A100 = find_gpu("a100-80gb")
@@ -130,7 +139,7 @@ def test_tokens_taken_for_blocks_are_found_out() -> None:
     with pytest.raises(InputError, match=r"432,992 KV blocks .* take 846 GiB .* has 80; .* --kv-cache-tokens 432992"):
         get_hardware("llama-3.1-8b", "a100-80gb", num_gpu_blocks=432_992)
     with pytest.raises(InputError, match="take 846 GiB"):
-        estimate_hardware(LLAMA, A100, num_gpu_blocks=432_992)
+        estimate_hardware(LLAMA, A100, Serving(num_gpu_blocks=432_992))
     assert get_hardware("llama-3.1-8b", "a100-80gb", kv_cache_tokens=432_992).num_gpu_blocks == 27_062
 
 

@@ -47,7 +47,7 @@ def config_file(folder: Path, **changes: Any) -> Path:
     ],
 )
 def test_kv_bytes_per_token(name: str, kv_bytes: int) -> None:
-    assert find_model(name).kv_bytes_per_token == kv_bytes
+    assert find_model(name).kv_law(1).bytes_per_block == kv_bytes
 
 
 # Parameter counts as the checkpoints' safetensors report them.
@@ -147,17 +147,19 @@ def test_a_window_that_never_slides_is_fine(tmp_path: Path, changes: dict[str, A
         ({"hidden_size": 4097}, "'hidden_size' = 4097 is not a multiple"),
         ({"torch_dtype": "int4"}, "'torch_dtype' = 'int4' is not one of"),
         ({"tie_word_embeddings": "no"}, "'tie_word_embeddings' = 'no' must be true or false"),
-        ({"kv_lora_rank": 512}, "'kv_lora_rank' marks latent attention"),
-        ({"mamba_d_state": 128}, "'mamba_d_state' marks a hybrid or recurrent"),
-        ({"linear_num_value_heads": 32}, "'linear_num_value_heads' marks a hybrid or recurrent"),
-        ({"layer_types": ["sliding_attention", "full_attention"]}, "'layer_types' has layers other than"),
-        ({"layer_types": "full_attention"}, "'layer_types' has layers other than"),
-        ({"sliding_window": 4096}, "'sliding_window' = 4096 is shorter than the context"),
+        ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, "'kv_lora_rank' marks layers whose weights are not counted"),
+        ({"kv_lora_rank": 512}, "'qk_rope_head_dim' is missing"),
+        ({"mamba_d_state": 128}, "'mamba_d_state' marks layers whose cache is not counted"),
+        ({"linear_num_value_heads": 32}, "'linear_num_value_heads' marks layers with a state"),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "'layer_types' must name the type of each of 32"),
+        ({"layer_types": "full_attention"}, "'layer_types' must name the type of each of 32"),
+        ({"layer_types": ["rotating_attention"] * 32}, "'layer_types' has 'rotating_attention', which is not counted"),
+        ({"layer_types": ["sliding_attention"] * 32}, "'sliding_window' is missing"),
         (
             {"quantization_config": {"quant_method": "aqlm"}},
             "'quant_method' = 'aqlm' is not counted",
         ),
-        ({"text_config": {}}, "'text_config' marks a multimodal"),
+        ({"text_config": {}}, "text_config: 'num_hidden_layers' is missing"),
         ({"is_encoder_decoder": True}, "'is_encoder_decoder' = true"),
         ({"model_type": "gpt_neox"}, "'model_type' = 'gpt_neox' is not a family"),
     ],
@@ -200,11 +202,11 @@ def test_absent_and_binary_files(tmp_path: Path) -> None:
 @given(st.integers(0, 5), st.integers(0, 6))
 def test_kv_bytes_per_gpu_cover_the_model(log_kv_heads: int, log_tp: int) -> None:
     shape = ModelShape("m", 2, 512, 64, 64, 2**log_kv_heads, 8, 100)
-    per_gpu = shape.kv_bytes_per_token_per_gpu(2**log_tp)
-    assert per_gpu * 2**log_tp == shape.kv_bytes_per_token * max(1, 2 ** (log_tp - log_kv_heads))
+    per_gpu = shape.kv_law(1, 2**log_tp).bytes_per_block
+    assert per_gpu * 2**log_tp == shape.kv_law(1).bytes_per_block * max(1, 2 ** (log_tp - log_kv_heads))
 
 
 @pytest.mark.parametrize("tp", [0, -1, 3, 64])
 def test_impossible_tensor_parallelism(tp: int) -> None:
     with pytest.raises(InputError, match=rf"tp = {tp} "):
-        find_model("llama-3.1-8b").kv_bytes_per_token_per_gpu(tp)
+        find_model("llama-3.1-8b").kv_law(tp=tp)

@@ -63,7 +63,9 @@ def compressed(bits: int, **weights: Any) -> dict[str, Any]:
 def test_bits_per_weight_follow_the_scheme(tmp_path: Path, section: dict[str, Any], bits: float) -> None:
     shape = read_model_config(folder(tmp_path, section))
     assert shape.weight_bytes == round(LAYERS * bits / 8) + TABLES
-    assert shape.kv_bytes_per_token == find_model("llama-3.1-8b").kv_bytes_per_token, "weights say nothing of the KV"
+    assert shape.kv_law().bytes_per_block == find_model("llama-3.1-8b").kv_law().bytes_per_block, (
+        "weights say nothing of the KV"
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_an_fp8_checkpoint_of_older_compressed_tensors(tmp_path: Path) -> None:
 )
 def test_only_a_kv_scheme_changes_the_kv(tmp_path: Path, section: dict[str, Any], element_bytes: int) -> None:
     shape = read_model_config(folder(tmp_path, section))
-    assert shape.kv_bytes_per_token == 2 * 32 * 8 * 128 * element_bytes
+    assert shape.kv_law(1).bytes_per_block == 2 * 32 * 8 * 128 * element_bytes
 
 
 def test_a_profile_of_16_bit_weights_is_not_for_a_quantised_checkpoint(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ class MemoryOptions:
         16
     )
     tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
+    pp: Annotated[int, typer.Option("--pp", help="Stages of the pipeline.", min=1, max=MAX_GPUS)] = 1
+    kv_cache_dtype: Annotated[
+        str, typer.Option("--kv-cache-dtype", help="Of the KV cache: auto, bfloat16, fp8 … as vLLM's option.")
+    ] = "auto"
     gpu_memory_utilization: Annotated[
         float, typer.Option("--gpu-memory-utilization", help="Share of GPU memory to use.")
     ] = 0.9
@@ -56,7 +60,7 @@ class SheetOptions:
 
     def load(self, memory: MemoryOptions) -> Hardware | None:
         """The estimate from the data sheet; None if no GPU was named."""
-        from fluidgate.hardware import estimate_hardware, find_gpu, find_model, read_model_config
+        from fluidgate.hardware import Serving, estimate_hardware, find_gpu, find_model, read_model_config
 
         if self.model is not None and self.model_config is not None:
             raise InputError("--model and --model-config both name the model: give one")
@@ -70,7 +74,7 @@ class SheetOptions:
             shape = find_model(self.model)
         else:
             raise InputError("the GPU alone does not determine a step time: add --model or --model-config")
-        return estimate_hardware(shape, find_gpu(self.gpu), **asdict(memory))
+        return estimate_hardware(shape, find_gpu(self.gpu), Serving(**asdict(memory)))
 
 
 @app.command("steps", epilog=STEPS_EXAMPLE)

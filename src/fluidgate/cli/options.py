@@ -182,6 +182,7 @@ class HardwareOptions:
     ] = None
     gpu_tflops: Annotated[float | None, _option(_H, "--gpu-tflops", help="Its dense bf16 throughput, TFLOP/s.")] = None
     tp: Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
+    pp: Annotated[int, _option(_H, "--pp", help="Stages of the pipeline.", min=1, max=MAX_GPUS)] = 1
     variant: Annotated[str | None, _option(_H, "--variant", help="Profile variant, such as `paper`.")] = None
     model_config: Annotated[
         Path | None, _option(_H, "--model-config", help="Hugging Face config.json of the model.")
@@ -199,6 +200,9 @@ class HardwareOptions:
         int | None, _option(_H, "--kv-cache-tokens", help="KV cache in tokens, as vLLM logs its size.")
     ] = None
     block_size: Annotated[int | None, _option(_H, "--block-size", help="Tokens per KV block.")] = None
+    kv_cache_dtype: Annotated[
+        str, _option(_H, "--kv-cache-dtype", help="Of the KV cache: auto, bfloat16, fp8 … as vLLM's option.")
+    ] = "auto"
 
     def load(self) -> Hardware:
         """The hardware file, or the profile or estimate of the model on the GPU."""
@@ -209,10 +213,12 @@ class HardwareOptions:
                 self.model,
                 self.data_sheet() or self.gpu,
                 tp=self.tp,
+                pp=self.pp,
                 gpu_memory_utilization=self.gpu_memory_utilization,
                 num_gpu_blocks=self.num_gpu_blocks,
                 kv_cache_tokens=self.kv_cache_tokens,
                 block_size=self.block_size or 16,
+                kv_cache_dtype=self.kv_cache_dtype,
                 variant=self.variant,
                 config=self.model_config,
             )

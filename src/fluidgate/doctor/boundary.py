@@ -9,7 +9,7 @@ from fluidgate.doctor.lengths import LengthLaw
 from fluidgate.errors import InputError
 from fluidgate.fluid import Limits, RequestMix, Stability, affine_step_time, stability
 from fluidgate.fluid.stability import free_share_for_growth
-from fluidgate.hardware import Hardware
+from fluidgate.hardware import Hardware, KvLaw
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def memory_of(facts: Facts) -> Memory | None:
         return None
     law = LengthLaw(prompt, output, facts.kv_tokens)
     mix = law.mix("even", 1.0)
-    held = mix.mean(mix.memory_token_iterations(facts.block_size)) / mix.mean(mix.iterations)
+    held = mix.mean(mix.memory_token_iterations(KvLaw.full(facts.block_size))) / mix.mean(mix.iterations)
     share = free_share_for_growth(mix, Limits(facts.kv_tokens, facts.block_size))
     return Memory(law, held, facts.kv_tokens / held, share)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fluidgate.arrays import FloatArray
 from fluidgate.fluid.mix import RequestMix
 from fluidgate.hardware.core import StepTime
+from fluidgate.hardware.kv_law import KvLaw
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,7 @@ class Equilibrium:
         rate: arrivals, requests per second.
         iteration_time_s: ΔT* = c0 / (1 - λw).
         kv_tokens: M* = λ ΔT* E[a], KV tokens of all residents.
-        memory_tokens: the same in whole blocks, tokens.
+        memory_tokens: what they take of the pool, in whole blocks, tokens.
         requests_per_stage: n*_j = λ_j ΔT*, shape (J,).
         residents: requests in the engine.
         admissions_per_iteration: λ ΔT*.
@@ -36,7 +37,7 @@ class Equilibrium:
     throughput_tokens_s: float
 
 
-def equilibrium(mix: RequestMix, step_time: StepTime, block_size: int = 1) -> Equilibrium | None:
+def equilibrium(mix: RequestMix, step_time: StepTime, law: KvLaw | None = None) -> Equilibrium | None:
     """The equilibrium of `mix`, or None when the work λw that arrives per second takes a second or more.
 
     Source: model.md §2, the four-term iteration time; the paper's case is c_tok = c_attn = 0.
@@ -50,7 +51,7 @@ def equilibrium(mix: RequestMix, step_time: StepTime, block_size: int = 1) -> Eq
         rate=mix.total_rate,
         iteration_time_s=iteration_time_s,
         kv_tokens=float(per_iteration @ mix.kv_token_iterations),
-        memory_tokens=float(per_iteration @ mix.memory_token_iterations(block_size)),
+        memory_tokens=float(per_iteration @ mix.memory_token_iterations(law or KvLaw.full(1))),
         requests_per_stage=per_iteration,
         residents=float(per_iteration @ mix.iterations),
         admissions_per_iteration=float(per_iteration.sum()),

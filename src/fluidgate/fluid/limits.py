@@ -10,6 +10,7 @@ import numpy as np
 from fluidgate.errors import InputError
 from fluidgate.fluid.mix import RequestMix
 from fluidgate.hardware.core import Hardware
+from fluidgate.hardware.kv_law import KvLaw
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Limits:
         block_size: tokens per KV block; 1 counts memory by the token.
         max_num_batched_tokens: tokens computed per iteration.
         max_num_seqs: residents.
+        kv_law: how much of the memory a request takes; None: all its tokens, in whole blocks.
     """
 
     kv_tokens: float
     block_size: int = 1
     max_num_batched_tokens: int | None = None
     max_num_seqs: int | None = None
+    kv_law: KvLaw | None = None
 
     def __post_init__(self) -> None:
         if not (isfinite(self.kv_tokens) and self.kv_tokens > 0):
@@ -43,7 +46,14 @@ class Limits:
         cls, hardware: Hardware, max_num_batched_tokens: int | None = None, max_num_seqs: int | None = None
     ) -> Limits:
         """The limits of a machine and of the engine's two options."""
-        return cls(hardware.kv_capacity_tokens, hardware.block_size, max_num_batched_tokens, max_num_seqs)
+        return cls(
+            hardware.kv_capacity_tokens, hardware.block_size, max_num_batched_tokens, max_num_seqs, hardware.kv_law
+        )
+
+    @property
+    def law(self) -> KvLaw:
+        """How much of the memory a request takes."""
+        return self.kv_law or KvLaw.full(self.block_size)
 
     @property
     def batched_tokens(self) -> float:
@@ -58,9 +68,11 @@ class Limits:
     def refuse_oversized(self, mix: RequestMix) -> None:
         """Raise `InputError` for the first type whose KV can never fit, naming its lengths."""
         peak = mix.peak_kv_tokens
-        if peak.max() <= self.kv_tokens:
+        law = self.law
+        fits = peak <= self.kv_tokens if law.is_one_full_group else law.blocks(peak) * law.block_size <= self.kv_tokens
+        if fits.all():
             return
-        j = int(np.argmax(peak > self.kv_tokens))
+        j = int(np.argmin(fits))
         raise InputError(
             f"type {j} ({mix.prompt_tokens[j]:,} prompt and {mix.output_tokens[j]:,} output tokens) ends "
             f"with {peak[j]:,} KV tokens and can never fit the {self.kv_tokens:,.0f} tokens of KV memory; "

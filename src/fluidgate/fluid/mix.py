@@ -13,6 +13,7 @@ from fluidgate.arrays import BoolArray, FloatArray, IntArray
 from fluidgate.bounds import MAX_RATE, MIN_RATE, check_number
 from fluidgate.errors import InputError
 from fluidgate.hardware.core import StepTime
+from fluidgate.hardware.kv_law import KvLaw
 from fluidgate.workload.core import Workload
 
 
@@ -103,9 +104,10 @@ class RequestMix:
         """KV tokens summed over the iterations of one request, shape (J,): a in model.md §2."""
         return self.iterations * (self.prompt_tokens + 0.5 * (self.iterations - 1.0))
 
-    def memory_token_iterations(self, block_size: int) -> FloatArray:
-        """KV memory summed over iterations, shape (J,): a, and half a block per iteration for rounding."""
-        return self.kv_token_iterations + self.iterations * rounding_tokens(block_size)
+    def memory_token_iterations(self, law: KvLaw) -> FloatArray:
+        """KV memory summed over the iterations of one request, shape (J,), tokens of the pool: a, and half a block per
+        iteration and group for rounding."""
+        return np.asarray(law.memory(self.prompt_tokens, self.iterations)[0], dtype=np.float64)
 
     def block_iterations(self, block_size: int) -> IntArray:
         """KV blocks summed over the iterations of one request, shape (J,), exactly.
@@ -115,11 +117,9 @@ class RequestMix:
         last = self.peak_kv_tokens
         return _blocks_up_to(last, block_size) - _blocks_up_to(self.prompt_tokens - 1, block_size)
 
-    def squared_memory_iterations(self, block_size: int) -> FloatArray:
+    def squared_memory_iterations(self, law: KvLaw) -> FloatArray:
         """Squared KV memory summed over the iterations of one request, shape (J,): a2 in model.md §6."""
-        m = self.iterations
-        first = self.prompt_tokens + rounding_tokens(block_size)
-        return m * first**2 + first * m * (m - 1.0) + (m - 1.0) * m * (2.0 * m - 1.0) / 6.0
+        return np.asarray(law.memory(self.prompt_tokens, self.iterations)[1], dtype=np.float64)
 
     @property
     def attention_pairs(self) -> FloatArray:
@@ -208,13 +208,6 @@ class MixClasses:
         """Mean over the requests of each class of a value given per type; shape (J,) to (K,)."""
         total = np.bincount(self.class_of_type, weights=self.mix.rate * per_type, minlength=len(self.rate))
         return total / self.rate
-
-
-def rounding_tokens(block_size: int) -> float:
-    """Mean tokens of a resident's last KV block that lie empty: half a block less half a token."""
-    if block_size < 1:
-        raise InputError(f"block_size = {block_size} must be at least 1 token")
-    return 0.5 * (block_size - 1)
 
 
 def _blocks_up_to(tokens: IntArray, block_size: int) -> IntArray:

@@ -101,7 +101,7 @@ def nested_shape(segments: Segments, slack: float, step_time: StepTime) -> Neste
         segments=segments,
         ratio=ratio,
         profile=profile,
-        memory_tokens=kv_tokens + segments.rounding_tokens * requests,
+        memory_tokens=float(per_stage @ segments.memory_tokens),
         requests=requests,
         tokens=tokens,
         work_s=float(batch_s) - step_time.c0,

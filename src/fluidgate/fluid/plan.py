@@ -130,7 +130,7 @@ class FluidPlan:
         shares = stable.time_shares
         return [
             ("hardware", self.hardware.name),
-            ("KV capacity", f"{number(self.limits.kv_tokens)} tokens"),
+            ("KV capacity", self._kv_capacity()),
             ("arrival rate", f"{number(mix.rate)} req/s"),
             ("prompt, mean / max", f"{number(mix.mean_prompt_tokens)} / {mix.max_prompt_tokens:,} tokens"),
             ("output, mean / max", f"{number(mix.mean_output_tokens)} / {mix.max_output_tokens:,} tokens"),
@@ -157,6 +157,13 @@ class FluidPlan:
             ("Nested WAIT segments", str(len(self.nested.segments))),
             ("Nested WAIT guaranteed rate", f"{number(self.guaranteed_rate)} req/s"),
         ]
+
+    def _kv_capacity(self) -> str:
+        law = self.hardware.law
+        tokens = f"{number(self.limits.kv_tokens)} tokens"
+        if law.is_one_full_group:
+            return f"{tokens}, {law.dtype}" if law.dtype else tokens
+        return f"{self.hardware.num_gpu_blocks:,} blocks of {len(law.groups)} groups: {law.title}"
 
     def _boundary(self) -> str:
         rate, uncertainty = self.stability.boundary_rate, self.uncertainty
@@ -213,7 +220,7 @@ def plan(
     step_time = affine_step_time(mix, hardware, limits)
     at_load = affine_at_load(mix, hardware, limits, step_time)
     stable = stability(mix, step_time, limits, at_load)
-    steady_state = equilibrium(mix, at_load, limits.block_size)
+    steady_state = equilibrium(mix, at_load, limits.law)
     threshold_rate = min(mix.total_rate, LARGEST_LOAD * stable.boundary_rate)
     threshold_mix = mix.scaled(threshold_rate)
     wait = wait_thresholds(threshold_mix, step_time, limits)

@@ -100,7 +100,7 @@ def safety_buffer(
     """The buffer of this shape at `rate`."""
     cut = shape.segments
     decay = decay_rate(cut.survival[1:], shape.ratio[1:])
-    held = (cut.prompt_tokens + cut.boundary_stage + cut.rounding_tokens)[1:]
+    held = cut.boundary_tokens[1:]
     surge = held * guarantee.log_odds(len(cut), step_time) / decay
     waiting = held * shape.profile[1:]
     entry = shape.entry_threshold(rate, step_time.c0)
@@ -163,7 +163,7 @@ def _candidate_shapes(
     if len(lengths) <= MAX_EXACT_TYPES:
         cuts.add(tuple(lengths))
     for cut in sorted(cuts):
-        cut_segments = segments(mix, np.array(cut), limits.block_size, prompt_bound)
+        cut_segments = segments(mix, np.array(cut), limits.law, prompt_bound)
         # One segment has no ratio to choose.
         for slack in SLACKS[: len(SLACKS) if len(cut) > 1 else 1]:
             yield nested_shape(cut_segments, float(slack), step_time)

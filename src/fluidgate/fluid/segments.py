@@ -9,7 +9,8 @@ import numpy as np
 
 from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.errors import InputError
-from fluidgate.fluid.mix import RequestMix, rounding_tokens
+from fluidgate.fluid.mix import RequestMix
+from fluidgate.hardware.kv_law import KvLaw
 
 PromptBound = Literal["mean", "max"]
 
@@ -26,10 +27,11 @@ class Segments:
         survival: p_k = Λ_k/Λ_{k-1}, shape (L,); the first is 1 (every request enters).
         stages: δ_k, stages per segment, shape (L,).
         mean_stage: s̄_k, the mean stage of each segment, shape (L,).
-        boundary_stage: the last stage before each segment, shape (L,); the first is 0 and never used.
         prompt_tokens: l_k of the requests that enter segment k, their mean or their largest, shape (L,).
         attention_pairs: prefill pairs of a request, with the same bound.
-        rounding_tokens: tokens lost per resident to whole blocks: half a block, or a whole one for "max".
+        memory_tokens: what a resident of each segment holds of the pool on average, shape (L,), in whole blocks: half a
+            block for rounding, or a whole one for "max".
+        boundary_tokens: the same at the last stage before each segment, shape (L,); the first is never used.
         prompt_bound: "max" where a guarantee is wanted, "mean" for thresholds that work on average.
     """
 
@@ -38,10 +40,10 @@ class Segments:
     survival: FloatArray
     stages: FloatArray
     mean_stage: FloatArray
-    boundary_stage: FloatArray
     prompt_tokens: FloatArray
     attention_pairs: float
-    rounding_tokens: float
+    memory_tokens: FloatArray
+    boundary_tokens: FloatArray
     prompt_bound: PromptBound
 
     def __len__(self) -> int:
@@ -54,7 +56,7 @@ def cut_points(mix: RequestMix, count: int) -> IntArray:
     return np.union1d(law.quantiles(np.arange(1, count) / count), law.lengths[-1:])
 
 
-def segments(mix: RequestMix, cuts: IntArray, block_size: int, prompt_bound: PromptBound) -> Segments:
+def segments(mix: RequestMix, cuts: IntArray, kv_law: KvLaw, prompt_bound: PromptBound) -> Segments:
     """The segments of `mix` between `cuts`.
 
     Raises:
@@ -78,17 +80,20 @@ def segments(mix: RequestMix, cuts: IntArray, block_size: int, prompt_bound: Pro
     worst = prompt_bound == "max"
     largest = _from_there_on(law.prompt_max, np.maximum)[enters]
     mean = _from_there_on(law.prompt_rate, np.add)[enters] / rate
+    prompt = largest if worst else mean
+    stages = last_stage - first_stage + 1.0
+    more = kv_law.rounding_tokens if worst else 0.0
     pairs = mix.attention_pairs
     return Segments(
         output_edges=cuts,
         share=share,
         survival=survival,
-        stages=last_stage - first_stage + 1.0,
+        stages=stages,
         mean_stage=0.5 * (first_stage + last_stage),
-        boundary_stage=before,
-        prompt_tokens=largest if worst else mean,
+        prompt_tokens=prompt,
         attention_pairs=float(pairs.max()) if worst else mix.mean(pairs),
-        rounding_tokens=rounding_tokens(block_size) * (2.0 if worst else 1.0),
+        memory_tokens=kv_law.memory(prompt + first_stage, stages)[0] / stages + more,
+        boundary_tokens=kv_law.memory(prompt + before, np.ones_like(before))[0] + more,
         prompt_bound=prompt_bound,
     )
 

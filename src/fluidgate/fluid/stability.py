@@ -12,6 +12,7 @@ from fluidgate.errors import InputError
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
 from fluidgate.hardware.core import StepTime
+from fluidgate.hardware.kv_law import KvLaw
 
 COMPUTE_BOUND_ETA = 0.01
 """Below this elasticity 1% more of the limit gains under 0.01% of rate: the work itself binds."""
@@ -158,7 +159,7 @@ def largest_admissions(mix: RequestMix, limits: Limits) -> float:
 def _most_admissions(mix: RequestMix, limits: Limits) -> dict[str, float]:
     """Admissions per iteration that each limit allows."""
     return {
-        "memory": limits.kv_tokens / mix.mean(mix.memory_token_iterations(limits.block_size)),
+        "memory": limits.kv_tokens / mix.mean(mix.memory_token_iterations(limits.law)),
         "token budget": limits.batched_tokens / mix.mean(mix.tokens),
         "seats": limits.seats / mix.mean(mix.iterations),
     }
@@ -172,8 +173,8 @@ def free_share_for_growth(mix: RequestMix, limits: Limits) -> float:
     only their sizes vary. Clipped to `WATERMARK_RANGE`.
     """
     iterations = mix.mean(mix.iterations)
-    resident = mix.mean(mix.memory_token_iterations(limits.block_size)) / iterations
-    spread = mix.mean(mix.squared_memory_iterations(limits.block_size)) / iterations - resident**2
+    resident = mix.mean(mix.memory_token_iterations(limits.law)) / iterations
+    spread = mix.mean(mix.squared_memory_iterations(limits.law)) / iterations - resident**2
     residents = limits.kv_tokens / resident
     share = 2.0 * sqrt(residents * max(spread, 0.0)) / limits.kv_tokens
     return float(np.clip(share, *WATERMARK_RANGE))
@@ -186,7 +187,7 @@ def _eviction_cost(mix: RequestMix, step_time: StepTime, boundary_rate: float) -
     E[a]/E[o] tokens, which is the prompt and E[o²]/(2E[o]) tokens less one half. Engines evict the last admitted,
     which is younger; blocks found again in the prefix cache cost nothing; chunks read some KV again.
     """
-    kv, pairs = mix.kv_token_iterations, 0.5 * (mix.squared_memory_iterations(1) + mix.kv_token_iterations)
+    kv, pairs = mix.kv_token_iterations, 0.5 * (mix.squared_memory_iterations(KvLaw.full(1)) + mix.kv_token_iterations)
     again_s = mix.mean(step_time.duration_s(kv, 0, pairs) - step_time.c0) / mix.mean(mix.iterations)
     return again_s * boundary_rate / (1.0 + again_s * boundary_rate)
 
@@ -221,8 +222,8 @@ def _kv_variance(mix: RequestMix, step_time: StepTime, limits: Limits) -> tuple[
     In the admissions per iteration x = λΔT, M* = a·x and ΔT/c0 = 1 + (w/c0)·x, so that
     V = a2·x + (w/c0)(a²/m)·x² with m iterations.
     """
-    a = mix.mean(mix.memory_token_iterations(limits.block_size))
-    a2 = mix.mean(mix.squared_memory_iterations(limits.block_size))
+    a = mix.mean(mix.memory_token_iterations(limits.law))
+    a2 = mix.mean(mix.squared_memory_iterations(limits.law))
     work_s = mix.mean(mix.work_s(step_time))
     return a2, a**2 * work_s / (step_time.c0 * mix.mean(mix.iterations))
 
@@ -232,7 +233,7 @@ def _kv_peak(mix: RequestMix, step_time: StepTime, limits: Limits, kv_use: float
     if step_time.c0 == 0.0:
         return kv_use  # the engine is empty until the work itself takes all the time, then full
     linear, quadratic = _kv_variance(mix, step_time, limits)
-    x = kv_use * limits.kv_tokens / mix.mean(mix.memory_token_iterations(limits.block_size))
+    x = kv_use * limits.kv_tokens / mix.mean(mix.memory_token_iterations(limits.law))
     return kv_use + 2.0 * sqrt(linear * x + quadratic * x**2) / limits.kv_tokens
 
 
@@ -243,7 +244,7 @@ def bound_seconds(mix: RequestMix, step_time: StepTime, limits: Limits) -> Float
     mean over requests is 1/λ_max = w + c0/x* (model.md §2).
     """
     shares = (
-        mix.memory_token_iterations(limits.block_size) / limits.kv_tokens,
+        mix.memory_token_iterations(limits.law) / limits.kv_tokens,
         mix.tokens / limits.batched_tokens,
         mix.iterations / limits.seats,
     )
@@ -255,7 +256,7 @@ def _onset_load(mix: RequestMix, step_time: StepTime, limits: Limits, x_boundary
     if step_time.c0 == 0.0:
         return 1.0  # the engine is empty until the work itself takes all the time
     capacity = limits.kv_tokens
-    a = mix.mean(mix.memory_token_iterations(limits.block_size))
+    a = mix.mean(mix.memory_token_iterations(limits.law))
     work_s = mix.mean(mix.work_s(step_time))
     variance_x, variance_xx = _kv_variance(mix, step_time, limits)
     linear = 2.0 * capacity * a + 4.0 * variance_x

@@ -68,7 +68,7 @@ def wait_thresholds(
         InputError: the rate is not below the boundary, or c0 = 0 (thresholds would be 0).
     """
     boundary = stability(mix, step_time, limits)
-    steady_state = equilibrium(mix, step_time, limits.block_size)
+    steady_state = equilibrium(mix, step_time, limits.law)
     longest_s = boundary.admissions_per_iteration / mix.total_rate
     if steady_state is None or steady_state.iteration_time_s >= longest_s:
         raise InputError(
@@ -81,7 +81,7 @@ def wait_thresholds(
     period_s = min(TIME_SLACK * shortest_s, sqrt(shortest_s * longest_s))
     classes = mix.grouped(length_edges(mix) if output_edges is None else output_edges)
     work_s = classes.mean(mix.work_s(step_time))
-    memory = classes.mean(mix.memory_token_iterations(limits.block_size))
+    memory = classes.mean(mix.memory_token_iterations(limits.law))
     thresholds = classes.rate * period_s
     integer = _least_integers(classes.rate, work_s, step_time.c0, shortest_s)
     integer_memory = float(integer @ memory)

@@ -6,7 +6,10 @@ from fluidgate.hardware.estimate import estimate_step_time
 from fluidgate.hardware.files import read_hardware, write_hardware
 from fluidgate.hardware.fit import FitReport, fit_step_time
 from fluidgate.hardware.gpus import Gpu, find_gpu, gpu_names, kv_blocks, read_gpu
-from fluidgate.hardware.lookup import estimate_hardware, get_hardware
+from fluidgate.hardware.kv_groups import kv_law
+from fluidgate.hardware.kv_law import KvGroup, KvLaw
+from fluidgate.hardware.kv_layers import KvLayer, KvLayers, read_kv_layers
+from fluidgate.hardware.lookup import Serving, estimate_hardware, get_hardware
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
 from fluidgate.hardware.quantization import Scheme
@@ -17,9 +20,14 @@ __all__ = [
     "FitReport",
     "Gpu",
     "Hardware",
+    "KvGroup",
+    "KvLaw",
+    "KvLayer",
+    "KvLayers",
     "ModelShape",
     "Profile",
     "Scheme",
+    "Serving",
     "StepGrid",
     "StepTime",
     "estimate_hardware",
@@ -31,11 +39,13 @@ __all__ = [
     "get_hardware",
     "gpu_names",
     "kv_blocks",
+    "kv_law",
     "load_profile",
     "model_names",
     "profile_names",
     "read_gpu",
     "read_hardware",
+    "read_kv_layers",
     "read_model_config",
     "write_hardware",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_STEP_S, MIN_STEP_S, check_name
 from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import Calibration
+from fluidgate.hardware.kv_law import KvLaw
 from fluidgate.hardware.step_grid import StepGrid
 from fluidgate.words import shown
 
@@ -70,6 +71,8 @@ class Hardware:
             unknown; of held-out steps, outliers apart, where there is a `calibration`.
         calibration: how sure `step_time` is, and for which steps; None if it was not calibrated.
         grid: durations of steps as tables, which the engine takes; None where `step_time` is all there is.
+        kv_law: blocks that a request of n tokens holds, and their dtype; None: of one group that keeps every token, and
+            not known.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Hardware:
     relative_error: float = float("nan")
     calibration: Calibration | None = None
     grid: StepGrid | None = None
+    kv_law: KvLaw | None = None
 
     def __post_init__(self) -> None:
         check_name("hardware name", self.name)
@@ -94,6 +98,16 @@ class Hardware:
                 f"{self.name}: num_gpu_blocks = {self.num_gpu_blocks} leaves no room for KV (one block is "
                 "the null block); use a larger memory fraction or a smaller model"
             )
+        if self.kv_law is not None and self.kv_law.block_size != self.block_size:
+            raise InputError(
+                f"{self.name}: block_size = {self.block_size}, but its KV groups have blocks of "
+                f"{self.kv_law.block_size} tokens; give the same"
+            )
+
+    @property
+    def law(self) -> KvLaw:
+        """How many of the blocks a request holds."""
+        return self.kv_law or KvLaw.full(self.block_size)
 
     @property
     def shortest_step_s(self) -> float:

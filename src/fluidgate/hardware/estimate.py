@@ -22,7 +22,7 @@ LINK_EFFICIENCY = 0.5
 ALL_REDUCES_OVERHEAD_S = 25e-6
 
 
-def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1) -> StepTime:
+def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1, kv_cache_dtype: str = "auto") -> StepTime:
     """The roofline estimate of a dense model's step time on `tp` GPUs.
 
     c0 reads every weight but the embedding once, as it is stored, plus a fixed time per layer; c_tok is 2 operations
@@ -46,7 +46,7 @@ def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1) -> StepTime:
     return StepTime(
         c0=weight_bytes / (bytes_per_s * WEIGHT_READ_EFFICIENCY) + model.layers * (LAYER_OVERHEAD_S + layer_s),
         c_tok=2 * model.layer_parameters / (flops * MATMUL_EFFICIENCY) + token_s,
-        c_kv=model.kv_bytes_per_token_per_gpu(tp) / (bytes_per_s * KV_READ_EFFICIENCY),
+        c_kv=model.kv_read_bytes(tp, kv_cache_dtype)[0] / (bytes_per_s * KV_READ_EFFICIENCY),
         c_attn=4 * model.layers * model.heads * model.head_dim / (flops * ATTENTION_EFFICIENCY),
     )
 

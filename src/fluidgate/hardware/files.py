@@ -16,14 +16,19 @@ from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import Calibration
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.fit import COEFFICIENTS
+from fluidgate.hardware.kv_law import KvGroup, KvLaw
+from fluidgate.hardware.kv_layers import KIND_TITLES
 from fluidgate.hardware.step_grid import TABLES, StepGrid
 from fluidgate.jsonfile import JsonObject, read_object
 from fluidgate.output import write_text
 
 VERSION = 1
+MAX_LAYERS = 10_000
 GRID_DIGITS = 6
-_OPTIONAL = ("block_size", "source", "relative_error", "calibration", "grid")
+_OPTIONAL = ("block_size", "source", "relative_error", "calibration", "grid", "kv_cache")
 _KEYS = ("version", "name", "step_time", "num_gpu_blocks", *_OPTIONAL)
+_KV_KEYS = ("dtype", "bytes_per_block", "groups")
+_GROUP_KEYS = ("kind", "layers", "block_size", "reach", "copies")
 _CALIBRATION_KEYS = ("steps", "plus_minus", "correlation", "misfit", "tokens", "kv_tokens")
 
 
@@ -32,7 +37,7 @@ def read_hardware(path: Path | str) -> Hardware:
 
     `version`, `name`, `step_time` (with `c0`; `c_tok`, `c_kv`, `c_attn` in seconds default to 0) and
     `num_gpu_blocks` are required; `block_size` defaults to 16, `source` to empty, `relative_error`,
-    `calibration` and `grid` to unknown.
+    `calibration`, `grid` and `kv_cache` to unknown.
 
     Raises:
         InputError: no such file, not JSON, an unknown, missing or malformed key; names the file and the key.
@@ -54,6 +59,7 @@ def read_hardware(path: Path | str) -> Hardware:
             relative_error=file.number("relative_error") if file.has("relative_error") else math.nan,
             calibration=_calibration(file.object("calibration")) if file.has("calibration") else None,
             grid=_grid(file.object("grid")) if file.has("grid") else None,
+            kv_law=_law(file.object("kv_cache")) if file.has("kv_cache") else None,
         )
     except InputError as problem:
         where = str(path)
@@ -76,6 +82,7 @@ def write_hardware(hardware: Hardware, path: Path | str) -> None:
         "source": hardware.source,
         "relative_error": None if math.isnan(hardware.relative_error) else float(hardware.relative_error),
         **({} if hardware.calibration is None else {"calibration": _written(hardware.calibration)}),
+        **({} if hardware.kv_law is None else {"kv_cache": _written_law(hardware.kv_law)}),
         **({} if hardware.grid is None else {"grid": _written_grid(hardware.grid)}),
     }
     write_text(path, _with_rows_on_lines(json.dumps(values, indent=2, ensure_ascii=False)))
@@ -102,6 +109,37 @@ def _grid(entry: JsonObject) -> StepGrid:
         for name in TABLES
     }
     return StepGrid(**tables)
+
+
+def _written_law(law: KvLaw) -> dict[str, Any]:
+    groups = [{key: value for key, value in asdict(group).items() if value is not None} for group in law.groups]
+    return {"dtype": law.dtype, "bytes_per_block": law.bytes_per_block, "groups": groups}
+
+
+def _law(entry: JsonObject) -> KvLaw:
+    entry.refuse_others(_KV_KEYS)
+    groups = tuple(_group(group) for group in entry.objects("groups"))
+    if not groups:
+        raise entry.error("groups", "is empty; leave kv_cache out where the groups are not known")
+    bytes_per_block = entry.integer("bytes_per_block", at_least=0, default=0)
+    return KvLaw(groups, bytes_per_block, entry.text("dtype", default=""))
+
+
+def _group(entry: JsonObject) -> KvGroup:
+    entry.refuse_others(_GROUP_KEYS)
+    kind: Any = entry.text("kind")
+    if kind not in KIND_TITLES:
+        raise entry.error("kind", f"= {kind!r} is not one of {', '.join(KIND_TITLES)}")
+    windowed = kind in ("sliding", "chunked")
+    if windowed != entry.has("reach"):
+        raise entry.error("reach", "belongs to sliding and chunked groups, and to no other")
+    return KvGroup(
+        kind,
+        layers=entry.integer("layers", at_most=MAX_LAYERS),
+        block_size=entry.integer("block_size", at_most=MAX_BLOCK_SIZE),
+        reach=entry.integer("reach", at_most=MAX_KV_TOKENS) if windowed else None,
+        copies=entry.integer("copies", at_most=MAX_LAYERS, default=2),
+    )
 
 
 def _calibration(entry: JsonObject) -> Calibration:

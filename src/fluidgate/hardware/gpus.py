@@ -11,6 +11,7 @@ from pathlib import Path
 from fluidgate.bounds import check_name, check_number
 from fluidgate.errors import InputError
 from fluidgate.hardware._names import resolve, simple_gpu_name
+from fluidgate.hardware.kv_law import KvLaw
 from fluidgate.hardware.model_config import ModelShape
 from fluidgate.jsonfile import JsonObject, read_object
 
@@ -120,13 +121,14 @@ def check_memory_utilization(gpu_memory_utilization: float) -> None:
         raise InputError(f"gpu_memory_utilization = {gpu_memory_utilization} must be above 0 and at most 1")
 
 
-def check_kv_fits(model: ModelShape, gpu: Gpu, num_gpu_blocks: int, block_size: int, tp: int) -> None:
+def check_kv_fits(law: KvLaw, gpu: Gpu, num_gpu_blocks: int) -> None:
     """Refuse more KV blocks than a GPU has memory: tokens may have been taken for blocks.
 
     Raises:
         InputError: they do not fit; says how many tokens would.
     """
-    held_gib = num_gpu_blocks * block_size * model.kv_bytes_per_token_per_gpu(tp) / GIB
+    block_size = law.block_size
+    held_gib = num_gpu_blocks * law.bytes_per_block / GIB
     if held_gib > gpu.memory_gib:
         raise InputError(
             f"{num_gpu_blocks:,} KV blocks of {block_size} tokens take {held_gib:,.0f} GiB on each GPU, and {gpu.name} "
@@ -142,6 +144,8 @@ def kv_blocks(
     block_size: int = 16,
     gpu_memory_utilization: float = DEFAULT_MEMORY_UTILIZATION,
     tp: int = 1,
+    pp: int = 1,
+    kv_cache_dtype: str = "auto",
     reserve_gib: float = DEFAULT_RESERVE_GIB,
 ) -> int:
     """KV blocks that fit: floor((utilization·memory − weights − reserve) / block bytes), per GPU of `tp`.
@@ -157,23 +161,23 @@ def kv_blocks(
         block_size: tokens per block.
         gpu_memory_utilization: fraction of the memory the engine may use, in (0, 1].
         tp: tensor-parallel GPUs; the blocks span all of them, as vLLM counts them.
+        pp: stages of the pipeline; each holds its share of the layers.
+        kv_cache_dtype: as vLLM's option of this name.
         reserve_gib: memory per GPU for neither weights nor KV, GiB.
 
     Raises:
         InputError: a value out of range, or a model that does not fit.
     """
     check_memory_utilization(gpu_memory_utilization)
-    if block_size < 1:
-        raise InputError(f"block_size = {block_size} must be at least 1 token")
     if not (math.isfinite(reserve_gib) and reserve_gib >= 0):
         raise InputError(f"reserve_gib = {reserve_gib} must be a finite number of GiB, at least 0")
-    block_bytes = block_size * model.kv_bytes_per_token_per_gpu(tp)
+    law = model.kv_law(block_size, tp, pp, kv_cache_dtype)
     usable_gib = gpu_memory_utilization * gpu.memory_gib
-    weights_gib = model.weight_bytes / tp / GIB
-    blocks = math.floor((usable_gib - weights_gib - reserve_gib) * GIB / block_bytes)
+    weights_gib = model.weight_bytes / (tp * pp) / GIB
+    blocks = math.floor((usable_gib - weights_gib - reserve_gib) * GIB / law.bytes_per_block)
     if blocks < 2:
         raise InputError(
-            f"{model.name} does not fit on {tp} × {gpu.name}: of {usable_gib:.1f} GiB usable per GPU, "
+            f"{model.name} does not fit on {tp * pp} × {gpu.name}: of {usable_gib:.1f} GiB usable per GPU, "
             f"weights take {weights_gib:.1f} and the reserve {reserve_gib:.1f}; use more GPUs (tp), a larger "
             "memory fraction or a smaller model"
         )

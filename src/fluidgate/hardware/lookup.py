@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fluidgate.errors import InputError
@@ -19,6 +19,7 @@ from fluidgate.hardware.gpus import (
     gpu_names,
     kv_blocks,
 )
+from fluidgate.hardware.kv_law import KvLaw
 from fluidgate.hardware.model_config import (
     ModelShape,
     canonical_model_name,
@@ -30,15 +31,57 @@ from fluidgate.hardware.profiles import DEFAULT_VARIANT, Profile, find_profile, 
 from fluidgate.hardware.quantization import SIXTEEN_BIT
 
 
+@dataclass(frozen=True)
+class Serving:
+    """How a model is served on a GPU: what sizes its KV cache.
+
+    Attributes:
+        tp: tensor-parallel GPUs.
+        pp: stages of the pipeline.
+        gpu_memory_utilization: fraction of GPU memory the engine may use, in (0, 1].
+        num_gpu_blocks: KV blocks, instead of computing them.
+        block_size: tokens per KV block; beside states (Mamba, linear attention) vLLM takes larger ones.
+        kv_cache_dtype: `auto`, or what vLLM's option of this name takes.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    gpu_memory_utilization: float = DEFAULT_MEMORY_UTILIZATION
+    num_gpu_blocks: int | None = None
+    block_size: int = 16
+    kv_cache_dtype: str = "auto"
+
+    def law(self, shape: ModelShape) -> KvLaw:
+        """Of the model's KV cache, served like this."""
+        return shape.kv_law(self.block_size, self.tp, self.pp, self.kv_cache_dtype)
+
+    def blocks(self, shape: ModelShape, gpu: Gpu) -> int:
+        """KV blocks, as given or as the memory has room for."""
+        if self.num_gpu_blocks is not None:
+            check_kv_fits(self.law(shape), gpu, self.num_gpu_blocks)
+            return self.num_gpu_blocks
+        return kv_blocks(
+            shape,
+            gpu,
+            block_size=self.block_size,
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            tp=self.tp,
+            pp=self.pp,
+            kv_cache_dtype=self.kv_cache_dtype,
+        )
+
+
 def get_hardware(
     model: str,
     gpu: str | Gpu,
     *,
     tp: int = 1,
+    pp: int = 1,
     gpu_memory_utilization: float = DEFAULT_MEMORY_UTILIZATION,
     num_gpu_blocks: int | None = None,
     kv_cache_tokens: int | None = None,
     block_size: int = 16,
+    kv_cache_dtype: str = "auto",
     variant: str | None = None,
     config: Path | str | None = None,
 ) -> Hardware:
@@ -51,10 +94,13 @@ def get_hardware(
         model: name of the model; with `config`, any name.
         gpu: name of the GPU, a data sheet, or the path of one (`read_gpu`).
         tp: tensor-parallel GPUs.
+        pp: stages of the pipeline, which hold the layers in turn. The step time is that of one batch at a time, so each
+            GPU idles 1 - 1/pp of it: vLLM keeps up to `pp` batches on their way, and does better.
         gpu_memory_utilization: fraction of GPU memory the engine may use, in (0, 1].
         num_gpu_blocks: KV blocks, instead of computing them.
         kv_cache_tokens: the same in tokens, as vLLM logs them ("GPU KV cache size").
-        block_size: tokens per KV block.
+        block_size: tokens per KV block; beside states (Mamba, linear attention) vLLM takes larger ones.
+        kv_cache_dtype: of the KV cache, as vLLM's option of this name; `auto` is the checkpoint's, or the model's.
         variant: profile variant (`load_profile`); None takes the one for `tp`.
         config: the model's `config.json`, or its directory.
 
@@ -66,23 +112,16 @@ def get_hardware(
     shape = _shape(model, config)
     refuse_moe(shape)
     check_memory_utilization(gpu_memory_utilization)
-    if block_size < 1:
-        raise InputError(f"block_size = {block_size} must be at least 1 token")
-    shape.kv_bytes_per_token_per_gpu(tp)  # refuses a tp that does not divide the model
-    num_gpu_blocks = _blocks_given(num_gpu_blocks, kv_cache_tokens, block_size)
+    serving = Serving(tp, pp, gpu_memory_utilization, num_gpu_blocks, block_size, kv_cache_dtype)
+    law = serving.law(shape)  # refuses a parallelism that does not divide the model
+    num_gpu_blocks = _blocks_given(num_gpu_blocks, kv_cache_tokens, law)
+    serving = replace(serving, num_gpu_blocks=num_gpu_blocks)
     if num_gpu_blocks is not None:
-        check_kv_fits(shape, known_gpu, num_gpu_blocks, block_size, tp)
-    profile = _profile(shape, known_gpu, tp, variant) if _is_built_in(known_gpu, tp) else None
+        check_kv_fits(law, known_gpu, num_gpu_blocks)
+    profile = _profile(shape, known_gpu, serving, variant) if _is_built_in(known_gpu, tp) else None
     if profile is not None:
-        return _profiled(profile, shape, known_gpu, gpu_memory_utilization, num_gpu_blocks, block_size)
-    return estimate_hardware(
-        shape,
-        known_gpu,
-        tp=tp,
-        gpu_memory_utilization=gpu_memory_utilization,
-        num_gpu_blocks=num_gpu_blocks,
-        block_size=block_size,
-    )
+        return _profiled(profile, shape, known_gpu, serving)
+    return estimate_hardware(shape, known_gpu, serving)
 
 
 def _is_built_in(gpu: Gpu, tp: int) -> bool:
@@ -93,15 +132,20 @@ def _is_built_in(gpu: Gpu, tp: int) -> bool:
     return gpu == (replace(sheet, link_gb_per_s=gpu.link_gb_per_s) if tp == 1 else sheet)
 
 
-def _blocks_given(num_gpu_blocks: int | None, kv_cache_tokens: int | None, block_size: int) -> int | None:
+def _blocks_given(num_gpu_blocks: int | None, kv_cache_tokens: int | None, law: KvLaw) -> int | None:
     """The KV blocks that the user states, in blocks or in tokens; None where neither is stated."""
     if kv_cache_tokens is None:
         return num_gpu_blocks
     if num_gpu_blocks is not None:
         raise InputError("the KV cache is given twice, as num_gpu_blocks and as kv_cache_tokens; give one of them")
-    if kv_cache_tokens < 2 * block_size:
-        raise InputError(f"kv_cache_tokens = {kv_cache_tokens} does not hold two blocks of {block_size} tokens")
-    return kv_cache_tokens // block_size
+    if not law.is_one_full_group:
+        raise InputError(
+            f"kv_cache_tokens = {kv_cache_tokens:,} says little of a cache of several kinds ({law.title}): the server "
+            "counts requests of the longest length; give num_gpu_blocks"
+        )
+    if kv_cache_tokens < 2 * law.block_size:
+        raise InputError(f"kv_cache_tokens = {kv_cache_tokens} does not hold two blocks of {law.block_size} tokens")
+    return kv_cache_tokens // law.block_size
 
 
 def _shape(model: str, config: Path | str | None) -> ModelShape:
@@ -110,74 +154,68 @@ def _shape(model: str, config: Path | str | None) -> ModelShape:
     return replace(read_model_config(config), name=canonical_model_name(model))
 
 
-def _profile(shape: ModelShape, gpu: Gpu, tp: int, variant: str | None) -> Profile | None:
+def _profile(shape: ModelShape, gpu: Gpu, serving: Serving, variant: str | None) -> Profile | None:
     # A config that differs from the model of that name describes another model: its profile would be wrong.
-    if shape.name not in model_names() or replace(shape, checkpoint_bytes=None) != find_model(shape.name):
+    plain = replace(shape, checkpoint_bytes=None, dtype="bfloat16")
+    if shape.name not in model_names() or plain != find_model(shape.name):
         if variant is not None:
             raise InputError(f"variant '{variant}': {shape.name} as its config.json describes it has no profile")
         return None
+    tp = serving.tp
     variant_name = variant or (DEFAULT_VARIANT if tp == 1 else f"tp{tp}")
     profile = find_profile(shape.name, gpu.name, variant_name)
     if profile is None and variant is not None:
         load_profile(shape.name, gpu.name, variant)  # raises the sentence that lists the variants
     if profile is not None and tp not in (1, profile.tp):
         raise InputError(f"profile {profile.name} is for tp = {profile.tp}, not {tp}; leave variant or tp out")
+    if profile is not None and serving.pp > 1:
+        if variant is not None:
+            raise InputError(f"profile {profile.name} is of one stage, not pp = {serving.pp}; leave variant or pp out")
+        return None
     return profile
 
 
-def _profiled(
-    profile: Profile,
-    shape: ModelShape,
-    gpu: Gpu,
-    gpu_memory_utilization: float,
-    num_gpu_blocks: int | None,
-    block_size: int,
-) -> Hardware:
-    base = profile.hardware
-    if num_gpu_blocks is not None:
-        return replace(base, num_gpu_blocks=num_gpu_blocks, block_size=block_size, source=_given(base.source))
-    stated = profile.gpu_memory_utilization
-    if stated is None and gpu_memory_utilization != DEFAULT_MEMORY_UTILIZATION:
-        # The profile's capacity is a given figure, not a fraction of the memory: another
-        # fraction computes it again.
-        blocks = kv_blocks(
-            shape, gpu, block_size=block_size, gpu_memory_utilization=gpu_memory_utilization, tp=profile.tp
+def _profiled(profile: Profile, shape: ModelShape, gpu: Gpu, serving: Serving) -> Hardware:
+    serving = replace(serving, tp=profile.tp)
+    law, measured = serving.law(shape), shape.kv_law(1, profile.tp)
+    base = replace(profile.hardware, block_size=law.block_size, kv_law=law)
+    shrunk = law.bytes_per_block / law.block_size / measured.bytes_per_block
+    if shrunk != 1.0:
+        base = replace(
+            base,
+            step_time=replace(base.step_time, c_kv=base.step_time.c_kv * shrunk),
+            source=f"{base.source}; c_kv × {shrunk:g} for a KV cache of {law.dtype}",
         )
-        return replace(base, num_gpu_blocks=blocks, block_size=block_size)
-    more_bytes = 0.0 if stated is None else (gpu_memory_utilization - stated) * gpu.memory_gib * GIB
-    more_tokens = more_bytes / shape.kv_bytes_per_token_per_gpu(profile.tp)
-    blocks = math.floor((base.num_gpu_blocks * base.block_size + more_tokens) / block_size)
-    return replace(base, num_gpu_blocks=blocks, block_size=block_size)
+    if serving.num_gpu_blocks is not None:
+        return replace(base, num_gpu_blocks=serving.num_gpu_blocks, source=_given(base.source))
+    stated, share = profile.gpu_memory_utilization, serving.gpu_memory_utilization
+    if stated is None and share != DEFAULT_MEMORY_UTILIZATION:
+        # The profile's capacity is a given figure, not a fraction of the memory: another fraction computes it again.
+        return replace(base, num_gpu_blocks=serving.blocks(shape, gpu))
+    more_bytes = 0.0 if stated is None else (share - stated) * gpu.memory_gib * GIB
+    fixed = profile.hardware.num_gpu_blocks * profile.hardware.block_size * measured.bytes_per_block
+    return replace(base, num_gpu_blocks=math.floor((fixed + more_bytes) / law.bytes_per_block))
 
 
-def estimate_hardware(
-    shape: ModelShape,
-    gpu: Gpu,
-    *,
-    tp: int = 1,
-    gpu_memory_utilization: float = DEFAULT_MEMORY_UTILIZATION,
-    num_gpu_blocks: int | None = None,
-    block_size: int = 16,
-) -> Hardware:
+def estimate_hardware(shape: ModelShape, gpu: Gpu, serving: Serving | None = None) -> Hardware:
     """Step time and KV capacity from a model's dimensions and a data sheet alone; name and source say so.
 
     Raises:
         InputError: a mixture of experts, a value out of range, no room for KV, or more KV than the GPU has memory.
     """
+    serving = serving or Serving()
     refuse_moe(shape)
+    law, gpus = serving.law(shape), serving.tp * serving.pp
     source = f"ESTIMATE, not measured: roofline from the data sheet of {gpu.name} ({gpu.source}){_stored(shape)}"
-    blocks = num_gpu_blocks
-    if blocks is None:
-        blocks = kv_blocks(shape, gpu, block_size=block_size, gpu_memory_utilization=gpu_memory_utilization, tp=tp)
-    else:
-        check_kv_fits(shape, gpu, blocks, block_size, tp)
-        source = _given(source)
+    if serving.pp > 1:
+        source += f"; {serving.pp} stages, one batch at a time: each GPU idles {1 - 1 / serving.pp:.0%} of a step"
     return Hardware(
-        name=f"{shape.name} on {f'{tp} × ' if tp > 1 else ''}{gpu.name} (estimate)",
-        step_time=estimate_step_time(shape, gpu, tp),
-        num_gpu_blocks=blocks,
-        block_size=block_size,
-        source=source,
+        name=f"{shape.name} on {f'{gpus} × ' if gpus > 1 else ''}{gpu.name} (estimate)",
+        step_time=estimate_step_time(shape, gpu, serving.tp, serving.kv_cache_dtype),
+        num_gpu_blocks=serving.blocks(shape, gpu),
+        block_size=law.block_size,
+        source=source if serving.num_gpu_blocks is None else _given(source),
+        kv_law=law,
     )
 
 
@@ -185,8 +223,7 @@ def _stored(shape: ModelShape) -> str:
     """How the weights are stored, where it is not in 16 bits."""
     if shape.scheme == SIXTEEN_BIT:
         return ""
-    kv = ", KV in 8 bits" if shape.scheme.kv_element_bytes == 1 else ""
-    return f"; {shape.weight_bytes / GIB:.1f} GiB of weights ({shape.scheme.title}), computed at the bf16 rate{kv}"
+    return f"; {shape.weight_bytes / GIB:.1f} GiB of weights ({shape.scheme.title}), computed at the bf16 rate"
 
 
 def _given(source: str) -> str:

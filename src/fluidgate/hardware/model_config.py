@@ -7,13 +7,16 @@ from pathlib import Path
 
 from fluidgate.errors import InputError
 from fluidgate.hardware._names import resolve, simple_model_name
-from fluidgate.hardware.quantization import SIXTEEN_BIT, Scheme, checkpoint_bytes, read_scheme
+from fluidgate.hardware.kv_groups import kv_law
+from fluidgate.hardware.kv_law import KvLaw
+from fluidgate.hardware.kv_layers import KvLayer, KvLayers, kv_heads_of, read_kv_layers
+from fluidgate.hardware.quantization import SIXTEEN_BIT, Scheme, checkpoint_bytes, kv_dtype, read_scheme
 from fluidgate.jsonfile import JsonObject, read_object
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Dimensions of a decoder-only transformer with full attention in every layer.
+    """Dimensions of a decoder-only transformer.
 
     Attributes:
         name: what the model is called.
@@ -29,6 +32,8 @@ class ModelShape:
         dtype_bytes: bytes per weight of embedding, norms and output head.
         scheme: how the layers' matrices and the KV cache are stored.
         checkpoint_bytes: of all weights, as the checkpoint states them; None: as follows from the dimensions.
+        windows: what each layer caches, where some layers forget; empty: every layer keeps all tokens.
+        dtype: of the model, which its KV cache has unless something else is said.
     """
 
     name: str
@@ -44,20 +49,41 @@ class ModelShape:
     dtype_bytes: int = 2
     scheme: Scheme = SIXTEEN_BIT
     checkpoint_bytes: int | None = None
+    windows: KvLayers = ()
+    dtype: str = "bfloat16"
 
     @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of KV cache per token over all layers and heads: 2·layers·kv_heads·head_dim elements."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.scheme.kv_element_bytes
+    def kv_layers(self) -> KvLayers:
+        """What each layer caches."""
+        return self.windows or ((KvLayer("full", self.kv_heads, 2 * self.head_dim),),) * self.layers
 
-    def kv_bytes_per_token_per_gpu(self, tp: int) -> int:
-        """Bytes of KV cache per token on one of `tp` GPUs; a KV head that cannot be split is replicated (as
-        vLLM does)."""
+    def kv_law(self, block_size: int = 16, tp: int = 1, pp: int = 1, kv_cache_dtype: str = "auto") -> KvLaw:
+        """The law of its KV cache on GPUs of `tp`-fold tensor and `pp`-fold pipeline parallelism.
+
+        Raises:
+            InputError: a parallelism that does not divide the model, or a dtype that is not known.
+        """
         if tp < 1 or self.heads % tp:
             raise InputError(f"{self.name}: tp = {tp} does not divide its {self.heads} attention heads; use a divisor")
-        if self.kv_heads % tp and tp % self.kv_heads:
-            raise InputError(f"{self.name}: tp = {tp} neither divides its {self.kv_heads} KV heads nor is a multiple")
-        return 2 * self.layers * max(1, self.kv_heads // tp) * self.head_dim * self.scheme.kv_element_bytes
+        if block_size < 1:
+            raise InputError(f"block_size = {block_size} must be at least 1 token")
+        dtype, element_bytes = kv_dtype(kv_cache_dtype, self.dtype, self.scheme)
+        try:
+            return kv_law(self.kv_layers, dtype=dtype, element_bytes=element_bytes, block_size=block_size, tp=tp, pp=pp)
+        except InputError as problem:
+            raise InputError(f"{self.name}: {problem}") from None
+
+    def kv_read_bytes(self, tp: int = 1, kv_cache_dtype: str = "auto") -> tuple[int, int]:
+        """What a decode reads of the KV cache on one of `tp` GPUs.
+
+        Returns:
+            Bytes per token of its context, and bytes of windows and states, whatever the context.
+        """
+        _, element_bytes = kv_dtype(kv_cache_dtype, self.dtype, self.scheme)
+        caches = [cache for layer in self.kv_layers for cache in layer]
+        per_token = sum(cache.token_bytes(tp, element_bytes) for cache in caches if cache.reach is None)
+        windows = sum(cache.token_bytes(tp, element_bytes) * cache.reach for cache in caches if cache.reach is not None)
+        return per_token, windows + sum(cache.state_bytes(tp) for cache in caches)
 
     @property
     def layer_parameters(self) -> int:
@@ -147,83 +173,73 @@ def find_model(name: str) -> ModelShape:
     return _SHAPES[resolve("model", name, canonical_model_name(name), _SHAPES, advice)]
 
 
-# Families whose layers are full attention and a gated MLP: for others the parameter formula would be wrong.
+# Families whose layers are attention and a gated MLP: for others the parameter formula would be wrong.
 _GATED_FAMILIES = (
-    "llama",
-    "mistral",
-    "ministral",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "phi3",
-    "granite",
-    "olmo2",
-    "seed_oss",
-    "smollm3",
+    *("llama", "mistral", "ministral", "ministral3", "qwen2", "qwen3", "qwen3_vl_text", "seed_oss"),
+    *("gemma", "gemma2", "gemma3_text", "phi3", "granite", "olmo2", "smollm3"),
 )
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
-_RECURRENT_KEYS = (
-    "attn_layer_period",
-    "block_configs",
-    "full_attention_interval",
-    "hybrid_override_pattern",
-    "linear_",
-    "mamba_",
-    "rwkv",
-    "ssm_",
-    "state_size",
-)
-_FOREIGN = {
-    "text_config": "marks a multimodal model; give the text_config as a file of its own",
-    "kv_lora_rank": "marks latent attention (MLA), whose KV cache these formulas do not describe",
-}
+_OTHER_LAYERS = ("kv_lora_rank", "hybrid_override_pattern", "layers_block_type", "linear_conv_kernel_dim")
+"""Keys of layers that hold other matrices than attention and a gated MLP."""
 SMALLEST_RATIO, LARGEST_RATIO = 0.8, 1.25
 """Stated over computed bytes of weights: quantised checkpoints keep some matrices whole."""
-_DTYPES = ("auto", "bfloat16", "float16", "float32")
+_DTYPES = {"auto": "bfloat16", "bfloat16": "bfloat16", "float16": "float16", "float32": "float16"}
+"""What `--dtype auto` makes of a checkpoint's dtype (vllm/config/model.py)."""
 
 
 def read_model_config(path: Path | str) -> ModelShape:
-    """The shape in a Hugging Face `config.json` (the file, or the directory that holds it).
+    """The shape in a Hugging Face `config.json` (the file, or the directory that holds it); of a multimodal model that
+    of its text model.
 
     float32 checkpoints count 2 bytes per element, as `--dtype auto` serves them (vllm/config/model.py).
 
     Raises:
-        InputError: not a readable config, a key missing or malformed, or an architecture whose KV cache or
-            weights these formulas do not describe (MLA, recurrent or sliding-window layers, multimodal, a
-            quantisation that is not known), or weights of another size than a safetensors index beside it states.
+        InputError: not a readable config, a key missing or malformed, an architecture whose weights or KV cache are
+            not counted here, a quantisation that is not known, or weights of another size than a safetensors index
+            beside it states.
     """
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
-    config = read_object(file, "a Hugging Face config.json")
-    _refuse_foreign(config)
-    _check_dtype(config)
+    whole = read_object(file, "a Hugging Face config.json")
+    config = whole.object("text_config") if whole.has("text_config") else whole
+    dtype = _DTYPES[_stated_dtype(config)]
+    windows = read_kv_layers(config)
     is_moe = any(config.integer(key, at_least=0, default=0) > 1 for key in _EXPERT_KEYS)
     if not is_moe:
         _refuse_ungated(config)
-    heads = config.integer("num_attention_heads")
-    kv_heads = config.integer("num_key_value_heads", default=heads)
-    if heads % kv_heads:
-        raise config.error("num_key_value_heads", f"= {kv_heads} does not divide num_attention_heads = {heads}")
+    heads, kv_heads, head_dim = kv_heads_of(config)
     shape = ModelShape(
         name=file.resolve().parent.name if file.name == "config.json" else file.stem,
-        layers=config.integer("num_hidden_layers"),
+        layers=len(windows),
         hidden_size=config.integer("hidden_size"),
         intermediate_size=0 if is_moe else config.integer("intermediate_size"),
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=_head_dim(config, heads),
+        head_dim=head_dim,
         vocab_size=config.integer("vocab_size"),
         tied_embeddings=config.flag("tie_word_embeddings", default=_tied_by_default(config)),
         is_moe=is_moe,
-        scheme=read_scheme(config, file.parent),
+        scheme=read_scheme(whole, file.parent),
+        dtype=dtype,
     )
-    return shape if is_moe else _with_stated_bytes(shape, config, file.parent)
+    if windows != shape.kv_layers:
+        shape = replace(shape, windows=windows)
+    if is_moe:
+        return shape
+    shape = _with_stated_bytes(shape, config, file.parent)
+    if config is not whole and shape.checkpoint_bytes is None:
+        raise whole.error(
+            "text_config",
+            "marks a multimodal model, whose other parts are not counted here: put its safetensors index beside the "
+            "file, or give the text_config as a file of its own",
+        )
+    return shape
 
 
 def _with_stated_bytes(shape: ModelShape, config: JsonObject, folder: Path) -> ModelShape:
     """With the bytes that a safetensors index states, unless the server would load another type than it stores."""
     stated = checkpoint_bytes(folder)
-    if stated is None or config.text(_dtype_key(config), default="auto") == "float32":
+    if stated is None or _stated_dtype(config) == "float32":
         return shape
     if not SMALLEST_RATIO < stated / shape.weight_bytes < LARGEST_RATIO:
         raise InputError(
@@ -233,64 +249,28 @@ def _with_stated_bytes(shape: ModelShape, config: JsonObject, folder: Path) -> M
     return replace(shape, checkpoint_bytes=stated)
 
 
-def _head_dim(config: JsonObject, heads: int) -> int:
-    if config.has("head_dim"):
-        return config.integer("head_dim")
-    hidden = config.integer("hidden_size")
-    if hidden % heads:
-        raise config.error(
-            "hidden_size", f"= {hidden} is not a multiple of num_attention_heads = {heads}; add head_dim"
-        )
-    return hidden // heads
-
-
 def _tied_by_default(config: JsonObject) -> bool:
     # Configs omit a value equal to the default of their class in transformers, which differs by family.
-    return config.text("model_type", default="") in ("gemma", "smollm3")
+    return config.text("model_type", default="") in ("gemma", "gemma2", "gemma3_text", "smollm3")
 
 
 def _dtype_key(config: JsonObject) -> str:
     return "dtype" if config.has("dtype") else "torch_dtype"
 
 
-def _check_dtype(config: JsonObject) -> None:
-    """Refuse element types other than the 16-bit ones that `ModelShape.dtype_bytes` assumes."""
+def _stated_dtype(config: JsonObject) -> str:
+    """The element type of the checkpoint; those other than the ones that are served in 16 bits are refused."""
     key = _dtype_key(config)
     name = config.text(key, default="auto")
     if name not in _DTYPES:
         raise config.error(key, f"= {name!r} is not one of {', '.join(_DTYPES)}")
-
-
-def _refuse_foreign(config: JsonObject) -> None:
-    """Refuse architectures whose KV cache is not 2·layers·kv_heads·head_dim per token."""
-    for key, why in _FOREIGN.items():
-        if config.has(key):
-            raise config.error(key, why)
-    if config.flag("is_encoder_decoder", default=False):
-        raise config.error("is_encoder_decoder", "= true: only decoder-only models are described here")
-    for key in config.values:
-        if key.startswith(_RECURRENT_KEYS) and config.has(key):
-            raise config.error(
-                key, "marks a hybrid or recurrent (Mamba-like) model: KV bytes per token are not constant"
-            )
-    layer_types = config.values.get("layer_types")
-    if layer_types is not None and (
-        not isinstance(layer_types, list) or set(map(str, layer_types)) != {"full_attention"}
-    ):
-        raise config.error("layer_types", "has layers other than full_attention: KV bytes per token are not constant")
-    _refuse_sliding_window(config)
-
-
-def _refuse_sliding_window(config: JsonObject) -> None:
-    if not config.has("sliding_window") or not config.flag("use_sliding_window", default=True):
-        return
-    window = config.integer("sliding_window")
-    longest = config.integer("max_position_embeddings", default=window + 1)
-    if window < longest:
-        raise config.error("sliding_window", f"= {window} is shorter than the context ({longest}): old KV is dropped")
+    return name
 
 
 def _refuse_ungated(config: JsonObject) -> None:
+    for key in _OTHER_LAYERS:
+        if config.has(key):
+            raise config.error(key, "marks layers whose weights are not counted here; use `calibrate aiconfigurator`")
     family = config.text("model_type", default="")
     if family not in _GATED_FAMILIES:
         raise config.error(

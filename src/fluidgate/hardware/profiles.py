@@ -100,15 +100,16 @@ def _profiles() -> tuple[Profile, ...]:
 
 def _profile(entry: JsonObject) -> Profile:
     model, gpu, variant = entry.text("model"), entry.text("gpu"), entry.text("variant")
-    tp = entry.integer("tp")
+    tp, block_size = entry.integer("tp"), entry.integer("block_size")
     on = f"{tp} × {gpu}" if tp > 1 else gpu
     hardware = Hardware(
         name=f"{model} on {on}" + ("" if variant in (DEFAULT_VARIANT, f"tp{tp}") else f" ({variant})"),
         step_time=StepTime(*(entry.number(name) for name in ("c0", "c_tok", "c_kv", "c_attn"))),
         num_gpu_blocks=entry.integer("num_gpu_blocks"),
-        block_size=entry.integer("block_size"),
+        block_size=block_size,
         source=entry.text("source"),
         relative_error=entry.number("mean_error") if entry.has("mean_error") else math.nan,
+        kv_law=find_model(model).kv_law(block_size, tp),
     )
     errors = entry.object("error_by_kind")
     return Profile(

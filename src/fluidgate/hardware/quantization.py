@@ -37,6 +37,27 @@ class Scheme:
 
 SIXTEEN_BIT = Scheme()
 
+KV_DTYPES = {"bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "fp8_inc": 1, "int8": 1}
+"""Bytes per element of what `--kv-cache-dtype` takes besides `auto`."""
+
+
+def kv_dtype(asked: str, model_dtype: str, scheme: Scheme) -> tuple[str, int]:
+    """The dtype of the KV cache with its source, and bytes per element, for what `--kv-cache-dtype` says.
+
+    `auto` is what the checkpoint's scheme says of the KV cache, or else the model's dtype: 8-bit weights alone do not
+    make 8-bit KV.
+
+    Raises:
+        InputError: a dtype that is not known here.
+    """
+    if asked != "auto":
+        if asked not in KV_DTYPES:
+            raise InputError(f"kv_cache_dtype = {asked!r} is not one of auto, {', '.join(KV_DTYPES)}")
+        return f"{asked} as asked", KV_DTYPES[asked]
+    if scheme.kv_element_bytes == 1:
+        return f"fp8 by the checkpoint's KV scheme ({scheme.title})", 1
+    return f"{model_dtype}, the model's dtype", 2
+
 
 def read_scheme(config: JsonObject, folder: Path) -> Scheme:
     """The scheme of a checkpoint; `SIXTEEN_BIT` where nothing says that it is quantised.
@@ -119,6 +140,7 @@ _METHODS: dict[str, Callable[[JsonObject], float]] = {
     "fp8": lambda section: 8.0,
     "gptq": _grouped,
     "modelopt": _modelopt,
+    "mxfp4": lambda section: 4 + 8 / 32,
 }
 
 

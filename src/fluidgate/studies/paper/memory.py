@@ -93,7 +93,7 @@ def guaranteed_rate(count: int, prompt_bound: PromptBound) -> float:
     largest prompts, the mean ones give an estimate of what few long prompts cost.
     """
     hardware = _token_machine()
-    cut = segments(_law(), cut_points(_law(), count), hardware.block_size, prompt_bound)
+    cut = segments(_law(), cut_points(_law(), count), hardware.law, prompt_bound)
     limits = Limits.of(hardware)
     return max(
         safety_buffer(
