@@ -243,7 +243,8 @@ def test_an_overload_needs_replicas() -> None:
 
 def two_engines(taken_s: float, hardware: Hardware | None) -> Finding:
     """216 requests finished or are there since the start at 1,000 s, on two engines."""
-    both = page() + page(engine="1", extra=["process_start_time_seconds 1000"])
+    config = {"num_gpu_blocks": 2 * BLOCKS}  # vLLM publishes the sum of its engines' blocks
+    both = page(config=config) + page(engine="1", config=config, extra=["process_start_time_seconds 1000"])
     return named(diagnose(facts_of(Scrape.of(both, "page", taken_s)), hardware), "load")
 
 

@@ -67,6 +67,8 @@ def _no_boundary(case: Case, numbers: dict[str, float]) -> str:
     facts = case.facts
     if facts.histogram("request_generation_tokens") is None:
         return "Cannot tell the distance to the boundary, because no lengths of finished requests are known."
+    if case.contradiction is not None:
+        return "Cannot tell the distance to the boundary, because the size of the KV cache is in doubt."
     if facts.kv_tokens is None:
         return "Cannot tell the distance to the boundary, because the size of the KV cache is unknown."
     return (

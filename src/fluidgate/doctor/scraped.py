@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 from fluidgate.doctor.facts import Facts, GateFacts
 from fluidgate.errors import InputError
 from fluidgate.vllm_metrics.histogram import Histogram, went_backwards
+from fluidgate.vllm_metrics.kv_size import kv_size
 from fluidgate.vllm_metrics.scrape import CONFIG, FINISHED, PREEMPTIONS, Scrape
 
 LENGTHS = ("request_prompt_tokens", "request_generation_tokens")
@@ -58,7 +60,7 @@ def facts_of(
         gate=_gate(scrape, later),
         notes=later.notes,
     )
-    return _with_settings(facts, scrape)
+    return _with_settings(_with_unfinished(facts, scrape), scrape)
 
 
 class _Window:
@@ -125,10 +127,22 @@ def _gate(scrape: Scrape, window: _Window) -> GateFacts | None:
     )
 
 
+def _with_unfinished(facts: Facts, scrape: Scrape) -> Facts:
+    """Prompts are counted with their first token, outputs as they grow, and both again in the lengths when they end."""
+    prompt = scrape.total("vllm:prompt_tokens_total") or scrape.total("vllm:prompt_tokens_by_source_total")
+    ended = [scrape.histogram(name) for name in LENGTHS]
+    prompts, outputs = (0.0 if histogram is None else histogram.total for histogram in ended)
+    unfinished = max(0.0, prompt - prompts)
+    grown = max(0.0, scrape.total("vllm:generation_tokens_total") - outputs)
+    fetches = scrape.total("vllm:prompt_tokens_by_source_total", source="external_kv_transfer") > 0
+    tokens = inf if fetches else unfinished + grown  # those that wait for KV of other servers hold it uncounted
+    return replace(facts, unfinished_prompt_tokens=unfinished, unfinished_tokens=tokens)
+
+
 def _with_settings(facts: Facts, scrape: Scrape) -> Facts:
     """What `cache_config_info` states; its labels are strings, and a version may leave any of them out."""
-    num_gpu_blocks, block_size = scrape.count("num_gpu_blocks"), scrape.count("block_size")
     share, caching = scrape.setting("gpu_memory_utilization"), scrape.setting("enable_prefix_caching")
+    window = scrape.setting("sliding_window")
     try:
         gpu_memory_utilization = share and float(share)
     except ValueError:
@@ -138,8 +152,10 @@ def _with_settings(facts: Facts, scrape: Scrape) -> Facts:
         gpu_memory_utilization=gpu_memory_utilization or None,
         prefix_caching=None if caching is None else caching == "True",
         kv_cache_dtype=scrape.setting("cache_dtype"),
+        sliding_window=int(window) if window and window.isdecimal() and len(window) < 10 else None,
     )
-    if not num_gpu_blocks or not block_size:
-        note = f"The page does not state the size of the KV cache ({CONFIG}): give --num-gpu-blocks and --block-size."
+    size = kv_size(scrape)
+    if size is None:
+        note = f"The page does not state the size of the KV cache ({CONFIG}): give --kv-cache-tokens, as in the log."
         return replace(facts, notes=(*facts.notes, note))
-    return facts.with_kv(num_gpu_blocks, block_size)
+    return facts.with_kv(size.num_gpu_blocks, size.block_size, size.tokens, several_groups=size.several_groups)

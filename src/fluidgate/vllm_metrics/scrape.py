@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
+from math import inf, nan
 from urllib.parse import urlsplit
 
 from fluidgate.bounds import MAX_NUMBER
@@ -185,6 +185,27 @@ class Scrape:
                 f"{self.where}: {CONFIG} holds a {name} that is no number of blocks or tokens; scrape the page again"
             )
         return int(text)
+
+    def quantity(self, name: str) -> float | None:
+        """Any other number among those values; None where it is not stated.
+
+        Raises:
+            InputError: it is no number above 0.
+        """
+        text = self.setting(name)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = nan
+        if not 0.0 < value <= MAX_NUMBER:
+            raise InputError(f"{self.where}: {CONFIG} holds a {name} that is no number above 0; scrape the page again")
+        return value
+
+    def labelled(self, name: str, label: str) -> set[str]:
+        """The values that a label has in the lines of a name."""
+        return {sample.labels[label] for sample in self._by_name.get(name, []) if label in sample.labels}
 
     def age_s(self) -> float | None:
         """Seconds since the server's process started; None if the page or the time of the scrape does not tell."""
