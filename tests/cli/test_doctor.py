@@ -46,6 +46,14 @@ def test_the_size_of_the_cache_can_be_given(tmp_path: Path) -> None:
     assert "the KV cache is given twice" in twice.stderr
 
 
+def test_the_log_of_another_engine_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("[2026-01-02 03:04:05 TP0] Decode batch. #running-req: 4, #token: 900, token usage: 0.91\n")
+    done = doctor(log)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("is SGLang's log; fluidgate reads vLLM's")
+
+
 @contextmanager
 def served(*pages: tuple[int, str]) -> Iterator[str]:
     """A server that answers each request with the next page, and with the last one from then on; yields its address."""

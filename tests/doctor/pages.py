@@ -47,10 +47,11 @@ def page(
     gate: Mapping[str, float] | None = None,
     model: str = "m",
     engine: str = "0",
+    replica: str | None = None,
     extra: Sequence[str] = (),
 ) -> str:
     """A page of one engine; by default nothing is wrong. `unfinished`: prompt and output tokens of others."""
-    labels = f'engine="{engine}",model_name="{model}"'
+    labels = f'engine="{engine}",model_name="{model}"' + ("" if replica is None else f',pod="{replica}"')
     settings = {
         "num_gpu_blocks": BLOCKS,
         "block_size": BLOCK_SIZE,
@@ -106,11 +107,13 @@ def log_line(
     waiting: int = 0,
     kv_use: float = 30.0,
     more: str = "",
+    tokens_per_s: tuple[float, float] = (455.0, 479.2),
 ) -> str:
     """A line of vLLM's statistics."""
     return (
-        f"(APIServer pid=1) INFO {time} [loggers.py:335] {engine}: Avg prompt throughput: 455.0 tokens/s, "
-        f"Avg generation throughput: 479.2 tokens/s, Running: {running} reqs, Waiting: {waiting} reqs{more}, "
+        f"(APIServer pid=1) INFO {time} [loggers.py:335] {engine}: Avg prompt throughput: {tokens_per_s[0]} tokens/s, "
+        f"Avg generation throughput: {tokens_per_s[1]} tokens/s, "
+        f"Running: {running} reqs, Waiting: {waiting} reqs{more}, "
         f"GPU KV cache usage: {kv_use:.1f}%, Prefix cache hit rate: 0.0%"
     )
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fluidgate.doctor import Diagnosis, Facts, Finding, Severity, diagnose, facts_of, facts_of_log
 from fluidgate.doctor.finding import GATE
+from fluidgate.doctor.held import held_of
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.vllm_metrics import Scrape, kv_size
 
 from .pages import log_line, page
 
+DATA = Path(__file__).with_name("data")
 MACHINE = Hardware("machine", StepTime(c0=0.01, c_tok=1e-5), num_gpu_blocks=5000)
 
 
@@ -220,6 +223,17 @@ def test_the_hardwares_size_is_looked_at_too() -> None:
     assert "kv-size" not in names(diagnose(facts(**unknown), replace(MACHINE, num_gpu_blocks=7000)))
     found = finding(diagnose(facts(**unknown), replace(MACHINE, num_gpu_blocks=500_000)), "kv-size")
     assert found.says.startswith("The hardware's KV cache contradicts the page")
+
+
+@pytest.mark.parametrize("name", ["busy_earlier", "busy_later", "gate"])
+def test_real_pages_do_not_contradict_themselves(name: str) -> None:
+    """What is held, as the gauges have it, is what was computed and has not finished, but for blocks not full."""
+    found = facts_of(Scrape.of((DATA / f"{name}.txt").read_text(), name))
+    held = held_of(found)
+    assert held is not None
+    assert not held.contradicts
+    assert held.stated - found.unfinished_tokens <= held.running * 32
+    assert held.stated >= 0.8 * found.unfinished_tokens
 
 
 def test_the_size_in_a_log_is_not_the_hardwares() -> None:

@@ -24,9 +24,7 @@ def labels(groups: list[Any], max_model_len: int, context_parallel: int = 1) -> 
 
     config = SimpleNamespace(
         model_config=SimpleNamespace(max_model_len=max_model_len),
-        parallel_config=SimpleNamespace(
-            decode_context_parallel_size=context_parallel, prefill_context_parallel_size=1
-        ),
+        parallel_config=SimpleNamespace(decode_context_parallel_size=context_parallel, prefill_context_parallel_size=1),
         scheduler_config=SimpleNamespace(max_num_batched_tokens=8192),
         max_in_flight_tokens=8192,
         speculative_config=None,

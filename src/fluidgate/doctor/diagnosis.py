@@ -32,6 +32,12 @@ EXAMINATIONS: tuple[Callable[[Case], Finding | None], ...] = (
 )
 
 
+STANDS_STILL = (
+    "Cannot tell whether memory binds: requests run, but no line shows a token that was computed. Either they were "
+    "aborted and the log repeats old numbers, or the engine hangs: send a request and see whether it is answered."
+)
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """What the facts say.
@@ -88,6 +94,8 @@ def diagnose(facts: Facts, hardware: Hardware | None = None) -> Diagnosis:
     if not facts.busy and not facts.finished:
         idle = "Cannot tell anything, because nothing runs, waits or has finished. Read the server under load."
         return Diagnosis(facts.source, (Finding("idle", Severity.UNKNOWN, idle),), facts.notes)
+    if facts.stands_still:
+        return Diagnosis(facts.source, (Finding("stands-still", Severity.WATCH, STANDS_STILL),), facts.notes)
     findings = [finding for examine in EXAMINATIONS if (finding := examine(case)) is not None]
     if not any(finding.severity in (Severity.ACT, Severity.WATCH) for finding in findings):
         findings.append(_nothing_wrong(facts))

@@ -9,10 +9,8 @@ from statistics import fmean
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_KV_TOKENS, check_whole
 from fluidgate.errors import InputError
 from fluidgate.vllm_metrics.histogram import Histogram
+from fluidgate.vllm_metrics.log import USUAL_BLOCK_SIZE
 from fluidgate.vllm_metrics.moment import Moment
-
-USUAL_BLOCK_SIZE = 16
-"""vLLM's own, in tokens, where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Facts:
     Attributes:
         source: what was read, and the time it covers, in words.
         moments: what ran and waited, once per engine and scrape or line of the log.
+        stands_still: whether requests ran at all moments and no token was computed at any.
         window_s: seconds that the counters cover.
         arrivals, finished: requests in that time.
         preemptions: in that time.
@@ -46,6 +45,8 @@ class Facts:
         num_gpu_blocks, block_size, kv_tokens: KV memory of one engine.
         several_kv_groups: whether layers keep their KV in several groups, which fluidgate's scheduler does not gate.
         kv_source: who says so, in words.
+        speculative, tokens_per_step: whether it decodes speculatively, and the tokens that a request gets in a step
+            which gives it any.
         sliding_window: the most tokens that any layer keeps of a request; None without a limit.
         gpu_memory_utilization, prefix_caching, kv_cache_dtype: settings, as the server states them.
         max_num_seqs, max_num_batched_tokens: settings, as the user or the log states them.
@@ -55,6 +56,7 @@ class Facts:
 
     source: str
     moments: tuple[Moment, ...]
+    stands_still: bool = False
     window_s: float | None = None
     arrivals: float | None = None
     finished: float | None = None
@@ -71,6 +73,8 @@ class Facts:
     several_kv_groups: bool = False
     kv_source: str = "the page"
     sliding_window: int | None = None
+    speculative: bool = False
+    tokens_per_step: float = 1.0
     gpu_memory_utilization: float | None = None
     prefix_caching: bool | None = None
     kv_cache_dtype: str | None = None

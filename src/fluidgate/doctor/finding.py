@@ -75,8 +75,9 @@ GATE = Change(
 def admission_changes(case: Case) -> tuple[Change, ...]:
     """Against overflow: fluidgate's scheduler where it gates, and stock vLLM's two flags, with values if known."""
     facts, memory = case.facts, case.memory
-    # a page's wrong size is most often that of several groups
-    stock = facts.several_kv_groups or (case.contradiction is not None and facts.kv_source == "the page")
+    stock = facts.several_kv_groups or facts.speculative
+    if case.contradiction is not None and facts.kv_source == "the page":  # most often it is that of several groups
+        stock = True
     gate = () if stock else (GATE,)
     if memory is None:
         return (

@@ -20,7 +20,20 @@ BY_REASON, CONFIG = "vllm:num_requests_waiting_by_reason", "vllm:cache_config_in
 FINISHED, PREEMPTIONS = "vllm:request_success_total", "vllm:num_preemptions_total"
 GAUGES = (RUNNING, WAITING, KV_USE)
 NEEDED = (*GAUGES, FINISHED, PREEMPTIONS)
+OF_ONE_SERVER = ("engine", "model_name", "pid")
+"""Labels in which the lines of one server may differ."""
+
 STEPS = "vllm:iteration_tokens_total_count"
+OLDER_NAMES = {
+    "vllm:gpu_cache_usage_perc": KV_USE,
+    "vllm:gpu_prefix_cache_queries_total": "vllm:prefix_cache_queries_total",
+    "vllm:gpu_prefix_cache_hits_total": "vllm:prefix_cache_hits_total",
+} | {
+    f"vllm:time_per_output_token_seconds_{part}": f"vllm:inter_token_latency_seconds_{part}"
+    for part in ("bucket", "sum", "count")
+}
+"""Names of vLLM before 0.10, and what they are called now; some versions publish both."""
+
 OTHER_ENGINES = {
     "sglang": "SGLang",
     "tgi_": "Text Generation Inference",
@@ -64,6 +77,9 @@ class Scrape:
         by_name: dict[str, list[Sample]] = {}
         for sample in self.samples:
             by_name.setdefault(sample.name, []).append(sample)
+        for older, name in OLDER_NAMES.items():
+            if older in by_name:
+                by_name.setdefault(name, by_name[older])
         return by_name
 
     def _refuse_foreign(self) -> None:
@@ -86,6 +102,18 @@ class Scrape:
             raise InputError(
                 f"{self.where}: holds the metrics of several servers ({', '.join(sorted(self.models))}); scrape one"
             )
+        self._refuse_replicas()
+
+    def _refuse_replicas(self) -> None:
+        """A page that was federated or relabelled may hold several servers, each with an engine 0."""
+        told: dict[tuple[str, str], set[str]] = {}
+        for sample in self._by_name.get(RUNNING, []):
+            for label, value in sample.labels.items():
+                told.setdefault((sample.labels.get("engine", "0"), label), set()).add(value)
+        for (_, label), values in told.items():
+            if len(values) > 1 and label not in OF_ONE_SERVER:
+                servers = ", ".join(f"{label}={value}" for value in sorted(values))
+                raise InputError(f"{self.where}: holds the metrics of several servers ({servers}); scrape one")
 
     @property
     def models(self) -> set[str]:
