@@ -100,7 +100,7 @@ def test_a_page_without_the_size_of_the_cache_says_so() -> None:
         ("sglang:num_running_reqs 3\n", "the metrics are SGLang's; fluidgate reads vLLM's"),
         ("vllm:num_requests_running 1\n", "has no vllm:num_requests_waiting"),
         (page() + page(model="other", engine="1"), "of several servers (m, other)"),
-        (page(replica="a") + page(replica="b"), "of several servers (pod=a, pod=b); scrape one"),
+        (page(replica="a") + page(replica="b"), "of several servers ('pod' is 'a', 'pod' is 'b'); scrape one"),
         (page(kv_use=87.0), "vllm:kv_cache_usage_perc = 87 must be a share of at most 1"),
         (page(preemptions=-1), "vllm:num_preemptions_total = -1 must be a finite number of at least 0"),
         (page(running=float("nan")).replace(" nan", " NaN"), "vllm:num_requests_running = nan"),

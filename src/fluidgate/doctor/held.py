@@ -79,6 +79,8 @@ def held_of(facts: Facts) -> Held | None:
         return None
     if min(prompt.count, output.count) < MIN_REQUESTS or not prompt.total or not output.total:
         return None
+    if not (_whole(prompt) and _whole(output)):  # the law of lengths refuses it with a sentence
+        return None
     kv_use = sum(moment.kv_use for moment in last)
     if kv_use == 0.0:  # of an engine that keeps no account of it
         return None
@@ -135,12 +137,22 @@ def _likely(running: float, prompt: Histogram, output: Histogram, longest: float
     return min(running * longest, running * mean + margin)
 
 
-def _law(histogram: Histogram, spread: Callable[[FloatArray, FloatArray, FloatArray, float], Law]) -> Law:
-    """A law of these bucket counts and this mean, as far as the buckets reach."""
+def _buckets(histogram: Histogram) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Counts, lower and upper ends of the buckets that hold values; the last one ends as far as it may reach."""
     held = histogram.counts > 0
     high = np.where(np.isfinite(histogram.edges), histogram.edges, OPEN_BUCKET * histogram.lower_edges[-1])[held]
-    low = np.minimum(histogram.lower_edges[held] + 1.0, high)
-    values, weights = spread(histogram.counts[held], low, high, histogram.mean)
+    return histogram.counts[held], np.minimum(histogram.lower_edges[held] + 1.0, high), high
+
+
+def _whole(histogram: Histogram) -> bool:
+    """Whether the mean lies in the buckets."""
+    counts, low, high = _buckets(histogram)
+    return bool(low.min() > 0.0 and counts @ low <= histogram.total * (1.0 + 1e-9) <= counts @ high * (1.0 + 2e-9))
+
+
+def _law(histogram: Histogram, spread: Callable[[FloatArray, FloatArray, FloatArray, float], Law]) -> Law:
+    """A law of these bucket counts and this mean, as far as the buckets reach."""
+    values, weights = spread(*_buckets(histogram), histogram.mean)
     return values[weights > 0], weights[weights > 0] / weights.sum()
 
 

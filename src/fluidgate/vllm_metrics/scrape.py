@@ -14,6 +14,7 @@ from fluidgate.vllm_metrics.address import DEADLINE_S, Address
 from fluidgate.vllm_metrics.exposition import Sample, parse
 from fluidgate.vllm_metrics.histogram import Histogram
 from fluidgate.vllm_metrics.moment import Moment
+from fluidgate.words import shown
 
 RUNNING, WAITING, KV_USE = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
 BY_REASON, CONFIG = "vllm:num_requests_waiting_by_reason", "vllm:cache_config_info"
@@ -112,7 +113,7 @@ class Scrape:
                 told.setdefault((sample.labels.get("engine", "0"), label), set()).add(value)
         for (_, label), values in told.items():
             if len(values) > 1 and label not in OF_ONE_SERVER:
-                servers = ", ".join(f"{label}={value}" for value in sorted(values))
+                servers = ", ".join(f"{shown(label)} is {shown(value)}" for value in sorted(values)[:3])
                 raise InputError(f"{self.where}: holds the metrics of several servers ({servers}); scrape one")
 
     @property
