@@ -11,6 +11,7 @@ import pytest
 
 from fluidgate.calibration import calibrate_steps
 from fluidgate.calibration.server.iteration_log import IterationLog
+from fluidgate.calibration.server.kv_held import kv_remark
 from fluidgate.calibration.server.live_steps import Counters, Look, PhaseLooks, mean_steps
 from fluidgate.calibration.server.running_server import RunningServer
 from fluidgate.calibration.server.sweep import Phase, lay_out
@@ -98,6 +99,23 @@ def test_idle_looks_and_preemptions_are_left_out() -> None:
     assert len(PhaseLooks("p", 4, BLOCK_SIZE, shaken).calm_windows()) == len(windows) - 1
     idle = [Look(look.taken_s, 0.0, 0, look.counters) for look in looks.looks]
     assert not list(PhaseLooks("p", 4, BLOCK_SIZE, idle).windows())
+
+
+@pytest.mark.parametrize("hits", [0.0, 0.2])
+def test_the_load_tells_whether_the_cache_is_as_large_as_stated(hits: float) -> None:
+    """The gauge is a share of the engine's blocks, whatever size the page states."""
+    looks = sweep(Engine(TRUTH, hits=hits), 8.0)
+    for factor in (0.8, 1.0, 1.3):
+        assert kv_remark(replace(SERVER, num_gpu_blocks=int(NUM_BLOCKS * factor)), looks) == []
+    for factor in (1 / 33, 1 / 3, 3.0, 16.0):
+        (remark,) = kv_remark(replace(SERVER, num_gpu_blocks=int(NUM_BLOCKS * factor)), looks)
+        held = re.search(r"one of about ([\d,]+) tokens, where", remark)
+        assert held is not None
+        assert int(held[1].replace(",", "")) == pytest.approx(NUM_BLOCKS * BLOCK_SIZE, rel=0.3)
+
+
+def test_without_looks_nothing_is_said_of_the_cache() -> None:
+    assert kv_remark(replace(SERVER, num_gpu_blocks=20), []) == []
 
 
 def test_counters_that_fall_are_a_restart() -> None:

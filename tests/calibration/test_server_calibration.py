@@ -332,6 +332,21 @@ def test_models_that_are_no_list_of_vllms_are_refused(fake: FakeServer, models: 
         look_at(fake.url)
 
 
+def test_the_tokens_that_a_server_states_count(fake: FakeServer) -> None:
+    """40,000 blocks of which the longest request, of 1,024 tokens, takes six times as many as it fills."""
+    labels = 'num_gpu_blocks="40000",kv_cache_size_tokens="106666",kv_cache_max_concurrency="104.16666666666667"'
+    fake.page = fake.metrics().replace('num_gpu_blocks="2001"', labels)
+    found = look_at(fake.url)
+    assert found.several_kv_groups
+    assert 106_666 - BLOCK_SIZE < found.kv_tokens <= 106_666
+    given = look_at(fake.url, kv_cache_tokens=160_000)
+    assert (given.kv_tokens, given.several_kv_groups) == (160_000, True)
+    fake.page = drop("cache_config_info")(fake.page)
+    assert look_at(fake.url, kv_cache_tokens=160_000).kv_tokens == 160_000
+    with pytest.raises(InputError, match="--kv-cache-tokens"):
+        look_at(fake.url, kv_cache_tokens=0)
+
+
 def test_a_server_says_what_is_needed(fake: FakeServer) -> None:
     found = look_at(fake.url + "/metrics")
     assert found == RunningServer(fake.url, "m", "/models/m", MODEL_LEN, NUM_BLOCKS, BLOCK_SIZE)

@@ -63,6 +63,20 @@ def test_a_server_becomes_a_hardware_file(
     assert plot.read_text().startswith("<svg")
 
 
+def test_a_cache_of_several_groups_becomes_one_pool(
+    fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = 'num_gpu_blocks="12006",kv_cache_size_tokens="32016",kv_cache_max_concurrency="31.265625"'
+    page = fake.engine.page
+    monkeypatch.setattr(fake.engine, "page", lambda: page().replace('num_gpu_blocks="2001"', labels))
+    load = ["--time-s", "70", "--max-concurrency", "32", "--bench-command", shlex.join(BENCH), "--yes"]
+    assert run(monkeypatch, fake.url, *load, "--out", tmp_path / "h.json") == 0
+    machine = read_hardware(tmp_path / "h.json")
+    assert machine.kv_capacity_tokens == 32_016
+    assert machine.source.endswith("its KV in several groups counted as one pool")
+    assert "its layers keep their KV in several groups" in capsys.readouterr().err
+
+
 def test_a_phase_that_was_repeated_is_told(
     fake: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

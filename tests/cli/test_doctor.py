@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ..doctor.pages import page as page_of
 from ..vllm_metrics.hostile import hostile, page, sends
 
 FLUIDGATE = str(Path(sys.executable).with_name("fluidgate"))
@@ -31,6 +32,26 @@ def good(*arguments: object) -> str:
     done = doctor(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_size_of_the_cache_can_be_given(tmp_path: Path) -> None:
+    """3,199 blocks are published with the block size of another engine."""
+    stale = tmp_path / "stale.txt"
+    prompts, outputs, config = (1000,) * 900, (200,) * 900, {"num_gpu_blocks": 3200, "enable_prefix_caching": "False"}
+    stale.write_text(page_of(running=250, kv_use=0.19, finished=900, prompts=prompts, outputs=outputs, config=config))
+    assert "The page contradicts itself" in good(stale)
+    assert "memory allows about" in good(stale, "--kv-cache-tokens", 3199 * 528)
+    twice = doctor(stale, "--kv-cache-tokens", 10_000, "--num-gpu-blocks", 9, "--block-size", 16)
+    assert twice.returncode == 1
+    assert "the KV cache is given twice" in twice.stderr
+
+
+def test_the_log_of_another_engine_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("[2026-01-02 03:04:05 TP0] Decode batch. #running-req: 4, #token: 900, token usage: 0.91\n")
+    done = doctor(log)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("is SGLang's log; fluidgate reads vLLM's")
 
 
 @contextmanager

@@ -42,14 +42,16 @@ def page(
     queue_s: Sequence[float] = (0.01,) * 100,
     prefill_s: Sequence[float] = (0.19,) * 100,
     prefix: tuple[int, int] = (0, 0),
+    unfinished: tuple[float, float] = (0.0, 0.0),
     config: Mapping[str, object] | None = None,
     gate: Mapping[str, float] | None = None,
     model: str = "m",
     engine: str = "0",
+    replica: str | None = None,
     extra: Sequence[str] = (),
 ) -> str:
-    """A page of one engine; by default nothing is wrong."""
-    labels = f'engine="{engine}",model_name="{model}"'
+    """A page of one engine; by default nothing is wrong. `unfinished`: prompt and output tokens of others."""
+    labels = f'engine="{engine}",model_name="{model}"' + ("" if replica is None else f',pod="{replica}"')
     settings = {
         "num_gpu_blocks": BLOCKS,
         "block_size": BLOCK_SIZE,
@@ -64,7 +66,7 @@ def page(
         "num_requests_waiting": waiting + deferred,
         "kv_cache_usage_perc": kv_use,
         "num_preemptions_total": preemptions,
-        "generation_tokens_total": sum(outputs),
+        "generation_tokens_total": sum(outputs) + unfinished[1],
         "prefix_cache_queries_total": prefix[0],
         "prefix_cache_hits_total": prefix[1],
     }
@@ -74,7 +76,7 @@ def page(
     lines += [f'vllm:num_requests_waiting_by_reason{{{labels},reason="capacity"}} {waiting}']
     lines += [f'vllm:num_requests_waiting_by_reason{{{labels},reason="deferred"}} {deferred}']
     lines += [f'vllm:request_success_total{{{labels},finished_reason="stop"}} {finished}']
-    lines += [f'vllm:prompt_tokens_by_source_total{{{labels},source="local_compute"}} {sum(prompts)}']
+    lines += [f'vllm:prompt_tokens_by_source_total{{{labels},source="local_compute"}} {sum(prompts) + unfinished[0]}']
     lines += [f'vllm:prompt_tokens_by_source_total{{{labels},source="local_cache_hit"}} {prefix[1]}']
     lines += [f'vllm:cache_config_info{{engine="{engine}",{told}}} 1.0']
     lines += histogram("request_prompt_tokens", prompts, TOKEN_EDGES, labels)
@@ -105,11 +107,13 @@ def log_line(
     waiting: int = 0,
     kv_use: float = 30.0,
     more: str = "",
+    tokens_per_s: tuple[float, float] = (455.0, 479.2),
 ) -> str:
     """A line of vLLM's statistics."""
     return (
-        f"(APIServer pid=1) INFO {time} [loggers.py:335] {engine}: Avg prompt throughput: 455.0 tokens/s, "
-        f"Avg generation throughput: 479.2 tokens/s, Running: {running} reqs, Waiting: {waiting} reqs{more}, "
+        f"(APIServer pid=1) INFO {time} [loggers.py:335] {engine}: Avg prompt throughput: {tokens_per_s[0]} tokens/s, "
+        f"Avg generation throughput: {tokens_per_s[1]} tokens/s, "
+        f"Running: {running} reqs, Waiting: {waiting} reqs{more}, "
         f"GPU KV cache usage: {kv_use:.1f}%, Prefix cache hit rate: 0.0%"
     )
 

@@ -243,7 +243,8 @@ def test_an_overload_needs_replicas() -> None:
 
 def two_engines(taken_s: float, hardware: Hardware | None) -> Finding:
     """216 requests finished or are there since the start at 1,000 s, on two engines."""
-    both = page() + page(engine="1", extra=["process_start_time_seconds 1000"])
+    config = {"num_gpu_blocks": 2 * BLOCKS}  # vLLM publishes the sum of its engines' blocks
+    both = page(config=config) + page(engine="1", config=config, extra=["process_start_time_seconds 1000"])
     return named(diagnose(facts_of(Scrape.of(both, "page", taken_s)), hardware), "load")
 
 
@@ -271,6 +272,17 @@ def test_without_hardware_memory_and_the_present_steps_give_a_rate() -> None:
     assert finding.severity is Severity.UNKNOWN
     assert finding.numbers["memory_rate"] == pytest.approx(RESIDENTS / (50 * 0.02))
     assert finding.numbers["memory_load"] == pytest.approx(50.0 * 50 * 0.02 / RESIDENTS)
+
+
+def test_with_speculation_a_step_gives_several_tokens() -> None:
+    """4,900 tokens after the first in 1,960 gaps: 2.5 tokens per step of 20 ms."""
+    drafts = ['vllm:spec_decode_num_drafts_total{engine="0",model_name="m"} 1900']
+    found = diagnosis(gaps_s=(0.02,) * 1960, extra=drafts)
+    assert named(found, "load").numbers["memory_rate"] == pytest.approx(2.5 * RESIDENTS / (50 * 0.02))
+    assert "decodes speculatively" in found.notes[0]
+    whats = [change.what for change in diagnosis(preemptions=300, extra=drafts, **FULL).changes]
+    assert whats[0].startswith("`--watermark")
+    assert GATE.what not in whats
 
 
 @pytest.mark.parametrize(

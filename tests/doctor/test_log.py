@@ -101,3 +101,31 @@ def test_a_line_of_megabytes_is_no_work() -> None:
 def test_digits_that_are_no_date_are_no_time() -> None:
     found = facts_of_log(log_line(time="99-99 99:99:99") + "\n" + log_line(), "vllm.log")
     assert (len(found.moments), found.window_s) == (2, None)
+
+
+def test_an_engine_that_stands_still_tells_nothing_of_memory() -> None:
+    still, moves = (log_line(kv_use=95.0, waiting=9, running=40, tokens_per_s=s) for s in ((0.0, 0.0), (0.0, 20.0)))
+    (finding,) = diagnose(facts_of_log("\n".join([still] * 3), "vllm.log")).findings
+    assert finding.name == "stands-still"
+    assert finding.changes == ()
+    found = facts_of_log("\n".join([still] * 3 + [moves] * 3), "vllm.log")
+    assert len(found.moments) == 3
+    assert "Left out 3 lines" in found.notes[0]
+    assert "kv-binds" in [finding.name for finding in diagnose(found).findings]
+    idle = facts_of_log(log_line(running=0, kv_use=0.0, tokens_per_s=(0.0, 0.0)), "vllm.log")
+    assert not idle.stands_still
+
+
+def test_the_first_engines_log_is_read() -> None:
+    """vLLM up to 0.10: what is swapped out waits too, and blocks are logged instead of tokens."""
+    line = (
+        "INFO 09-12 10:01:20 metrics.py:396] Avg prompt throughput: 10.0 tokens/s, Avg generation throughput: 16.7 "
+        "tokens/s, Running: 15 reqs, Swapped: 1 reqs, Pending: 9 reqs, GPU KV cache usage: 97.0%, CPU KV cache usage: "
+        "2.0%."
+    )
+    start = "INFO 09-12 10:00:01 gpu_executor.py:76] # GPU blocks: 500, # CPU blocks: 20\n"
+    found = facts_of_log(start + line, "v0.log")
+    assert "first engine" in found.notes[0]
+    assert found.kv_tokens == 500 * 16
+    assert (found.moments[0].running, found.moments[0].waiting, found.moments[0].kv_use) == (15, 10, 0.97)
+    assert "kv-binds" in [finding.name for finding in diagnose(found).findings]

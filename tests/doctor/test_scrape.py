@@ -49,6 +49,18 @@ def test_two_pages_count_in_between() -> None:
     assert [moment.running for moment in found.moments] == [2, 8]
 
 
+def test_requests_that_were_abandoned_arrived_too() -> None:
+    """In the time 100 prompts of 100 tokens were computed for requests of which 30 finished and none runs more."""
+    many = (100,) * 130
+    before = page(first_s=(0.2,) * 100)
+    after = page(finished=130, prompts=many, outputs=(50,) * 130, first_s=(0.2,) * 200, unfinished=(7000, 900))
+    found = facts(before, after, apart_s=10.0)
+    assert found.arrivals == 30 + 70
+    assert "About 70 requests began and did not finish" in found.notes[0]
+    calm = facts(before, page(finished=130, prompts=many, outputs=(50,) * 130, first_s=(0.2,) * 130), apart_s=10.0)
+    assert (calm.arrivals, calm.notes) == (30, ())
+
+
 def test_with_few_finished_between_the_pages_the_lengths_are_those_of_the_run() -> None:
     found = facts(page(), page(finished=105, prompts=(100,) * 105, outputs=(50,) * 105), apart_s=9.0)
     prompts = found.histogram("request_prompt_tokens")
@@ -88,6 +100,7 @@ def test_a_page_without_the_size_of_the_cache_says_so() -> None:
         ("sglang:num_running_reqs 3\n", "the metrics are SGLang's; fluidgate reads vLLM's"),
         ("vllm:num_requests_running 1\n", "has no vllm:num_requests_waiting"),
         (page() + page(model="other", engine="1"), "of several servers (m, other)"),
+        (page(replica="a") + page(replica="b"), "of several servers ('pod' is 'a', 'pod' is 'b'); scrape one"),
         (page(kv_use=87.0), "vllm:kv_cache_usage_perc = 87 must be a share of at most 1"),
         (page(preemptions=-1), "vllm:num_preemptions_total = -1 must be a finite number of at least 0"),
         (page(running=float("nan")).replace(" nan", " NaN"), "vllm:num_requests_running = nan"),
@@ -102,6 +115,22 @@ def test_a_page_without_the_size_of_the_cache_says_so() -> None:
 def test_pages_that_cannot_be_used_are_refused_with_the_reason(text: str, sentence: str) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)):
         facts_of(Scrape.of(text, "page"))
+
+
+def test_names_of_older_versions_are_read() -> None:
+    text = page(kv_use=0.4, prefix=(4000, 1000))
+    older = text.replace("kv_cache_usage_perc", "gpu_cache_usage_perc").replace("vllm:prefix", "vllm:gpu_prefix")
+    older = older.replace("inter_token_latency", "time_per_output_token")
+    assert "inter_token" not in older
+    now, then = facts(text), facts(older)
+    assert (then.kv_use, then.prefix_hits) == (now.kv_use, now.prefix_hits) == (0.4, 1000)
+    gaps = then.histogram("inter_token_latency_seconds")
+    assert gaps is not None
+    assert gaps.count == 4900
+
+
+def test_a_replica_of_several_engines_is_one_server() -> None:
+    assert facts(page(replica="a") + page(replica="a", engine="1")).engines == 2
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,11 @@ Log = Annotated[
     typer.Option("--log", help="The server's log, if it runs with --enable-logging-iteration-details."),
 ]
 
+KvCacheTokens = Annotated[
+    int | None,
+    typer.Option("--kv-cache-tokens", help="KV cache in tokens, as the server logs its size, if its page is wrong."),
+]
+
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -77,6 +82,7 @@ def command(
     yes: Yes = False,
     api_key: o.ApiKey = None,
     log: Log = None,
+    kv_cache_tokens: KvCacheTokens = None,
     steps_out: StepsOut = None,
     plot: calibrate.Plot = None,
     name: calibrate.Name = None,
@@ -95,7 +101,7 @@ def command(
     from fluidgate.hardware import write_hardware
 
     o.try_outputs(out, steps_out, plot)
-    target = look_at(url, api_key=api_key)
+    target = look_at(url, api_key=api_key, kv_cache_tokens=kv_cache_tokens)
     if api_key is not None:  # the benchmark finds it there, and its command line does not show it
         os.environ[o.API_KEY_VARIABLE] = api_key
     estimate = _estimate(sheet, target)
@@ -114,6 +120,8 @@ def command(
         write_steps(report.points, steps_out)
         o.say(f"wrote {steps_out}")
     source = f"measured on a running server, {target.model}, in {len(sweep.phases)} phases of load"
+    if target.several_kv_groups:
+        source += "; its KV in several groups counted as one pool"
     machine = report.hardware(name or out.stem, target.num_gpu_blocks, target.block_size, source)
     write_hardware(machine, out)
     o.say(f"wrote {out}")
@@ -135,6 +143,8 @@ def _announce(sweep: Sweep) -> None:
     where = f"{sweep.server.url}, {sweep.server.model}, {sweep.server.kv_tokens:,} tokens of KV cache"
     o.say(f"{where}: {len(sweep.phases)} phases, {sweep.time_s:g} s of load at most")
     o.say(f"each start of the benchmark takes up to {START_WITHIN_S:.0f} s more; a phase that is too short is repeated")
+    if sweep.server.several_kv_groups:
+        o.say("its layers keep their KV in several groups: the hardware file counts one pool of that size")
     for phase in sweep.phases:
         size = f"{phase.prompt_tokens:,} prompt and about {phase.output_tokens} output tokens"
         o.say(f"{phase.name}: {phase.concurrency} requests at a time of {size}\n  {shlex.join(sweep.command(phase))}")

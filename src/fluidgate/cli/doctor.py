@@ -51,10 +51,16 @@ class MachineOptions:
     block_size: Annotated[
         int | None, typer.Option("--block-size", help="Tokens per block, if the page does not say.", rich_help_panel=_H)
     ] = None
+    kv_cache_tokens: Annotated[
+        int | None,
+        typer.Option("--kv-cache-tokens", help="KV cache in tokens, as vLLM logs its size.", rich_help_panel=_H),
+    ] = None
 
     def load(self) -> Hardware | None:
         """What gives step times; None where nothing was named."""
-        if (self.num_gpu_blocks is None) != (self.block_size is None):
+        if self.num_gpu_blocks is not None and self.kv_cache_tokens is not None:
+            raise InputError("the KV cache is given twice: leave --num-gpu-blocks or --kv-cache-tokens out")
+        if self.kv_cache_tokens is None and (self.num_gpu_blocks is None) != (self.block_size is None):
             raise InputError("--num-gpu-blocks and --block-size go together: give both")
         if self.hardware_file is None and self.model is None and self.gpu is None:
             return None
@@ -64,13 +70,21 @@ class MachineOptions:
             options = o.HardwareOptions(model=self.model, gpu=self.gpu, tp=self.tp, model_config=self.model_config)
         else:
             raise InputError("--model and --gpu go together: step times depend on both")
-        return replace(options, num_gpu_blocks=self.num_gpu_blocks, block_size=self.block_size).load()
+        return replace(
+            options,
+            num_gpu_blocks=self.num_gpu_blocks,
+            kv_cache_tokens=self.kv_cache_tokens,
+            block_size=self.block_size,
+        ).load()
 
     def stated_in(self, facts: Facts) -> Facts:
         """With the KV memory that the options state, if they do."""
+        if self.kv_cache_tokens is not None:
+            return facts.with_kv_tokens(self.kv_cache_tokens, self.block_size)
         if self.num_gpu_blocks is None or self.block_size is None:
             return facts
-        return facts.with_kv(self.num_gpu_blocks, self.block_size)
+        given = "--num-gpu-blocks and --block-size"
+        return facts.with_kv(self.num_gpu_blocks, self.block_size, source=f"what {given} give")
 
 
 @dataclass(frozen=True)

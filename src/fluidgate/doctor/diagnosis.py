@@ -10,15 +10,18 @@ from fluidgate.doctor.boundary import boundary_of, memory_of
 from fluidgate.doctor.facts import Facts
 from fluidgate.doctor.finding import Case, Change, Finding, Severity
 from fluidgate.doctor.findings_gate import gate
+from fluidgate.doctor.findings_kv import SEVERAL_GROUPS, kv_size
 from fluidgate.doctor.findings_latency import first_token, gap_spikes, prefix_cache
 from fluidgate.doctor.findings_load import load
 from fluidgate.doctor.findings_preemption import preemptions
 from fluidgate.doctor.findings_queue import kv_binds, other_limit
+from fluidgate.doctor.held import held_of
 from fluidgate.hardware import Hardware
 from fluidgate.jsonfile import plain
 
 EXAMINATIONS: tuple[Callable[[Case], Finding | None], ...] = (
     gate,
+    kv_size,
     load,
     kv_binds,
     preemptions,
@@ -26,6 +29,12 @@ EXAMINATIONS: tuple[Callable[[Case], Finding | None], ...] = (
     first_token,
     gap_spikes,
     prefix_cache,
+)
+
+
+STANDS_STILL = (
+    "Cannot tell whether memory binds: requests run, but no line shows a token that was computed. Either they were "
+    "aborted and the log repeats old numbers, or the engine hangs: send a request and see whether it is answered."
 )
 
 
@@ -73,20 +82,27 @@ def diagnose(facts: Facts, hardware: Hardware | None = None) -> Diagnosis:
     Raises:
         InputError: lengths that contradict their buckets or the KV memory.
     """
-    if hardware is not None and facts.num_gpu_blocks is None:
-        facts = facts.with_kv(hardware.num_gpu_blocks, hardware.block_size)
+    if hardware is not None and facts.kv_tokens is None:
+        facts = facts.with_kv(hardware.num_gpu_blocks, hardware.block_size, source="the hardware's KV cache")
+    held = held_of(facts)
+    contradiction = held if held is not None and held.contradicts else None
+    if contradiction is not None:
+        facts = facts.without_kv()
     memory = memory_of(facts)
     boundary = boundary_of(facts, memory, hardware) if memory is not None and hardware is not None else None
-    case = Case(facts, memory, boundary)
+    case = Case(facts, memory, boundary, contradiction)
     if not facts.busy and not facts.finished:
         idle = "Cannot tell anything, because nothing runs, waits or has finished. Read the server under load."
         return Diagnosis(facts.source, (Finding("idle", Severity.UNKNOWN, idle),), facts.notes)
+    if facts.stands_still:
+        return Diagnosis(facts.source, (Finding("stands-still", Severity.WATCH, STANDS_STILL),), facts.notes)
     findings = [finding for examine in EXAMINATIONS if (finding := examine(case)) is not None]
     if not any(finding.severity in (Severity.ACT, Severity.WATCH) for finding in findings):
         findings.append(_nothing_wrong(facts))
+    notes = (*facts.notes, SEVERAL_GROUPS) if facts.several_kv_groups else facts.notes
     order = list(Severity)
     findings.sort(key=lambda finding: (order.index(finding.severity), -finding.benefit))
-    return Diagnosis(facts.source, tuple(findings), facts.notes)
+    return Diagnosis(facts.source, tuple(findings), notes)
 
 
 def _nothing_wrong(facts: Facts) -> Finding:

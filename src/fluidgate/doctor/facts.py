@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from fluidgate.bounds import MAX_BLOCK_SIZE, check_whole
+from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_KV_TOKENS, check_whole
 from fluidgate.errors import InputError
 from fluidgate.vllm_metrics.histogram import Histogram
+from fluidgate.vllm_metrics.log import USUAL_BLOCK_SIZE
 from fluidgate.vllm_metrics.moment import Moment
 
 
@@ -31,13 +32,22 @@ class Facts:
     Attributes:
         source: what was read, and the time it covers, in words.
         moments: what ran and waited, once per engine and scrape or line of the log.
+        stands_still: whether requests ran at all moments and no token was computed at any.
         window_s: seconds that the counters cover.
         arrivals, finished: requests in that time.
         preemptions: in that time.
         computed_tokens: prompt tokens computed and tokens generated; recomputed ones are not among them.
         histograms: by vLLM's name without its `vllm:`.
         prefix_queries, prefix_hits: prompt tokens looked up in the prefix cache, and found.
+        unfinished_prompt_tokens, unfinished_tokens: of requests that run, or were aborted since the server's start:
+            prompts, and prompts with what they have generated; 0 where the page does not tell, infinite where requests
+            may hold KV that is not counted yet.
         num_gpu_blocks, block_size, kv_tokens: KV memory of one engine.
+        several_kv_groups: whether layers keep their KV in several groups, which fluidgate's scheduler does not gate.
+        kv_source: who says so, in words.
+        speculative, tokens_per_step: whether it decodes speculatively, and the tokens that a request gets in a step
+            which gives it any.
+        sliding_window: the most tokens that any layer keeps of a request; None without a limit.
         gpu_memory_utilization, prefix_caching, kv_cache_dtype: settings, as the server states them.
         max_num_seqs, max_num_batched_tokens: settings, as the user or the log states them.
         gate: what fluidgate's scheduler says.
@@ -46,6 +56,7 @@ class Facts:
 
     source: str
     moments: tuple[Moment, ...]
+    stands_still: bool = False
     window_s: float | None = None
     arrivals: float | None = None
     finished: float | None = None
@@ -54,9 +65,16 @@ class Facts:
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     prefix_queries: float = 0.0
     prefix_hits: float = 0.0
+    unfinished_prompt_tokens: float = 0.0
+    unfinished_tokens: float = 0.0
     num_gpu_blocks: int | None = None
     block_size: int | None = None
     kv_tokens: float | None = None
+    several_kv_groups: bool = False
+    kv_source: str = "the page"
+    sliding_window: int | None = None
+    speculative: bool = False
+    tokens_per_step: float = 1.0
     gpu_memory_utilization: float | None = None
     prefix_caching: bool | None = None
     kv_cache_dtype: str | None = None
@@ -100,8 +118,21 @@ class Facts:
         histogram = self.histograms.get(name)
         return histogram if histogram is not None and histogram.count else None
 
-    def with_kv(self, num_gpu_blocks: int, block_size: int) -> Facts:
+    def with_kv(
+        self,
+        num_gpu_blocks: int,
+        block_size: int,
+        kv_tokens: float | None = None,
+        *,
+        several_groups: bool = False,
+        source: str = "the page",
+    ) -> Facts:
         """With the KV memory of one engine as vLLM counts it: one of the blocks is the null block.
+
+        Args:
+            kv_tokens: that fit; by default those of all blocks but the null block.
+            several_groups: whether layers keep their KV in several groups.
+            source: who says so, in words.
 
         Raises:
             InputError: no room for KV.
@@ -113,5 +144,34 @@ class Facts:
             )
         check_whole("num_gpu_blocks", num_gpu_blocks, 2)
         check_whole("block_size", block_size, 1, MAX_BLOCK_SIZE)
-        kv_tokens = float((num_gpu_blocks - 1) * block_size)
-        return replace(self, num_gpu_blocks=num_gpu_blocks, block_size=block_size, kv_tokens=kv_tokens)
+        return replace(
+            self,
+            num_gpu_blocks=num_gpu_blocks,
+            block_size=block_size,
+            kv_tokens=float((num_gpu_blocks - 1) * block_size) if kv_tokens is None else kv_tokens,
+            several_kv_groups=several_groups,
+            kv_source=source,
+        )
+
+    def with_kv_tokens(self, kv_tokens: int, block_size: int | None = None) -> Facts:
+        """With the size of an engine's KV cache as its log prints it ("GPU KV cache size"), in place of the page's.
+
+        Args:
+            block_size: by default the one known, or vLLM's usual one.
+
+        Raises:
+            InputError: no room for KV.
+        """
+        size = block_size or self.block_size or USUAL_BLOCK_SIZE
+        check_whole("kv_cache_tokens", kv_tokens, 1, MAX_KV_TOKENS)
+        return self.with_kv(
+            1 + kv_tokens // size,
+            size,
+            float(kv_tokens),
+            several_groups=self.several_kv_groups,
+            source="--kv-cache-tokens",
+        )
+
+    def without_kv(self) -> Facts:
+        """With the size of the KV cache unknown."""
+        return replace(self, num_gpu_blocks=None, kv_tokens=None)

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from fluidgate.doctor.boundary import Boundary, Memory
 from fluidgate.doctor.facts import Facts
+from fluidgate.doctor.held import Held
 
 
 class Severity(StrEnum):
@@ -47,11 +48,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Case:
-    """What a finding is made from; `memory` and `boundary` are None where they cannot be computed."""
+    """What a finding is made from.
+
+    Attributes:
+        memory, boundary: None where they cannot be computed.
+        contradiction: why the stated size of the KV cache is not used; None where it is.
+    """
 
     facts: Facts
     memory: Memory | None = None
     boundary: Boundary | None = None
+    contradiction: Held | None = None
 
     @property
     def gate_holds(self) -> bool:
@@ -65,14 +72,21 @@ GATE = Change(
 )
 
 
-def admission_changes(memory: Memory | None) -> tuple[Change, ...]:
-    """Stock vLLM's two flags against overflow, with values where the lengths are known."""
+def admission_changes(case: Case) -> tuple[Change, ...]:
+    """Against overflow: fluidgate's scheduler where it gates, and stock vLLM's two flags, with values if known."""
+    facts, memory = case.facts, case.memory
+    stock = facts.several_kv_groups or facts.speculative
+    if case.contradiction is not None and facts.kv_source == "the page":  # most often it is that of several groups
+        stock = True
+    gate = () if stock else (GATE,)
     if memory is None:
         return (
+            *gate,
             Change("`--watermark 0.05`", "keeps blocks free for growth; a common value, as the lengths are unknown"),
         )
-    cap = max(1, int(memory.full_at_residents))
+    cap = max(1, round(memory.full_at_residents))
     return (
+        *gate,
         Change(
             f"`--watermark {memory.watermark:.3g}`", "of the blocks stay free at admission: two sd of the KV in use"
         ),

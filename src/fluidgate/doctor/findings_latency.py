@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
-from fluidgate.doctor.finding import GATE, Case, Change, Finding, Severity, admission_changes
+from fluidgate.doctor.finding import Case, Change, Finding, Severity, admission_changes
 from fluidgate.words import number, percent
 
 MIN_REQUESTS, MIN_GAPS = 10, 100
@@ -73,7 +73,7 @@ def gap_spikes(case: Case) -> Finding | None:
     preempted = case.facts.preemptions or 0.0
     if preempted >= 0.5 * slow:
         says += f"There were {number(preempted)} preemptions, each of which makes one: those are the cause."
-        changes = (GATE, *admission_changes(case.memory)) if case.facts.gate is None else ()
+        changes = admission_changes(case) if case.facts.gate is None else ()
         return Finding("gap-spikes", Severity.WATCH, says, benefit, numbers, changes)
     says += "Preemptions are too few to be the cause: long prefills share the step with decodes."
     return Finding("gap-spikes", Severity.WATCH, says, benefit, numbers, _smaller_chunk(case, median_high))

@@ -67,6 +67,8 @@ def _no_boundary(case: Case, numbers: dict[str, float]) -> str:
     facts = case.facts
     if facts.histogram("request_generation_tokens") is None:
         return "Cannot tell the distance to the boundary, because no lengths of finished requests are known."
+    if case.contradiction is not None:
+        return "Cannot tell the distance to the boundary, because the size of the KV cache is in doubt."
     if facts.kv_tokens is None:
         return "Cannot tell the distance to the boundary, because the size of the KV cache is unknown."
     return (
@@ -81,7 +83,7 @@ def _by_memory(case: Case, numbers: dict[str, float]) -> str:
     gaps, output = facts.histogram("inter_token_latency_seconds"), facts.histogram("request_generation_tokens")
     if memory is None or gaps is None or output is None or gaps.mean * output.mean <= 0.0:
         return ""
-    rate = facts.engines * memory.full_at_residents / (gaps.mean * output.mean)
+    rate = facts.engines * memory.full_at_residents * facts.tokens_per_step / (gaps.mean * output.mean)
     numbers["memory_rate"] = rate
     load = ""
     if facts.rate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from fluidgate.doctor.facts import Facts
-from fluidgate.doctor.finding import GATE, Case, Change, Finding, Severity, admission_changes
+from fluidgate.doctor.finding import Case, Change, Finding, Severity, admission_changes
 from fluidgate.words import number, percent
 
 COSTLY_SHARE, MANY_PER_REQUEST = 0.02, 0.1
@@ -27,7 +27,7 @@ def preemptions(case: Case) -> Finding | None:
     share, cost = _recomputed(case, numbers)
     says += cost + _silence(facts, numbers) + _lost_rate(case, per_request, numbers)
     costly = (share or 0.0) >= COSTLY_SHARE or (per_request or 0.0) >= MANY_PER_REQUEST
-    changes: tuple[Change, ...] = (GATE, *admission_changes(case.memory))
+    changes = admission_changes(case)
     if facts.gate is not None:
         changes = (
             Change("plan again from recent traffic", "the gate admits too much: outputs are longer than planned"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fluidgate.doctor.facts import Facts
-from fluidgate.doctor.finding import GATE, Case, Change, Finding, Severity, admission_changes
+from fluidgate.doctor.finding import Case, Change, Finding, Severity, admission_changes
 from fluidgate.vllm_metrics.moment import Moment
 from fluidgate.words import number, percent
 
@@ -109,7 +109,7 @@ def _more_memory(case: Case, gain: float | None) -> tuple[Change, ...]:
     if share is not None and share < HIGHER_UTILIZATION:
         changes.append(Change(f"`--gpu-memory-utilization {HIGHER_UTILIZATION}`", f"instead of {share:g}: more blocks"))
     if facts.preemptions is None and facts.gate is None:  # else the finding on preemptions says it
-        changes += [GATE, *admission_changes(case.memory)]
+        changes += admission_changes(case)
     changes.append(Change("more GPUs or replicas", "where requests must not wait: a gate moves the wait, it ends none"))
     return tuple(changes)
 

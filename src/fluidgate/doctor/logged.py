@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from fluidgate.doctor.facts import Facts
-from fluidgate.vllm_metrics.log import read_log
+from fluidgate.vllm_metrics.log import ServerLog, read_log
 from fluidgate.words import number
 
 NO_PREEMPTIONS = (
     "Cannot tell preemptions: vLLM 0.32 forgets their number before it logs it. Scrape /metrics instead: "
     "`fluidgate doctor http://HOST:8000`."
 )
+FIRST_ENGINE = (
+    "The log is of vLLM's first engine: fluidgate's scheduler and the flags are those of vLLM 0.24 and later."
+)
 NO_LENGTHS = (
     "Cannot tell the lengths of requests, nor the stability boundary: a log has neither. Scrape /metrics instead."
 )
+
+
+def _of_the_lines(log: ServerLog) -> tuple[str, ...]:
+    """What the lines do not tell, or tell of an engine that no flag of today fits."""
+    notes = (FIRST_ENGINE,) if log.first_engine else ()
+    if not log.left_out:
+        return notes
+    left_out = f"Left out {log.left_out:,} lines with requests but without a token: the engine stood still, or idled."
+    return (*notes, left_out)
 
 
 def facts_of_log(text: str, where: str) -> Facts:
@@ -26,10 +38,11 @@ def facts_of_log(text: str, where: str) -> Facts:
     return Facts(
         source=f"{where}, {len(log.moments)} lines of statistics{over}",
         moments=log.moments,
+        stands_still=log.stands_still,
         window_s=log.window_s,
         preemptions=None if log.preemptions is None else float(log.preemptions),
         kv_tokens=log.kv_tokens,
         max_num_seqs=log.max_num_seqs,
         max_num_batched_tokens=log.max_num_batched_tokens,
-        notes=(*(() if log.preemptions is not None else (NO_PREEMPTIONS,)), NO_LENGTHS),
+        notes=(*_of_the_lines(log), *(() if log.preemptions is not None else (NO_PREEMPTIONS,)), NO_LENGTHS),
     )

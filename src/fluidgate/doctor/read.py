@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from pathlib import Path
@@ -17,6 +18,12 @@ from fluidgate.vllm_metrics.scrape import Scrape, fetch
 
 MAX_LOOKS = 10
 """What runs and waits is looked at this often while doctor waits: one moment says little."""
+
+OTHER_LOGS = {
+    "SGLang": re.compile(r"^\[\d{4}-\d\d-\d\d [^\n]*#running-req:", re.ASCII | re.MULTILINE),
+    "TensorRT-LLM": re.compile(r"^(\[[^\]\n]*\] )?\[(TRT-LLM|TensorRT-LLM)\]", re.ASCII | re.MULTILINE),
+}
+"""How lines of other engines' logs begin."""
 
 
 def read_facts(
@@ -46,6 +53,10 @@ def read_facts(
         return facts_of(Scrape.of(_file(second), str(second)), Scrape.of(text, source), wait_s)
     if wait_s is not None:
         raise InputError("--wait-s needs a server's address, or a --second scrape taken that much later")
+    if MARK not in text and "vllm:" not in text:
+        for engine, line in OTHER_LOGS.items():
+            if line.search(text):
+                raise InputError(f"{source}: is {engine}'s log; fluidgate reads vLLM's")
     return facts_of_log(text, source) if _is_log(text) else facts_of(Scrape.of(text, source))
 
 

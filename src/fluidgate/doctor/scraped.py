@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 from fluidgate.doctor.facts import Facts, GateFacts
 from fluidgate.errors import InputError
 from fluidgate.vllm_metrics.histogram import Histogram, went_backwards
-from fluidgate.vllm_metrics.scrape import CONFIG, FINISHED, PREEMPTIONS, Scrape
+from fluidgate.vllm_metrics.kv_size import kv_size
+from fluidgate.vllm_metrics.scrape import CONFIG, FINISHED, PREEMPTIONS, RUNNING, Scrape
+from fluidgate.words import number
 
 LENGTHS = ("request_prompt_tokens", "request_generation_tokens")
 HISTOGRAMS = (
@@ -19,6 +22,20 @@ HISTOGRAMS = (
     "request_queue_time_seconds",
     "request_prefill_time_seconds",
 )
+DRAFTS = "vllm:spec_decode_num_drafts_total"
+SPECULATION = (
+    "The server decodes speculatively: a step gives a request several tokens. The rate that the KV memory allows "
+    "counts them; the stability boundary does not. fluidgate's scheduler does not run there."
+)
+PROMPT_TOKENS = ("vllm:prompt_tokens_total", "vllm:prompt_tokens_by_source_total")
+FIRST_TOKENS = "vllm:time_to_first_token_seconds_count"
+ABANDONED = (
+    "About {} requests began and did not finish: their clients gave up. They count as arrivals; those that gave up "
+    "while they waited are in no metric, and come on top."
+)
+FEW, MANY_ABANDONED = 5.0, 0.05
+"""Fewer, or a smaller share of those that finished, may be a matter of when a counter was read."""
+
 MIN_REQUESTS = 30
 """With fewer finished between two scrapes the law of lengths is taken from the whole run."""
 
@@ -44,11 +61,14 @@ def facts_of(
         prompt_tokens = later.added("vllm:prompt_tokens_total")
     finished = later.added(FINISHED)
     grown = scrape.in_system() - (earlier.in_system() if earlier else 0.0)
+    abandoned = later.abandoned(finished, histograms.get("request_prompt_tokens"))
+    if abandoned:
+        later.notes += (ABANDONED.format(number(abandoned)),)
     facts = Facts(
         source=_source(scrape, earlier, apart_s),
         moments=tuple(moment for page in scrapes for moment in page.moments()),
         window_s=apart_s if earlier else scrape.age_s(),
-        arrivals=max(0.0, finished + grown),
+        arrivals=max(0.0, finished + grown) + abandoned,
         finished=finished,
         preemptions=later.added(PREEMPTIONS),
         computed_tokens=prompt_tokens + later.added("vllm:generation_tokens_total"),
@@ -58,7 +78,9 @@ def facts_of(
         gate=_gate(scrape, later),
         notes=later.notes,
     )
-    return _with_settings(facts, scrape)
+    if DRAFTS in scrape:
+        facts = _with_speculation(facts)
+    return _with_settings(_with_unfinished(facts, scrape), scrape)
 
 
 class _Window:
@@ -80,6 +102,19 @@ class _Window:
         if now < before:
             raise InputError(went_backwards(name, before, now))
         return now - before
+
+    def abandoned(self, finished: float, prompts: Histogram | None) -> float:
+        """Requests that began and neither finished nor run: vLLM counts what is aborted in no metric of requests.
+
+        Those that began are counted by their first tokens and by their prompts; the smaller number counts.
+        """
+        running = self.scrape.total(RUNNING) - (self.earlier.total(RUNNING) if self.earlier else 0.0)
+        name = next(name for name in PROMPT_TOKENS if name in self.scrape or name == PROMPT_TOKENS[-1])
+        begun = [self.added(name) for name in (FIRST_TOKENS,) if name in self.scrape]
+        if prompts is not None and prompts.total:
+            begun.append(self.added(name) / prompts.mean)
+        left = min(begun, default=0.0) - finished - running
+        return left if left > max(FEW, MANY_ABANDONED * finished) else 0.0
 
     def histograms(self) -> dict[str, Histogram]:
         histograms = {}
@@ -125,10 +160,32 @@ def _gate(scrape: Scrape, window: _Window) -> GateFacts | None:
     )
 
 
+def _with_speculation(facts: Facts) -> Facts:
+    """A gap is one per request and step that gave tokens, however many; the first token of a request ends none."""
+    gaps, outputs = facts.histogram("inter_token_latency_seconds"), facts.histogram("request_generation_tokens")
+    facts = replace(facts, speculative=True, notes=(*facts.notes, SPECULATION))
+    if gaps is None or outputs is None:
+        return facts
+    per_step = max(1.0, (outputs.total - outputs.count) / gaps.count)
+    return replace(facts, tokens_per_step=per_step)
+
+
+def _with_unfinished(facts: Facts, scrape: Scrape) -> Facts:
+    """Prompts are counted with their first token, outputs as they grow, and both again in the lengths when they end."""
+    prompt = next((total for name in PROMPT_TOKENS if (total := scrape.total(name))), 0.0)
+    ended = [scrape.histogram(name) for name in LENGTHS]
+    prompts, outputs = (0.0 if histogram is None else histogram.total for histogram in ended)
+    unfinished = max(0.0, prompt - prompts)
+    grown = max(0.0, scrape.total("vllm:generation_tokens_total") - outputs)
+    fetches = scrape.total("vllm:prompt_tokens_by_source_total", source="external_kv_transfer") > 0
+    tokens = inf if fetches else unfinished + grown  # those that wait for KV of other servers hold it uncounted
+    return replace(facts, unfinished_prompt_tokens=unfinished, unfinished_tokens=tokens)
+
+
 def _with_settings(facts: Facts, scrape: Scrape) -> Facts:
     """What `cache_config_info` states; its labels are strings, and a version may leave any of them out."""
-    num_gpu_blocks, block_size = scrape.count("num_gpu_blocks"), scrape.count("block_size")
     share, caching = scrape.setting("gpu_memory_utilization"), scrape.setting("enable_prefix_caching")
+    window = scrape.setting("sliding_window")
     try:
         gpu_memory_utilization = share and float(share)
     except ValueError:
@@ -138,8 +195,10 @@ def _with_settings(facts: Facts, scrape: Scrape) -> Facts:
         gpu_memory_utilization=gpu_memory_utilization or None,
         prefix_caching=None if caching is None else caching == "True",
         kv_cache_dtype=scrape.setting("cache_dtype"),
+        sliding_window=int(window) if window and window.isdecimal() and len(window) < 10 else None,
     )
-    if not num_gpu_blocks or not block_size:
-        note = f"The page does not state the size of the KV cache ({CONFIG}): give --num-gpu-blocks and --block-size."
+    size = kv_size(scrape)
+    if size is None:
+        note = f"The page does not state the size of the KV cache ({CONFIG}): give --kv-cache-tokens, as in the log."
         return replace(facts, notes=(*facts.notes, note))
-    return facts.with_kv(num_gpu_blocks, block_size)
+    return facts.with_kv(size.num_gpu_blocks, size.block_size, size.tokens, several_groups=size.several_groups)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 
-from fluidgate.bounds import MAX_COUNT, MAX_KV_TOKENS
+from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_KV_TOKENS
 from fluidgate.errors import InputError
 from fluidgate.vllm_metrics.moment import Moment
 from fluidgate.words import shown
@@ -17,14 +17,28 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TIME = re.compile(r"\b(\d\d-\d\d \d\d:\d\d:\d\d)\b", re.ASCII)
 _STATISTICS = re.compile(
     r"(?:Engine (?P<engine>\d+)|(?P<engines>\d+) Engines Aggregated): "
-    r"Avg prompt throughput: [\d.]+ tokens/s, Avg generation throughput: [\d.]+ tokens/s, "
+    r"Avg prompt throughput: (?P<prompt>[\d.]+) tokens/s, Avg generation throughput: (?P<output>[\d.]+) tokens/s, "
     r"Running: (?P<running>\d+) reqs, Waiting: (?P<waiting>\d+) reqs(?:, Deferred: (?P<deferred>\d+) reqs)?.*?"
     r"(?:, Preemptions: (?P<preemptions>\d+))?, \w+ KV cache usage: (?P<kv_use>\d+(?:\.\d+)?)%",
     re.ASCII,
 )
+_OLDER = re.compile(
+    r"(?P<engine>)(?P<engines>)(?P<deferred>)(?P<preemptions>)"
+    r"Avg prompt throughput: (?P<prompt>[\d.]+) tokens/s, Avg generation throughput: (?P<output>[\d.]+) tokens/s, "
+    r"Running: (?P<running>\d+) reqs, Swapped: (?P<swapped>\d+) reqs, Pending: (?P<waiting>\d+) reqs, "
+    r"\w+ KV cache usage: (?P<kv_use>\d+(?:\.\d+)?)%",
+    re.ASCII,
+)
+"""The line of vLLM's first engine, up to 0.10."""
+
 _CAPACITY = re.compile(r"\w+ KV cache size: (\d[\d,]*) tokens", re.ASCII)
+_OLDER_BLOCKS = re.compile(r"# \w+ blocks: (\d+)", re.ASCII)
+_OLDER_BLOCK_SIZE = re.compile(r"\bblock_size=(\d+)\b", re.ASCII)
 _BUDGET = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)", re.ASCII)
 _ARGUMENTS = re.compile(r"non-default args: (\{.*\})")
+USUAL_BLOCK_SIZE = 16
+"""vLLM's own, in tokens, where nobody says."""
+
 MAX_CHARACTERS = 16_384
 """Of a line that is looked at; vLLM's longest, with all its arguments, has a few thousand."""
 YEAR_S = 366 * 86400.0
@@ -37,7 +51,10 @@ class ServerLog:
 
     Attributes:
         where: the file.
-        moments: one for each line of statistics.
+        moments: one for each line of statistics, but for those that stand still.
+        first_engine: whether it is of vLLM's first engine, up to 0.10.
+        left_out: lines that stand still: requests ran, and no token was computed.
+        stands_still: whether all lines do; then they are the moments.
         window_s: from the first to the last of them.
         preemptions: as far as the lines count them.
         kv_tokens: KV memory of one engine.
@@ -48,6 +65,9 @@ class ServerLog:
     moments: tuple[Moment, ...]
     window_s: float | None
     preemptions: int | None
+    first_engine: bool = False
+    left_out: int = 0
+    stands_still: bool = False
     kv_tokens: float | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
@@ -60,7 +80,11 @@ def read_log(text: str, where: str) -> ServerLog:
         InputError: no line of statistics, one that cannot be read, or the logs of several runs in one file.
     """
     lines = [_COLOUR.sub("", line[:MAX_CHARACTERS]) for line in text.splitlines()]
-    statistics = [(number_, line, _STATISTICS.search(line)) for number_, line in enumerate(lines, 1) if MARK in line]
+    statistics = [
+        (number_, line, _STATISTICS.search(line) or _OLDER.search(line))
+        for number_, line in enumerate(lines, 1)
+        if MARK in line
+    ]
     if not statistics:
         raise InputError(
             f"{where}: holds no '{MARK}' line; vLLM writes one every 10 s under load, unless --disable-log-stats"
@@ -73,9 +97,13 @@ def read_log(text: str, where: str) -> ServerLog:
             )
         matches.append(match)
     preemptions = [_count(match["preemptions"], "preemptions", where) for match in matches if match["preemptions"]]
+    moving = [match for match in matches if not _stands_still(match)]
     log = ServerLog(
         where,
-        moments=tuple(_moment(match, where) for match in matches),
+        moments=tuple(_moment(match, where) for match in moving or matches),
+        first_engine="swapped" in matches[-1].groupdict(),
+        left_out=len(matches) - len(moving) if moving else 0,
+        stands_still=not moving,
         window_s=_window_s([line for _, line, _ in statistics], where),
         preemptions=sum(preemptions) if preemptions else None,
     )
@@ -87,6 +115,11 @@ def _count(digits: str, what: str, where: str, most: int = MAX_COUNT) -> int:
     if len(digits.lstrip("0")) > len(str(most)) or int(digits) > most:
         raise InputError(f"{where}: {what} = {shown(digits)} must be at most {most:,}; {_OWN_LOG}")
     return int(digits)
+
+
+def _stands_still(match: re.Match[str]) -> bool:
+    """vLLM's gauges stay as they were when requests are aborted and nothing runs, and when the engine hangs."""
+    return not match["prompt"].strip("0.") and not match["output"].strip("0.") and match["running"].strip("0") != ""
 
 
 def _moment(match: re.Match[str], where: str) -> Moment:
@@ -101,7 +134,7 @@ def _moment(match: re.Match[str], where: str) -> Moment:
     return Moment(
         engine=match["engine"] or "all",
         running=_count(match["running"], "running", where) / engines,
-        waiting=waiting / engines,
+        waiting=(waiting + _count(match.groupdict().get("swapped") or "0", "swapped", where)) / engines,
         kv_use=kv_use,
     )
 
@@ -129,8 +162,12 @@ def _time(line: str) -> datetime | None:
 
 def _with_settings(log: ServerLog, lines: list[str]) -> ServerLog:
     """The settings that the log states when the server starts; the last start counts."""
-    where = log.where
+    where, block_size = log.where, USUAL_BLOCK_SIZE
     for line in lines:
+        if match := _OLDER_BLOCK_SIZE.search(line):
+            block_size = _count(match[1], "block_size", where, MAX_BLOCK_SIZE) or USUAL_BLOCK_SIZE
+        if match := _OLDER_BLOCKS.search(line):
+            log = replace(log, kv_tokens=float(_count(match[1], "blocks", where) * block_size))
         if match := _CAPACITY.search(line):
             log = replace(log, kv_tokens=float(_count(match[1], "KV cache size", where, MAX_KV_TOKENS)))
         if match := _BUDGET.search(line):

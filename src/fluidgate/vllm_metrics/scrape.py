@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
+from math import inf, nan
 from urllib.parse import urlsplit
 
 from fluidgate.bounds import MAX_NUMBER
@@ -14,13 +14,27 @@ from fluidgate.vllm_metrics.address import DEADLINE_S, Address
 from fluidgate.vllm_metrics.exposition import Sample, parse
 from fluidgate.vllm_metrics.histogram import Histogram
 from fluidgate.vllm_metrics.moment import Moment
+from fluidgate.words import shown
 
 RUNNING, WAITING, KV_USE = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
 BY_REASON, CONFIG = "vllm:num_requests_waiting_by_reason", "vllm:cache_config_info"
 FINISHED, PREEMPTIONS = "vllm:request_success_total", "vllm:num_preemptions_total"
 GAUGES = (RUNNING, WAITING, KV_USE)
 NEEDED = (*GAUGES, FINISHED, PREEMPTIONS)
+OF_ONE_SERVER = ("engine", "model_name", "pid")
+"""Labels in which the lines of one server may differ."""
+
 STEPS = "vllm:iteration_tokens_total_count"
+OLDER_NAMES = {
+    "vllm:gpu_cache_usage_perc": KV_USE,
+    "vllm:gpu_prefix_cache_queries_total": "vllm:prefix_cache_queries_total",
+    "vllm:gpu_prefix_cache_hits_total": "vllm:prefix_cache_hits_total",
+} | {
+    f"vllm:time_per_output_token_seconds_{part}": f"vllm:inter_token_latency_seconds_{part}"
+    for part in ("bucket", "sum", "count")
+}
+"""Names of vLLM before 0.10, and what they are called now; some versions publish both."""
+
 OTHER_ENGINES = {
     "sglang": "SGLang",
     "tgi_": "Text Generation Inference",
@@ -64,6 +78,9 @@ class Scrape:
         by_name: dict[str, list[Sample]] = {}
         for sample in self.samples:
             by_name.setdefault(sample.name, []).append(sample)
+        for older, name in OLDER_NAMES.items():
+            if older in by_name:
+                by_name.setdefault(name, by_name[older])
         return by_name
 
     def _refuse_foreign(self) -> None:
@@ -86,6 +103,18 @@ class Scrape:
             raise InputError(
                 f"{self.where}: holds the metrics of several servers ({', '.join(sorted(self.models))}); scrape one"
             )
+        self._refuse_replicas()
+
+    def _refuse_replicas(self) -> None:
+        """A page that was federated or relabelled may hold several servers, each with an engine 0."""
+        told: dict[tuple[str, str], set[str]] = {}
+        for sample in self._by_name.get(RUNNING, []):
+            for label, value in sample.labels.items():
+                told.setdefault((sample.labels.get("engine", "0"), label), set()).add(value)
+        for (_, label), values in told.items():
+            if len(values) > 1 and label not in OF_ONE_SERVER:
+                servers = ", ".join(f"{shown(label)} is {shown(value)}" for value in sorted(values)[:3])
+                raise InputError(f"{self.where}: holds the metrics of several servers ({servers}); scrape one")
 
     @property
     def models(self) -> set[str]:
@@ -185,6 +214,27 @@ class Scrape:
                 f"{self.where}: {CONFIG} holds a {name} that is no number of blocks or tokens; scrape the page again"
             )
         return int(text)
+
+    def quantity(self, name: str) -> float | None:
+        """Any other number among those values; None where it is not stated.
+
+        Raises:
+            InputError: it is no number above 0.
+        """
+        text = self.setting(name)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = nan
+        if not 0.0 < value <= MAX_NUMBER:
+            raise InputError(f"{self.where}: {CONFIG} holds a {name} that is no number above 0; scrape the page again")
+        return value
+
+    def labelled(self, name: str, label: str) -> set[str]:
+        """The values that a label has in the lines of a name."""
+        return {sample.labels[label] for sample in self._by_name.get(name, []) if label in sample.labels}
 
     def age_s(self) -> float | None:
         """Seconds since the server's process started; None if the page or the time of the scrape does not tell."""

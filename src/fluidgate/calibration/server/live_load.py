@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from fluidgate.calibration.server.bench_process import BenchError, BenchProcess
 from fluidgate.calibration.server.iteration_log import IterationLog
+from fluidgate.calibration.server.kv_held import kv_remark
 from fluidgate.calibration.server.live_steps import MIN_ITERATIONS, MIN_WINDOW_S, Counters, Look, PhaseLooks
 from fluidgate.calibration.server.running_server import RunningServer
 from fluidgate.calibration.server.sweep import Phase, Sweep
@@ -78,7 +79,7 @@ class ServerMeasurement:
                     f"no more than {most:g} of {phase.concurrency} requests ran at a time in the phase '{phase.name}': "
                     "the server has fewer seats, or its requests are shorter than the way to it"
                 )
-        return sentences
+        return [*sentences, *kv_remark(sweep.server, self.runs)]
 
 
 def measure(sweep: Sweep, *, log: IterationLog | None = None, progress: Progress | None = None) -> ServerMeasurement:

@@ -82,6 +82,7 @@ class Look:
         taken_s: when its answer arrived.
         running, waiting: requests.
         counters: since the phase began, when the server was idle.
+        kv_use: share of its KV blocks in use.
         log_bytes: how long the server's log was.
     """
 
@@ -90,13 +91,15 @@ class Look:
     waiting: float
     counters: Counters
     log_bytes: int = 0
+    kv_use: float = 0.0
 
     @classmethod
     def of(cls, scrape: Scrape, began: Counters, log_bytes: int = 0) -> Look:
         """From a page, after one of the idle server."""
         (moment,) = scrape.moments()
         assert scrape.taken_s is not None
-        return cls(scrape.taken_s, moment.running, moment.waiting, Counters.of(scrape).since(began), log_bytes)
+        counters = Counters.of(scrape).since(began)
+        return cls(scrape.taken_s, moment.running, moment.waiting, counters, log_bytes, moment.kv_use)
 
 
 @dataclass(frozen=True)

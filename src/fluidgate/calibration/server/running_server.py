@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from fluidgate.bounds import MAX_KV_TOKENS, check_whole
 from fluidgate.errors import InputError
-from fluidgate.vllm_metrics import Scrape, fetch
+from fluidgate.vllm_metrics import KvSize, Scrape, fetch, kv_size
 from fluidgate.vllm_metrics.address import DEADLINE_S, Address
 
 MAX_BYTES = 2**20
@@ -34,7 +35,9 @@ class RunningServer:
         model: the name that requests give.
         tokenizer: where the model, and its tokenizer with it, was loaded from.
         max_model_len: most tokens of a request, prompt and output.
-        num_gpu_blocks, block_size: its KV memory; one block is the null block.
+        num_gpu_blocks, block_size: its KV memory; one block is the null block. Where layers keep their KV in several
+            groups, one pool of as many tokens.
+        several_kv_groups: whether they do.
         authorization: the header that grants access; never shown.
     """
 
@@ -45,6 +48,7 @@ class RunningServer:
     num_gpu_blocks: int
     block_size: int
     authorization: str | None = field(default=None, repr=False)
+    several_kv_groups: bool = False
 
     @property
     def kv_tokens(self) -> int:
@@ -56,12 +60,15 @@ class RunningServer:
         return fetch(Address(self.url, self.authorization))
 
 
-def look_at(url: str, *, api_key: str | None = None, deadline_s: float = DEADLINE_S) -> RunningServer:
+def look_at(
+    url: str, *, api_key: str | None = None, kv_cache_tokens: int | None = None, deadline_s: float = DEADLINE_S
+) -> RunningServer:
     """The server at an address.
 
     Args:
         url: `http://HOST:PORT`; user and password may stand before the host.
         api_key: that the server asks for.
+        kv_cache_tokens: the size of its KV cache as its log prints it, in place of what its page states.
         deadline_s: for each of the two pages that are read.
 
     Raises:
@@ -72,22 +79,33 @@ def look_at(url: str, *, api_key: str | None = None, deadline_s: float = DEADLIN
     scrape = fetch(address, deadline_s=deadline_s)
     base = address.at("").url
     _refuse(scrape, base)
-    blocks, size = scrape.count("num_gpu_blocks") or 0, scrape.count("block_size") or 0
-    if blocks < 2 or size < 1:
-        raise InputError(
-            f"{base}: does not state num_gpu_blocks and block_size in vllm:cache_config_info, so the size of the KV "
-            "cache is unknown; calibrate from measured steps instead: `fluidgate calibrate steps`"
-        )
+    size = _kv_size(scrape, base, kv_cache_tokens)
     model = _first_model(address.at("/v1/models"), deadline_s)
     return RunningServer(
         url=base,
         model=model["id"],
         tokenizer=model.get("root") or model["id"],
         max_model_len=model["max_model_len"],
-        num_gpu_blocks=blocks,
-        block_size=size,
+        num_gpu_blocks=1 + int(size.tokens) // size.block_size,
+        block_size=size.block_size,
         authorization=address.authorization,
+        several_kv_groups=size.several_groups,
     )
+
+
+def _kv_size(scrape: Scrape, base: str, kv_cache_tokens: int | None) -> KvSize:
+    size = kv_size(scrape)
+    if kv_cache_tokens is not None:
+        check_whole("--kv-cache-tokens", kv_cache_tokens, 1, MAX_KV_TOKENS)
+        block_size = scrape.count("block_size") or 16
+        blocks = 1 + kv_cache_tokens // block_size
+        size = KvSize(blocks, block_size, float(kv_cache_tokens), size is not None and size.several_groups)
+    if size is None or size.tokens < size.block_size:
+        raise InputError(
+            f"{base}: does not state num_gpu_blocks and block_size in vllm:cache_config_info, so the size of the KV "
+            "cache is unknown; give --kv-cache-tokens, as the server's log prints it"
+        )
+    return size
 
 
 def _refuse(scrape: Scrape, base: str) -> None:
