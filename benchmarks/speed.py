@@ -127,7 +127,8 @@ def as_tables(hardware: Hardware) -> Hardware:
     n, c = np.meshgrid(knots_to(1024), knots_to(16384), indexing="ij")
     p, q = np.meshgrid(knots_to(8192), knots_to(16384), indexing="ij")
     shared_s = t.c0 + t.c_tok * knots_to(9216, TOKEN_KNOTS_PER_OCTAVE)
-    tables = StepGrid(t.c0 + t.c_tok * n + t.c_kv * n * c, t.c_kv * n * c, shared_s, t.c_kv * p + t.c_attn * p * q)
+    decode_kv_s, prefill_s = t.c_kv * n * c, t.c_kv * p + t.c_attn * p * q
+    tables = StepGrid(t.c0 + t.c_tok * n + decode_kv_s, decode_kv_s, shared_s, prefill_s, t.c_seq)
     return replace(hardware, grid=tables)
 
 

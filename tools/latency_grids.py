@@ -60,7 +60,7 @@ class LatencyGrid:
         p = self.points
         prefill_tokens = np.where(p.kind == "prefill", p.tokens, 0)
         keep = (p.kv_tokens <= kv_capacity_tokens) & (prefill_tokens <= MAX_PREFILL_TOKENS)
-        return StepPoints(p.kind[keep], p.tokens[keep], p.kv_tokens[keep], p.attention_pairs[keep], p.duration_s[keep])
+        return StepPoints(*(column[keep] for column in p))
 
 
 def read_grids(path: Path | str) -> list[LatencyGrid]:
@@ -75,7 +75,7 @@ def read_grids(path: Path | str) -> list[LatencyGrid]:
 
 
 def fit_grid(grid: LatencyGrid, *, kv_capacity_tokens: int | None = None) -> tuple[Hardware, FitReport]:
-    """The affine fit to the grid's serving points, and its report.
+    """The affine fit to the grid's serving points, and its report. A grid is what GPUs do, so that c_seq is 0.
 
     Args:
         kv_capacity_tokens: KV tokens that fit; needed only where the grid does not say.
@@ -87,7 +87,7 @@ def fit_grid(grid: LatencyGrid, *, kv_capacity_tokens: int | None = None) -> tup
     if capacity is None:
         raise InputError(f"the grid of {_label(grid)} does not say how many KV tokens fit; give kv_capacity_tokens")
     points = grid.serving_points(capacity)
-    step_time, report = fit_step_time(*points[1:], kind=list(points.kind))
+    step_time, report = fit_step_time(*points[1:4], None, points.duration_s, kind=list(points.kind))
     hardware = Hardware(
         name=_label(grid),
         step_time=step_time,
@@ -135,12 +135,13 @@ def _decode_points(decode: JsonObject) -> StepPoints:
     bs, ctx = decode.numbers("bs", at_most=MAX_COUNT), decode.numbers("ctx", at_most=MAX_COUNT)
     latency_ms = decode.numbers("ms", (len(bs), len(ctx)))
     requests, context = (axis.ravel() for axis in np.meshgrid(bs, ctx, indexing="ij"))
-    return _points("decode", requests, requests * (context + 1), np.zeros_like(requests), latency_ms)
+    return _points("decode", requests, requests * (context + 1), np.zeros_like(requests), requests, latency_ms)
 
 
 def _prefill_points(prefill: JsonObject) -> StepPoints:
     isl = prefill.numbers("isl", at_most=MAX_COUNT)
-    return _points("prefill", isl, isl, isl * (isl + 1) / 2, prefill.numbers("ms", (len(isl),)))
+    latency_ms = prefill.numbers("ms", (len(isl),))
+    return _points("prefill", isl, isl, isl * (isl + 1) / 2, np.ones_like(isl), latency_ms)
 
 
 def _mixed_points(mixed: JsonObject) -> StepPoints:
@@ -155,12 +156,17 @@ def _mixed_points(mixed: JsonObject) -> StepPoints:
     kv = prefill_kv + decodes * (context + MIXED_DECODE_OFFSET)
     # Without decodes the grid repeats the prefill row.
     keep = decodes > 0
-    columns = (chunk + decodes, kv, pairs, latency_ms.ravel())
+    columns = (chunk + decodes, kv, pairs, decodes + np.maximum(prompts, 1), latency_ms.ravel())
     return _points("mixed", *(column[keep] for column in columns))
 
 
 def _points(
-    kind: str, tokens: FloatArray, kv_tokens: FloatArray, attention_pairs: FloatArray, latency_ms: FloatArray
+    kind: str,
+    tokens: FloatArray,
+    kv_tokens: FloatArray,
+    attention_pairs: FloatArray,
+    sequences: FloatArray,
+    latency_ms: FloatArray,
 ) -> StepPoints:
     duration_s = latency_ms.ravel() / 1000
-    return StepPoints(np.full(len(duration_s), kind), tokens, kv_tokens, attention_pairs, duration_s)
+    return StepPoints(np.full(len(duration_s), kind), tokens, kv_tokens, attention_pairs, sequences, duration_s)

@@ -3,7 +3,8 @@
     python tools/tensor_parallel_errors.py
 
 Prints, for each model, GPU and number of GPUs, the mean error of the estimated step time over steps that aiconfigurator
-answers (decodes, chunks, prefills, mixed), and the mean over all with more than one GPU.
+answers (decodes, chunks, prefills, mixed), and the mean over all with more than one GPU. Both are the GPUs' time: the
+cost per sequence, which aiconfigurator does not have, is left out.
 """
 
 from __future__ import annotations
@@ -29,9 +30,8 @@ def errors(model: str, gpu: str, tp: int) -> np.ndarray:
     """
     points = query_aiconfigurator(model, gpu, tp=tp, limits=LIMITS).points
     estimate = estimate_step_time(find_model(model), find_gpu(gpu), tp)
-    return np.asarray(
-        estimate.duration_s(points.tokens, points.kv_tokens, points.attention_pairs) / points.duration_s - 1
-    )
+    gpus_s = estimate.duration_s(points.tokens, points.kv_tokens, points.attention_pairs, 0)
+    return np.asarray(gpus_s / points.duration_s - 1)
 
 
 def table() -> Iterator[tuple[str, str, int, np.ndarray]]:

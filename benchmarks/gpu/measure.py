@@ -44,6 +44,7 @@ class Point:
     tokens: int
     kv_tokens: int
     attention_pairs: int
+    sequences: int
     seconds: float
 
 
@@ -81,7 +82,8 @@ def measure(engine: Engine, shapes: Sequence[Shape], progress: Callable[[str], N
 
 def fitted(points: Sequence[Point]) -> tuple[StepTime, FitReport]:
     """The step time that describes the points best; see `fit_step_time`."""
-    columns = ([getattr(p, name) for p in points] for name in ("tokens", "kv_tokens", "attention_pairs", "seconds"))
+    names = ("tokens", "kv_tokens", "attention_pairs", "sequences", "seconds")
+    columns = ([getattr(point, name) for point in points] for name in names)
     return fit_step_time(*columns, kind=[point.kind for point in points])
 
 
@@ -104,5 +106,10 @@ def _point(engine: Engine, shape: Shape) -> Point:
     seconds = [engine.run(batch) for _ in range(WARMUPS + REPEATS)][WARMUPS:]
     pairs = new * before + new * (new + 1) // 2
     return Point(
-        shape.kind, int(new.sum()), int((before + new).sum()), int(pairs[new > 1].sum()), float(median(seconds))
+        kind=shape.kind,
+        tokens=int(new.sum()),
+        kv_tokens=int((before + new).sum()),
+        attention_pairs=int(pairs[new > 1].sum()),
+        sequences=len(new),
+        seconds=float(median(seconds)),
     )

@@ -62,7 +62,7 @@ class Engine:
     now_s: float = 0.0
     running: list[Request] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
-    steps: list[tuple[int, int, int, float]] = field(default_factory=list)
+    steps: list[tuple[int, int, int, int, float]] = field(default_factory=list)
     preemptions: int = 0
     extra_running: int = 0
 
@@ -92,11 +92,11 @@ class Engine:
                 for request, chunk in batch
                 if request.computed < request.prompt
             )
-            duration_s = self.step_time.duration_s(tokens, kv_tokens, pairs)
+            duration_s = self.step_time.duration_s(tokens, kv_tokens, pairs, len(batch))
             if self.now_s + duration_s > until_s:
                 return
             self.now_s += duration_s
-            self.steps.append((tokens, kv_tokens, pairs, duration_s))
+            self.steps.append((tokens, kv_tokens, pairs, len(batch), duration_s))
             self._commit(batch, duration_s)
         self.now_s = until_s
 

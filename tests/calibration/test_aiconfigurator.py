@@ -30,13 +30,13 @@ def test_it_says_what_aiconfigurator_says(mixture: QueriedHardware) -> None:
     assert grid is not None
     for n, context in ((3, 777), (37, 901), (93, 333)):
         asked_s = handle.decode_step_latency(n, context - 1, 2) / 1e3
-        assert grid.duration_s(n, n * context, 0, 0) == pytest.approx(asked_s, rel=0.01)
+        assert grid.tables_s(n, n * context, 0, 0) == pytest.approx(asked_s, rel=0.01)
     for prompts, length in ((1, 1501), (3, 450)):
         asked_s = handle.predict_prefill_latency(prompts, length) / 1e3
         pairs = prompts * length * (length + 1) / 2
-        assert grid.duration_s(0, 0, prompts * length, pairs) == pytest.approx(asked_s, rel=0.02)
+        assert grid.tables_s(0, 0, prompts * length, pairs) == pytest.approx(asked_s, rel=0.02)
     asked_s = handle.mixed_step_latency(600, 50, 600, 2) / 1e3
-    assert grid.duration_s(50, 50 * 601, 600, 600 * 601 / 2) == pytest.approx(asked_s, rel=0.02)
+    assert grid.tables_s(50, 50 * 601, 600, 600 * 601 / 2) == pytest.approx(asked_s, rel=0.02)
 
 
 def test_the_error_between_the_knots_is_small_and_told(mixture: QueriedHardware) -> None:
@@ -64,7 +64,7 @@ def test_the_kv_capacity_and_the_decodes_are_those_of_an_earlier_query(
     for n, row in zip(earlier["decode"]["bs"], earlier["decode"]["ms"], strict=True):
         met = contexts < 16384
         if n <= 128:
-            found_ms = 1e3 * grid.duration_s(n, n * (contexts[met] + 1), 0, 0)
+            found_ms = 1e3 * grid.tables_s(n, n * (contexts[met] + 1), 0, 0)
             assert found_ms == pytest.approx(np.array(row)[met], rel=0.02)
 
 
@@ -93,10 +93,10 @@ def test_contexts_of_decodes_count_beside_a_prefill_where_attention_is_booked_wi
     grid = query_aiconfigurator("deepseek-v3", "h200", tp=8, expert_parallel=True, limits=SMALL).hardware.grid
     assert grid is not None
     for decodes, context in ((8, 16000), (64, 4000), (128, 1000)):
-        alone, beside = grid.duration_s(decodes, decodes * context, [0, 1], [0, 1])
+        alone, beside = grid.tables_s(decodes, decodes * context, [0, 1], [0, 1])
         assert beside >= alone
-        short, long = grid.duration_s(decodes, [decodes * 10, decodes * context], 512, 512 * 513 / 2)
-        added = np.diff(grid.duration_s(decodes, [decodes * 10, decodes * context], 0, 0)).item()
+        short, long = grid.tables_s(decodes, [decodes * 10, decodes * context], 512, 512 * 513 / 2)
+        added = np.diff(grid.tables_s(decodes, [decodes * 10, decodes * context], 0, 0)).item()
         assert long - short == pytest.approx(added, rel=0.2)
 
 

@@ -17,12 +17,12 @@ from fluidgate.calibration.server.running_server import RunningServer
 from fluidgate.calibration.server.sweep import Phase, lay_out
 from fluidgate.errors import InputError
 from fluidgate.hardware import StepTime
-from fluidgate.hardware.fit import COEFFICIENTS
+from fluidgate.hardware.calibration import COEFFICIENTS
 from fluidgate.vllm_metrics import Scrape
 
 from .fake_vllm import BLOCK_SIZE, BUDGET, MODEL_LEN, NUM_BLOCKS, Engine
 
-TRUTH = StepTime(c0=0.008, c_tok=6e-5, c_kv=4e-7, c_attn=2e-8)
+TRUTH = StepTime(c0=0.008, c_tok=6e-5, c_kv=4e-7, c_attn=2e-8, c_seq=2e-5)
 SERVER = RunningServer("http://s", "m", "m", MODEL_LEN, NUM_BLOCKS, BLOCK_SIZE)
 EVERY_S = 0.5
 
@@ -64,15 +64,16 @@ def test_coefficients_come_back_from_counters_alone(hits: float) -> None:
 def test_a_window_is_the_mean_of_its_steps() -> None:
     engine = Engine(TRUTH)
     looks = look_through(engine, Phase("p", "c0", 8, 200, 40, 999), 10.0)
-    ends_s = np.cumsum([step[3] for step in engine.steps]) + engine.now_s - sum(step[3] for step in engine.steps)
+    ends_s = np.cumsum([step[4] for step in engine.steps]) + engine.now_s - sum(step[4] for step in engine.steps)
     steps = np.array(engine.steps)
     for window in looks.windows():
         inside = (ends_s > window.looks[0].taken_s) & (ends_s <= window.looks[-1].taken_s)
-        tokens, kv_tokens, pairs, duration_s = window.mean_step(looks.prompt_tokens, looks.cached_prefix)
+        tokens, kv_tokens, pairs, sequences, duration_s = window.mean_step(looks.prompt_tokens, looks.cached_prefix)
         assert tokens == pytest.approx(steps[inside, 0].mean())
         assert pairs == pytest.approx(steps[inside, 2].mean())
         assert kv_tokens == pytest.approx(steps[inside, 1].mean(), rel=0.1)
-        assert duration_s == pytest.approx(steps[inside, 3].mean(), rel=0.03)
+        assert sequences == pytest.approx(steps[inside, 3].mean())
+        assert duration_s == pytest.approx(steps[inside, 4].mean(), rel=0.03)
 
 
 def test_a_prompt_beyond_the_budget_takes_steps_that_nobody_counts() -> None:

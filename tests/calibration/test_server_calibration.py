@@ -24,7 +24,7 @@ from fluidgate.hardware import StepTime
 
 from .fake_vllm import BENCH, BLOCK_SIZE, BUDGET, MODEL_LEN, NUM_BLOCKS, Engine, FakeServer, fake_server
 
-TRUTH = StepTime(c0=0.012, c_tok=8e-5, c_kv=6e-7, c_attn=4e-8)
+TRUTH = StepTime(c0=0.012, c_tok=8e-5, c_kv=6e-7, c_attn=4e-8, c_seq=3e-5)
 TIME_S = 70.0
 SHORT = r"(\S+) s of load gave (\d+) windows of .*, where 20 are the least \((\d+) in 'few .*\); give --time-s (\d+)"
 
@@ -89,7 +89,7 @@ def test_a_sweep_finds_the_step_time_and_leaves_nothing_behind(fake: FakeServer,
 
 def assert_true(report: CalibrationReport) -> None:
     """The step time is that of the engine."""
-    for step in [(2, 200, 0), (32, 4000, 0), (32, 20_000, 0), (800, 3000, 350_000)]:
+    for step in [(2, 200, 0, 2), (32, 4000, 0, 32), (32, 20_000, 0, 32), (800, 3000, 350_000, 3)]:
         assert report.step_time.duration_s(*step) == pytest.approx(TRUTH.duration_s(*step), rel=0.1), step
     least, most = report.calibration.tokens
     assert least <= 2

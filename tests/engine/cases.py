@@ -13,7 +13,7 @@ from fluidgate.workload import Workload
 
 Case = tuple[Workload, Hardware, Policy, EngineConfig]
 
-STEP_TIMES = (StepTime(1.0), StepTime(0.5, c_tok=0.25), StepTime(0.01, 1e-4, 1e-6, 1e-8))
+STEP_TIMES = (StepTime(1.0), StepTime(0.5, c_tok=0.25, c_seq=0.125), StepTime(0.01, 1e-4, 1e-6, 1e-8, 3e-5))
 """The first two are exact in binary, so that arrivals on a grid tie with the ends of steps."""
 
 

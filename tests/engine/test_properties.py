@@ -1,7 +1,7 @@
 """Laws on random small cases, and proof that the cases reach the rare paths."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import astuple, replace
 from random import Random
 
 import numpy as np
@@ -96,7 +96,7 @@ def test_the_unit_of_time_is_arbitrary(case: Case, unit: float) -> None:
     """All times scaled by a power of two scale the run exactly; Greedy, which names no time of its own."""
     workload, hardware, _, config = case
     c = hardware.step_time
-    scaled = type(c)(c.c0 * unit, c.c_tok * unit, c.c_kv * unit, c.c_attn * unit)
+    scaled = type(c)(*(unit * value for value in astuple(c)))
     base = run(workload, hardware, Greedy(), config, record="decisions")
     other = run(workload.scaled(1 / unit), replace(hardware, step_time=scaled), Greedy(), config, record="decisions")
     assert base.steps is not None

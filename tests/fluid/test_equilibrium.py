@@ -38,7 +38,7 @@ def test_the_papers_boundary() -> None:
 
 def test_it_is_where_the_stage_dynamics_settle() -> None:
     """Admit λ·(last iteration) each time, shift every stage by one, and wait."""
-    step = StepTime(c0=0.01, c_tok=2e-5, c_kv=3e-7, c_attn=1e-8)
+    step = StepTime(c0=0.01, c_tok=2e-5, c_kv=3e-7, c_attn=1e-8, c_seq=1e-5)
     mix = RequestMix([3.0, 1.5], [40, 200], [30, 60])
     stages = [np.zeros(30), np.zeros(60)]
     duration_s = step.c0
@@ -51,7 +51,7 @@ def test_it_is_where_the_stage_dynamics_settle() -> None:
             tokens += stage[0] * length + stage[1:].sum()
             kv += stage @ (length + np.arange(len(stage)))
             pairs += stage[0] * length * (length + 1) / 2
-        duration_s = step.duration_s(tokens, kv, pairs)
+        duration_s = step.duration_s(tokens, kv, pairs, sum(stage.sum() for stage in stages))
     steady_state = equilibrium(mix, step)
     assert steady_state is not None
     assert steady_state.iteration_time_s == pytest.approx(duration_s, rel=1e-9)

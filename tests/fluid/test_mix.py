@@ -45,10 +45,10 @@ def test_blocks_round_up_by_half_a_block_on_average() -> None:
 
 
 def test_work_is_the_sum_of_the_steps_it_takes_part_in() -> None:
-    step = StepTime(c0=0.5, c_tok=1e-3, c_kv=1e-5, c_attn=1e-7)
+    step = StepTime(c0=0.5, c_tok=1e-3, c_kv=1e-5, c_attn=1e-7, c_seq=2e-3)
     prompt, output = 9, 6
-    steps = [step.duration_s(prompt, prompt, prompt * (prompt + 1) / 2)]
-    steps += [step.duration_s(1, prompt + i - 1) for i in range(2, output + 1)]
+    steps = [step.duration_s(prompt, prompt, prompt * (prompt + 1) / 2, 1)]
+    steps += [step.duration_s(1, prompt + i - 1, 0, 1) for i in range(2, output + 1)]
     work = RequestMix([1.0], [prompt], [output]).work_s(step)[0]
     assert work == pytest.approx(sum(steps) - output * step.c0)
 

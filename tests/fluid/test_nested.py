@@ -72,8 +72,8 @@ def test_boundary_queues_are_kept_in_whole_blocks() -> None:
     assert buffer.boundary_tokens == pytest.approx([(30 + 39 + 7.5) * held])
 
 
-def test_all_four_terms_of_the_iteration_time() -> None:
-    step = StepTime(0.01, 3e-5, 4e-7, 2e-9)
+def test_all_terms_of_the_iteration_time() -> None:
+    step = StepTime(0.01, 3e-5, 4e-7, 2e-9, 1e-5)
     mix = RequestMix([2.0, 1.0], [30, 50], [40, 100])
     cut = segments(mix, np.array([40, 100]), KvLaw.full(16), "mean")
     shape = nested_shape(cut, 0.2, step)
@@ -84,7 +84,8 @@ def test_all_four_terms_of_the_iteration_time() -> None:
     pairs = n[0] * (2 * 30 * 31 / 2 + 50 * 51 / 2) / 3
     assert shape.tokens * 0.7 == pytest.approx(tokens)
     assert shape.memory_tokens * 0.7 == pytest.approx(kv + 7.5 * (40 * n[0] + 60 * n[1]))
-    assert 0.7 * shape.work_s == pytest.approx(step.duration_s(tokens, kv, pairs) - step.c0)
+    sequences = 40 * n[0] + 60 * n[1]
+    assert 0.7 * shape.work_s == pytest.approx(step.duration_s(tokens, kv, pairs, sequences) - step.c0)
 
 
 def test_one_whole_request_per_opportunity_needs_155_000_tokens() -> None:

@@ -24,7 +24,9 @@ from fluidgate.workload import Workload
 
 from ..doctor.pages import log_line, page
 
-TINY = Hardware("tiny", StepTime(c0=0.01, c_tok=1e-5, c_kv=4e-7, c_attn=1e-9), num_gpu_blocks=2000, block_size=16)
+TINY = Hardware(
+    "tiny", StepTime(c0=0.01, c_tok=1e-5, c_kv=4e-7, c_attn=1e-9, c_seq=1e-5), num_gpu_blocks=2000, block_size=16
+)
 LOAD = Workload(np.arange(12) * 0.05, np.arange(20, 140, 10), np.arange(3, 39, 3), name="load")
 GRIDS = Path(__file__).parents[2] / "tools" / "llama_2_7b_a100_grid.json"
 DOCTOR = Path(__file__).parents[1] / "doctor" / "data"
@@ -104,11 +106,11 @@ def hardware() -> Sequence[str]:
     tables = [knots_to(64), knots_to(4096), knots_to(512, 16), knots_to(512), knots_to(4096)]
     decodes, contexts, tokens, chunks, queries = tables
     attention_s = 1e-8 * np.outer(decodes, contexts)
-    grid = StepGrid(0.01 + attention_s, attention_s, 0.01 + 1e-5 * tokens, 1e-9 * np.outer(chunks, queries))
+    grid = StepGrid(0.01 + attention_s, attention_s, 0.01 + 1e-5 * tokens, 1e-9 * np.outer(chunks, queries), 1e-5)
     calibration = Calibration(
         steps=120,
-        plus_minus=(1e-4, 1e-7, None, 1e-12),
-        correlation=tuple(tuple(float(i == k) for k in range(4)) for i in range(4)),
+        plus_minus=(1e-4, 1e-7, None, 1e-12, 1e-6),
+        correlation=tuple(tuple(float(i == k) for k in range(5)) for i in range(5)),
         misfit=0.02,
         tokens=(1.0, 2048.0),
         kv_tokens=(10.0, 30_000.0),

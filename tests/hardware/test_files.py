@@ -27,6 +27,7 @@ SECONDS = st.floats(0, 1, allow_nan=False)
     SECONDS,
     SECONDS,
     SECONDS,
+    SECONDS,
     st.integers(2, 10**9),
     st.integers(1, 512),
     st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"])),
@@ -38,13 +39,14 @@ def test_round_trip(
     c_tok: float,
     c_kv: float,
     c_attn: float,
+    c_seq: float,
     blocks: int,
     block_size: int,
     text: str,
     error: float,
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "round_trip.json"
-    hardware = Hardware(text, StepTime(c0, c_tok, c_kv, c_attn), blocks, block_size, text, error)
+    hardware = Hardware(text, StepTime(c0, c_tok, c_kv, c_attn, c_seq), blocks, block_size, text, error)
     write_hardware(hardware, path)
     assert read_hardware(path) == hardware
 
@@ -84,7 +86,7 @@ def test_defaults(tmp_path: Path) -> None:
         ({"step_time": {"c0": "10 ms"}}, "'c0' = '10 ms' must be a number"),
         ({"step_time": {"c0": True}}, "'c0' = True must be a number"),
         ({"step_time": {"c0": 0.01, "d1": 1e-7}}, "'d1' is not a known key"),
-        ({"step_time": {"c0": 0}}, "c0 and c_tok are both 0"),
+        ({"step_time": {"c0": 0}}, "c0, c_tok and c_seq are all 0"),
         ({"relative_error": -0.1}, "'relative_error' = -0.1 must be finite"),
         ({"step_time": {"c0": 10**400}}, "'c0' = 100000000000… (401 digits) must be at most 1e+15"),
         ({"num_gpu_blocks": 10**12}, "'num_gpu_blocks' = 1000000000000 must be at least 2 and at most 2,147,483,647"),

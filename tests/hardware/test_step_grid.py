@@ -55,14 +55,18 @@ def test_between_the_knots_it_is_linear(decodes: int, context: float, chunk: int
     if chunk:
         expected += np.interp(decodes + chunk, TOKENS, grid.shared_s)
         expected += RegularGridInterpolator((CHUNKS, CONTEXTS), grid.prefill_attention_s)((chunk, reach))
-    assert grid.duration_s(decodes, decodes * context, chunk, chunk * reach) == pytest.approx(expected, rel=1e-9)
+    assert grid.tables_s(decodes, decodes * context, chunk, chunk * reach) == pytest.approx(expected, rel=1e-9)
 
 
 @given(st.integers(1, 64), st.integers(1, 4096), st.integers(0, 512), st.integers(1, 3000))
-def test_a_table_of_four_terms_says_what_they_say(decodes: int, context: int, chunk: int, before: int) -> None:
+def test_a_grid_of_five_terms_says_what_they_say(decodes: int, context: int, chunk: int, before: int) -> None:
     pairs = chunk * before + chunk * (chunk + 1) / 2
-    four = StepTime(0.01, 5e-5, 1e-7, 3e-9).duration_s(decodes + chunk, decodes * context, pairs)
-    assert affine_grid().duration_s(decodes, decodes * context, chunk, pairs) == pytest.approx(four)
+    chunks = min(chunk, 3)
+    five = StepTime(0.01, 5e-5, 1e-7, 3e-9, 2e-5).duration_s(
+        decodes + chunk, decodes * context, pairs, decodes + chunks
+    )
+    grid = replace(affine_grid(), sequence_s=2e-5)
+    assert grid.duration_s(decodes, decodes * context, chunk, pairs, chunks) == pytest.approx(five)
 
 
 def test_four_terms_are_found_again_in_their_table() -> None:
@@ -76,8 +80,12 @@ def test_four_terms_are_found_again_in_their_table() -> None:
 
 def test_a_machine_takes_its_grid_before_its_four_terms() -> None:
     plain = Hardware("mine", StepTime(1.0), 100)
-    assert plain.step_s(3, 300, 10, 10, 55) == 1.0
-    assert replace(plain, grid=affine_grid()).step_s(3, 300, 0, 0, 0) == pytest.approx(0.01 + 3 * 5e-5 + 300e-7)
+    assert plain.step_s(3, 300, 10, 10, 55, 1) == 1.0
+    assert replace(plain, step_time=StepTime(1.0, c_seq=0.5)).step_s(3, 300, 10, 10, 55, 2) == 3.5
+    gridded = replace(plain, grid=affine_grid())
+    assert gridded.step_s(3, 300, 0, 0, 0, 0) == pytest.approx(0.01 + 3 * 5e-5 + 300e-7)
+    assert (plain.sequence_s, gridded.sequence_s) == (0.0, 0.0)
+    assert replace(gridded, grid=replace(affine_grid(), sequence_s=2e-5)).sequence_s == 2e-5
 
 
 @pytest.mark.parametrize(
@@ -87,7 +95,25 @@ def test_a_machine_takes_its_grid_before_its_four_terms() -> None:
 def test_what_is_no_step_or_beyond_the_tables_has_no_time(step: tuple[float, ...]) -> None:
     grid = random_grid()
     with pytest.raises(InputError, match="step 1 is none, or beyond the tables"):
-        grid.duration_s(*(np.array([usual, value]) for usual, value in zip((1, 100, 0, 0), step, strict=True)))
+        grid.tables_s(*(np.array([usual, value]) for usual, value in zip((1, 100, 0, 0), step, strict=True)))
+
+
+@pytest.mark.parametrize("chunks", [0, 11])
+def test_prefill_tokens_come_in_chunks_of_at_least_one(chunks: int) -> None:
+    with pytest.raises(InputError, match="a prefill chunk is at least one token"):
+        random_grid().duration_s(1, 100, 10, 55, chunks)
+
+
+def test_the_cost_per_sequence_is_part_of_a_grid() -> None:
+    plain, priced = random_grid(), replace(random_grid(), sequence_s=0.5)
+    assert plain != priced
+    assert plain.digest != priced.digest != replace(plain, sequence_s=0.25).digest
+    assert priced.shortest_step_s == plain.shortest_step_s + 0.5
+    found, _ = fit_step_grid(replace(affine_grid(), sequence_s=2e-5), kv_capacity_tokens=200_000)
+    assert found == replace(fit_step_grid(affine_grid(), kv_capacity_tokens=200_000)[0], c_seq=2e-5)
+    for wrong in (-1e-9, np.nan, 1e9):
+        with pytest.raises(InputError, match="sequence_s = "):
+            replace(plain, sequence_s=wrong)
 
 
 def test_a_grid_is_told_from_another_by_values_and_shapes() -> None:
@@ -143,14 +169,26 @@ def test_tables_that_cannot_be_are_refused(changes: dict[str, Any], named: str) 
 
 
 def test_a_file_keeps_six_digits(tmp_path: Path) -> None:
-    machine = Hardware("mine", StepTime(0.01), 100, grid=random_grid())
+    machine = Hardware("mine", StepTime(0.01), 100, grid=replace(random_grid(), sequence_s=1.25e-5))
     write_hardware(machine, tmp_path / "h.json")
     back = read_hardware(tmp_path / "h.json").grid
     assert back is not None
     for name in TABLES:
         assert getattr(back, name) == pytest.approx(getattr(random_grid(), name), rel=1e-5)
+    assert back.sequence_s == 1.25e-5
     rows = (tmp_path / "h.json").read_text().splitlines()
     assert len(rows) < 150  # a row of a table on a line
+
+
+def test_a_grid_from_before_sequences_had_a_cost_reads_as_one_without(tmp_path: Path) -> None:
+    path = tmp_path / "h.json"
+    write_hardware(Hardware("mine", StepTime(0.01), 100, grid=random_grid()), path)
+    file = json.loads(path.read_text())
+    del file["grid"]["sequence_s"], file["step_time"]["c_seq"]
+    path.write_text(json.dumps(file))
+    back = read_hardware(path)
+    assert back.grid is not None
+    assert (back.grid.sequence_s, back.step_time) == (0.0, StepTime(0.01))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +204,7 @@ def test_a_file_keeps_six_digits(tmp_path: Path) -> None:
         ({"shared_s": [1.0] * 40_000}, "shared_s has shape"),
         ({"shared_s": [0.0, 1.0]}, "shared_s must be above 0"),
         ({"tokens": [1.0]}, "grid: 'tokens' is not a known key"),
+        ({"sequence_s": -1e-5}, "grid: 'sequence_s' = -1e-05 must be finite and at least 0"),
     ],
 )
 def test_a_bad_grid_in_a_file_is_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:

@@ -164,7 +164,7 @@ def repeated_s(records: RunRecords) -> float:
     assert steps is not None
     n, entry, victims = len(load), iter(steps.batch.tolist()), iter(steps.victims.tolist())
     computed, generated, most_computed, most_generated = ([0] * n for _ in range(4))
-    tokens = kv = pairs = 0
+    tokens = kv = pairs = sequences = 0
     for scheduled, preempted in zip(steps.scheduled.tolist(), steps.preempted.tolist(), strict=True):
         for row in (next(victims) for _ in range(preempted)):
             computed[row] = 0
@@ -185,9 +185,10 @@ def repeated_s(records: RunRecords) -> float:
             generated[row] += computed[row] == prompt + generated[row]
             if generated[row] > most_generated[row]:
                 most_generated[row] = generated[row]
-            else:
+            else:  # a chunk before the last one, or a token that was given before
                 kv += computed[row]
-    return float(step.c_tok * tokens + step.c_kv * kv + step.c_attn * pairs)
+                sequences += 1
+    return float(step.c_tok * tokens + step.c_kv * kv + step.c_attn * pairs + step.c_seq * sequences)
 
 
 def fewest_iterations(records: RunRecords) -> float:

@@ -91,7 +91,7 @@ def _hardware(path: Path, _: Comparison) -> None:
 
 def _steps(path: Path, _: Comparison) -> None:
     five = np.arange(1.0, 6.0)
-    write_steps(StepPoints(np.array(["step"] * 5), five, five, five, five), path)
+    write_steps(StepPoints(np.array(["step"] * 5), five, five, five, five, five), path)
 
 
 def _json(path: Path, _: Comparison) -> None:

@@ -37,7 +37,7 @@ from fluidgate.workload import Workload
 
 TICK_S = 1 / 64
 
-STEP_TIMES = (StepTime(4 * TICK_S), StepTime(0.01, 1e-4, 1e-6, 1e-8))
+STEP_TIMES = (StepTime(4 * TICK_S), StepTime(0.01, 1e-4, 1e-6, 1e-8, 3e-5))
 """With the first, steps end on the grid of arrivals, so that the two tie."""
 
 MORE = int(os.environ.get("FLUIDGATE_PARITY_EXAMPLES", "0"))

@@ -270,7 +270,7 @@ class Scheduler:
         computed = sum(tokens for _, tokens in self.batch)
         start_s, free = self.now_s, len(self.memory.free)
         if self.batch:
-            self.now_s += self.hardware.step_time.duration_s(computed, context, pairs)
+            self.now_s += self.hardware.step_time.duration_s(computed, context, pairs, len(self.batch))
         batch = [(request.row, tokens) for request, tokens in self.batch]
         self.steps.append(Step(start_s, self.now_s, batch, [victim.row for victim in self.victims], free))
         for request, _ in self.batch:

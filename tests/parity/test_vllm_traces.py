@@ -18,7 +18,7 @@ from .rare_paths import rare_paths, require_reached
 pytestmark = needs_vllm
 
 REQUESTS = 2000
-STEP_TIME = StepTime(0.0106, 5e-5, 4e-7, 1e-9)
+STEP_TIME = StepTime(0.0106, 5e-5, 4e-7, 1e-9, 1e-5)
 
 
 @dataclass(frozen=True)

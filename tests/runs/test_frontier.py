@@ -89,7 +89,7 @@ def test_drift_is_what_arrives_less_what_one_server_serves() -> None:
 
 def test_bound_seconds_average_to_one_over_the_boundary() -> None:
     mix = RequestMix([3.0, 1.0], [500, 20], [100, 2000])
-    step_time = StepTime(0.01, 5e-5, 3e-7, 1e-9)
+    step_time = StepTime(0.01, 5e-5, 3e-7, 1e-9, 1e-5)
     for limits in (Limits(20_000, 16, 2048, 256), Limits(10**7, 16, 64, 256), Limits(10**7, 16, 2048, 4)):
         bound_s = mix.mean(bound_seconds(mix, step_time, limits))
         assert 1 / bound_s == pytest.approx(stability(mix, step_time, limits).boundary_rate)

@@ -21,8 +21,8 @@ LOAD = Workload(np.arange(60) * 0.5, np.full(60, 500), np.full(60, 100), name="l
 
 
 def machine(most_kv_tokens: float) -> Hardware:
-    uncorrelated = tuple(tuple(float(i == j) for j in range(4)) for i in range(4))
-    known = Calibration(100, (0.0,) * 4, uncorrelated, 0.0, tokens=(1, 4096), kv_tokens=(1, most_kv_tokens))
+    uncorrelated = tuple(tuple(float(i == j) for j in range(5)) for i in range(5))
+    known = Calibration(100, (0.0,) * 5, uncorrelated, 0.0, tokens=(1, 4096), kv_tokens=(1, most_kv_tokens))
     return Hardware("calibrated", StepTime(0.01, 4e-5, 3e-7), num_gpu_blocks=2000, calibration=known)
 
 

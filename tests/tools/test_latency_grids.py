@@ -27,7 +27,7 @@ def mixed_s(chunk: int, decodes: int, context: int) -> float:
     steps_per_prompt = 1 if chunk >= context else len(before)
     pairs = sum(size * b + size * (size + 1) / 2 for b in before) / steps_per_prompt
     kv = sum(b + size for b in before) / steps_per_prompt
-    return float(TRUTH.duration_s(chunk + decodes, kv + decodes * (context + 128), pairs))
+    return float(TRUTH.duration_s(chunk + decodes, kv + decodes * (context + 128), pairs, 0))
 
 
 def grid_file(folder: Path, **changes: Any) -> Path:
@@ -42,9 +42,9 @@ def grid_file(folder: Path, **changes: Any) -> Path:
         "decode": {
             "bs": BS,
             "ctx": CTX,
-            "ms": [[1e3 * TRUTH.duration_s(b, b * (x + 1)) for x in CTX] for b in BS],
+            "ms": [[1e3 * TRUTH.duration_s(b, b * (x + 1), 0, 0) for x in CTX] for b in BS],
         },
-        "prefill_bs1": {"isl": ISL, "ms": [1e3 * TRUTH.duration_s(n, n, n * (n + 1) / 2) for n in ISL]},
+        "prefill_bs1": {"isl": ISL, "ms": [1e3 * TRUTH.duration_s(n, n, n * (n + 1) / 2, 0) for n in ISL]},
         "mixed": {
             "ctx_tokens": CHUNKS,
             "gen_reqs": DECODES,
@@ -80,6 +80,15 @@ def test_points_that_no_server_meets_are_left_out(tmp_path: Path) -> None:
     assert 16384 not in kept.tokens
     assert len(kept.kind) == 11
     assert np.all(kept.kv_tokens <= 50_000)
+
+
+def test_a_point_says_how_many_requests_it_schedules(tmp_path: Path) -> None:
+    (grid,) = read_grids(grid_file(tmp_path))
+    kind, sequences = grid.points.kind, grid.points.sequences
+    assert sequences[kind == "decode"].tolist() == [1, 1, 16, 16, 64, 64]
+    assert sequences[kind == "prefill"].tolist() == [1, 1, 1]
+    # beside 8 decodes: a chunk of 256 tokens of one prompt; 2,048 tokens as four prompts of 512 or two of 1,024
+    assert sequences[kind == "mixed"].tolist() == [9, 9, 12, 10]
 
 
 def test_the_mixture_of_experts_of_the_grids_is_not_affine(shared_dir: Path) -> None:

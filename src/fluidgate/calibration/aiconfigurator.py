@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fluidgate.calibration.points import StepPoints
 from fluidgate.errors import InputError
 from fluidgate.hardware._names import resolve
 from fluidgate.hardware.core import Hardware
+from fluidgate.hardware.estimate import SEQUENCE_S
 from fluidgate.hardware.fit import fit_step_grid
 from fluidgate.hardware.gpus import canonical_gpu_name, check_memory_utilization
 from fluidgate.hardware.model_config import canonical_model_name
@@ -60,8 +61,8 @@ class QueriedHardware:
 
     Attributes:
         hardware: the machine.
-        points: steps drawn between the knots of the grid, as aiconfigurator gives them.
-        interpolated_s: the same steps looked up in the grid, shape (n,), seconds.
+        points: steps drawn between the knots of the grid, as aiconfigurator gives them: the GPUs' time alone.
+        interpolated_s: the same steps looked up in the grid's tables, shape (n,), seconds.
     """
 
     hardware: Hardware
@@ -87,6 +88,8 @@ def query_aiconfigurator(
     block_size: int = 16,
 ) -> QueriedHardware:
     """A machine whose step times are a grid queried from aiconfigurator, with the KV blocks that it computes.
+
+    aiconfigurator adds up what GPUs do; what the host does per request is assumed to be that of `estimate_step_time`.
 
     Args:
         model: a model that aiconfigurator ships, in any usual spelling, or a folder with a `config.json`.
@@ -115,8 +118,9 @@ def query_aiconfigurator(
         if blocks is None:
             blocks = _kv_blocks(known_model, system, engine, version, cut, limits, block_size)
         handle = _open(known_model, system, engine, version, cut)
-        grid = query_grid(handle, limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len)
-        points, steps = draw_steps(handle, grid, blocks * block_size)
+        tables = query_grid(handle, limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len)
+        points, steps = draw_steps(handle, tables, blocks * block_size)
+    grid = replace(tables, sequence_s=SEQUENCE_S)
     step_time, report = fit_step_grid(grid, blocks * block_size)
     parallel = ", ".join(f"{name} {size}" for name, size in cut.items())
     note = "; num_gpu_blocks as given" if num_gpu_blocks else ""
@@ -125,11 +129,12 @@ def query_aiconfigurator(
         step_time=step_time,
         num_gpu_blocks=blocks,
         block_size=block_size,
-        source=f"{LIBRARY} {_version()}: {known_model}, {system}, {engine} {version}, {parallel}{note}",
+        source=f"{LIBRARY} {_version()}: {known_model}, {system}, {engine} {version}, {parallel}{note}; "
+        f"the GPUs' time, and {SEQUENCE_S * 1e6:.0f} µs per scheduled request, assumed",
         relative_error=report.mean_error,
         grid=grid,
     )
-    return QueriedHardware(hardware, points, grid.duration_s(*steps))
+    return QueriedHardware(hardware, points, tables.tables_s(*steps))
 
 
 def _refuse_missing() -> None:

@@ -87,7 +87,7 @@ def _between(of_ms: Callable[..., float], at: float, *rest: Any) -> float:
 
 
 def draw_steps(handle: Any, grid: StepGrid, kv_capacity_tokens: int) -> tuple[StepPoints, tuple[FloatArray, ...]]:
-    """Random steps that fit the KV memory, as the library answers them, and as `StepGrid.duration_s` takes them.
+    """Random steps that fit the KV memory, as the library answers them, and as `StepGrid.tables_s` takes them.
 
     Decodes, a few whole prompts, single chunks of longer prompts, and prompts beside decodes of the same context.
     """
@@ -112,9 +112,11 @@ def draw_steps(handle: Any, grid: StepGrid, kv_capacity_tokens: int) -> tuple[St
             kinds.append(kind)
             queried_ms.append(float(answer))
             pairs = prompts * (length * before + length * (length + 1) / 2)
-            steps.append((decodes, decodes * (length + 1), prompts * length, pairs, prompts * (before + length)))
-    n, kv, chunk, all_pairs, prefill_kv = np.array(steps, dtype=np.float64).T
-    points = StepPoints(np.array(kinds), n + chunk, kv + prefill_kv, all_pairs, np.array(queried_ms) / MS_PER_S)
+            prefill_kv = prompts * (before + length)
+            steps.append((decodes, decodes * (length + 1), prompts * length, pairs, prefill_kv, prompts))
+    n, kv, chunk, all_pairs, chunk_kv, chunks = np.array(steps, dtype=np.float64).T
+    queried_s = np.array(queried_ms) / MS_PER_S
+    points = StepPoints(np.array(kinds), n + chunk, kv + chunk_kv, all_pairs, n + chunks, queried_s)
     return points, (n, kv, chunk, all_pairs)
 
 

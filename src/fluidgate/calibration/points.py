@@ -18,11 +18,16 @@ class StepPoints(NamedTuple):
     tokens: FloatArray
     kv_tokens: FloatArray
     attention_pairs: FloatArray
+    sequences: FloatArray
     duration_s: FloatArray
 
 
-def points_of(rows: Sequence[tuple[str, float, float, float, float]]) -> StepPoints:
-    """Steps from rows of kind, tokens, KV tokens, pairs and seconds."""
+StepRow = tuple[str, float, float, float, float, float]
+"""Kind, tokens, KV tokens, pairs, sequences and seconds of a step."""
+
+
+def points_of(rows: Sequence[StepRow]) -> StepPoints:
+    """Steps from rows."""
     kinds = np.array([row[0] for row in rows], dtype=np.str_)
-    values = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 4)
-    return StepPoints(kinds, values[:, 0], values[:, 1], values[:, 2], values[:, 3])
+    values = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 5)
+    return StepPoints(kinds, *values.T)

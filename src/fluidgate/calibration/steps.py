@@ -12,14 +12,15 @@ from fluidgate.arrays import FloatArray
 from fluidgate.calibration.points import StepPoints
 from fluidgate.calibration.robust import Prior, RobustFit, fit_robust
 from fluidgate.errors import InputError
-from fluidgate.hardware.calibration import Calibration
+from fluidgate.hardware.calibration import COEFFICIENTS, Calibration
 from fluidgate.hardware.core import Hardware, StepTime
-from fluidgate.hardware.fit import COEFFICIENTS, undetermined
+from fluidgate.hardware.fit import SHORTEST, undetermined
 
 MIN_STEPS = 20
 FOLDS = 5
-SHEET_ERROR = 0.5
-"""Relative half-width (95%) of a data sheet's coefficient: most estimates lie within it (`estimate_step_time`)."""
+SHEET_ERROR = {"c0": 0.5, "c_tok": 0.5, "c_kv": 0.5, "c_attn": 0.5, "c_seq": 1.0}
+"""Relative half-width (95%) of an estimated coefficient (`estimate_step_time`): most of those from data sheets lie
+within it, and c_seq is a round number."""
 NEGLIGIBLE = 0.01
 """A coefficient whose interval holds 0 matters if it may be more than this share of some step's time."""
 REGIONS_PER_AXIS = 4
@@ -84,15 +85,18 @@ class CalibrationReport:
         }
 
 
-def calibrate_steps(points: StepPoints, *, has_pairs: bool = True, sheet: StepTime | None = None) -> CalibrationReport:
-    """Fit the four coefficients robustly, with intervals, and find those that the steps do not determine.
+def calibrate_steps(
+    points: StepPoints, *, has_pairs: bool = True, has_sequences: bool = True, sheet: StepTime | None = None
+) -> CalibrationReport:
+    """Fit the coefficients robustly, with intervals, and find those that the steps do not determine.
 
     A coefficient is not determined if others can stand in for it exactly, or if its 95% interval holds 0 and it may
-    still cost more than 1% of some step. It is then taken from `sheet`, ±50%, as one more measurement.
+    still cost more than 1% of some step. It is then taken from `sheet`, ±50% (c_seq ±100%), as one more measurement.
 
     Args:
         points: measured steps.
         has_pairs: whether `points` say how many attention pairs a step had; if not, c_attn is 0 by definition.
+        has_sequences: whether `points` say how many requests a step had; if not, c_seq is 0 by definition.
         sheet: an estimate from data sheets.
 
     Raises:
@@ -101,42 +105,43 @@ def calibrate_steps(points: StepPoints, *, has_pairs: bool = True, sheet: StepTi
     n = len(points.duration_s)
     if n < MIN_STEPS:
         raise InputError(f"{n} steps are too few to calibrate with an error; measure at least {MIN_STEPS}, better 200")
-    regressors = np.column_stack([np.ones(n), points.tokens, points.kv_tokens, points.attention_pairs])
-    used = regressors if has_pairs else regressors[:, :3]
+    columns = [np.ones(n), points.tokens, points.kv_tokens, points.attention_pairs, points.sequences]
+    known = [k for k, has in enumerate((True, True, True, has_pairs, has_sequences)) if has]
+    used = np.column_stack([columns[k] for k in known])
     alone = fit_robust(used, points.duration_s)
-    exact = _exact(used, points.duration_s)
-    weak = [k for k in range(used.shape[1]) if k not in exact and _is_weak(alone, used, k)]
+    exact = _exact(used, points.duration_s, known)
+    weak = [k for j, k in enumerate(known) if k not in exact and _is_weak(alone, used, j)]
     borrowed = [k for k in exact + weak if sheet is not None and getattr(sheet, COEFFICIENTS[k]) > 0]
-    prior = _prior(sheet, used.shape[1], borrowed) if sheet is not None and borrowed else None
+    prior = _prior(sheet, known, borrowed) if sheet is not None and borrowed else None
     fit = fit_robust(used, points.duration_s, prior) if prior is not None else alone
     coefficients = np.zeros(len(COEFFICIENTS))
-    coefficients[: used.shape[1]] = fit.coefficients
-    if coefficients[0] == 0 and coefficients[1] == 0:
-        raise InputError("the steps show no time per step or per token; add steps with few KV tokens")
+    coefficients[known] = fit.coefficients
+    if not coefficients[SHORTEST].any():
+        raise InputError("the steps show no time per step, token or sequence; add steps with few KV tokens")
     unknown = [k for k in exact if k not in borrowed]
     return CalibrationReport(
         step_time=StepTime(*(float(value) for value in coefficients)),
-        calibration=_calibration(fit, used, points, unknown),
+        calibration=_calibration(fit, used, points, known, unknown),
         points=points,
-        fitted_s=regressors @ coefficients,
+        fitted_s=used @ fit.coefficients,
         outlier=fit.weights == 0,
         held_out_error=_held_out(used, points.duration_s, prior),
         noise=fit.scale,
-        remarks=tuple(_remarks(exact, weak, borrowed, has_pairs)),
+        remarks=tuple(_remarks(exact, weak, borrowed, known)),
     )
 
 
-def _exact(regressors: FloatArray, duration_s: FloatArray) -> list[int]:
-    relative = regressors / duration_s[:, None]
+def _exact(used: FloatArray, duration_s: FloatArray, known: list[int]) -> list[int]:
+    relative = used / duration_s[:, None]
     size = np.linalg.norm(relative, axis=0)
-    names = undetermined(relative / np.where(size > 0, size, 1.0))
+    names = undetermined(relative / np.where(size > 0, size, 1.0), [COEFFICIENTS[k] for k in known])
     return [COEFFICIENTS.index(name) for name in names]
 
 
-def _is_weak(fit: RobustFit, regressors: FloatArray, k: int) -> bool:
-    half_width = _half_widths(fit)[k]
-    reach = half_width * regressors[:, k] / np.maximum(regressors @ fit.coefficients, 1e-300)
-    return bool(fit.coefficients[k] <= half_width and reach.max() > NEGLIGIBLE)
+def _is_weak(fit: RobustFit, used: FloatArray, column: int) -> bool:
+    half_width = _half_widths(fit)[column]
+    reach = half_width * used[:, column] / np.maximum(used @ fit.coefficients, 1e-300)
+    return bool(fit.coefficients[column] <= half_width and reach.max() > NEGLIGIBLE)
 
 
 def _half_widths(fit: RobustFit) -> FloatArray:
@@ -147,24 +152,24 @@ def _half_widths(fit: RobustFit) -> FloatArray:
     return widths
 
 
-def _prior(sheet: StepTime, count: int, borrowed: list[int]) -> Prior:
-    mean = np.array([getattr(sheet, name) for name in COEFFICIENTS[:count]])
-    deviation = np.full(count, np.inf)
-    deviation[borrowed] = SHEET_ERROR / 1.96 * mean[borrowed]
-    return Prior(mean, deviation)
+def _prior(sheet: StepTime, known: list[int], borrowed: list[int]) -> Prior:
+    mean = np.array([getattr(sheet, COEFFICIENTS[k]) for k in known])
+    error = np.array([SHEET_ERROR[COEFFICIENTS[k]] if k in borrowed else np.inf for k in known])
+    return Prior(mean, error / 1.96 * mean)
 
 
-def _calibration(fit: RobustFit, used: FloatArray, points: StepPoints, unknown: list[int]) -> Calibration:
-    widths, four = _half_widths(fit), len(COEFFICIENTS)
+def _calibration(
+    fit: RobustFit, used: FloatArray, points: StepPoints, known: list[int], unknown: list[int]
+) -> Calibration:
     deviation = np.sqrt(np.maximum(np.diag(fit.covariance), 0.0))
-    correlation = np.eye(four)
     size = np.outer(deviation, deviation)
-    k = len(deviation)
-    correlation[:k, :k] = np.divide(fit.covariance, size, out=np.eye(k), where=size > 0)
-    plus_minus = [None if i in unknown else float(widths[i]) if i < k else 0.0 for i in range(four)]
+    correlation = np.eye(len(COEFFICIENTS))
+    correlation[np.ix_(known, known)] = np.divide(fit.covariance, size, out=np.eye(len(known)), where=size > 0)
+    widths = np.zeros(len(COEFFICIENTS))
+    widths[known] = _half_widths(fit)
     return Calibration(
         steps=len(used),
-        plus_minus=tuple(plus_minus),
+        plus_minus=tuple(None if k in unknown else width for k, width in enumerate(widths.tolist())),
         correlation=tuple(tuple(float(value) for value in row) for row in correlation),
         misfit=_misfit(used, points, fit),
         tokens=(float(points.tokens.min()), float(points.tokens.max())),
@@ -205,25 +210,32 @@ def _held_out(regressors: FloatArray, duration_s: FloatArray, prior: Prior | Non
     return error
 
 
-def _remarks(exact: list[int], weak: list[int], borrowed: list[int], has_pairs: bool) -> Iterator[str]:
+def _remarks(exact: list[int], weak: list[int], borrowed: list[int], known: list[int]) -> Iterator[str]:
     for k in sorted(exact + weak):
         name = COEFFICIENTS[k]
         why = f"{_VARY[name]} on their own" if k in exact else "its 95% interval holds 0"
         if k in borrowed:
-            what = f"its value is the data sheet's, ±{SHEET_ERROR:.0%}"
+            whose = "the estimate's" if name == "c_seq" else "the data sheet's"
+            what = f"its value is {whose}, ±{SHEET_ERROR[name]:.0%}"
         elif k in exact:
             what = "its value means nothing by itself"
         else:
             what = "its value is the fit's, with an error as large as itself"
         advice = "" if k in borrowed else "; measure steps that vary it, or name model and GPU for a data sheet's"
         yield f"{name} is not determined: {why}; {what}{advice}"
-    if not has_pairs:
-        yield "c_attn is 0: the file has no attention pairs, so a token costs the same in long and short prompts"
+    for k, why in _ABSENT.items():
+        if k not in known:
+            yield f"{COEFFICIENTS[k]} is 0: the file has no {why}"
 
 
 _VARY = {
-    "c0": "tokens, KV tokens and pairs do not vary",
+    "c0": "tokens, KV tokens, pairs and sequences do not vary",
     "c_tok": "the tokens do not vary",
     "c_kv": "the KV tokens do not vary",
     "c_attn": "the attention pairs do not vary",
+    "c_seq": "the sequences do not vary",
+}
+_ABSENT = {
+    COEFFICIENTS.index("c_attn"): "attention pairs, so a token costs the same in long and short prompts",
+    COEFFICIENTS.index("c_seq"): "sequences, so what a request costs counts with its tokens",
 }

@@ -19,20 +19,25 @@ from fluidgate.input import read_text
 from fluidgate.output import write_text
 from fluidgate.words import shown
 
-TOKENS, KV, PAIRS, KIND, DURATION = "tokens", "kv_tokens", "attention_pairs", "kind", "ms"
+TOKENS, KV, PAIRS, SEQUENCES = "tokens", "kv_tokens", "attention_pairs", "sequences"
+KIND, DURATION = "kind", "ms"
 NAMES = {
     TOKENS: ("tokens", "num_tokens", "batch_tokens", "num_scheduled_tokens", "total_num_scheduled_tokens"),
     KV: ("kv_tokens", "num_kv_tokens", "context_tokens", "kv"),
     PAIRS: ("attention_pairs", "prefill_pairs", "prefill_attention_pairs", "pairs"),
+    SEQUENCES: ("sequences", "num_sequences", "num_reqs", "num_seqs", "scheduled", "batch_size"),
     KIND: ("kind", "phase"),
     DURATION: ("ms", "step_ms", "duration_ms", "latency_ms", "time_ms"),
 }
 REQUIRED = (TOKENS, KV, DURATION)
 MS_PER_S = 1e3
+ROUNDING = 1e-5
+"""Of the numbers that `write_steps` writes."""
 RANGES = {
     TOKENS: (1e-3, MAX_COUNT),
     KV: (0.0, MAX_KV_TOKENS),
     PAIRS: (0.0, float(MAX_COUNT) ** 2),
+    SEQUENCES: (1e-3, MAX_COUNT),
     DURATION: (MIN_STEP_S * MS_PER_S, MAX_STEP_S * MS_PER_S),
 }
 """Least and most; files of means hold fractional numbers of tokens."""
@@ -43,13 +48,15 @@ class StepFile:
     """The steps of a file.
 
     Attributes:
-        points: the steps; without a column of attention pairs these are 0.
+        points: the steps; without a column of attention pairs or of sequences these are 0.
         has_pairs: whether the file says how many (query, key) pairs each step's prefill had.
+        has_sequences: whether the file says how many requests were scheduled in each step.
         unused: columns that are not read.
     """
 
     points: StepPoints
     has_pairs: bool
+    has_sequences: bool
     unused: tuple[str, ...]
 
 
@@ -58,11 +65,12 @@ def read_steps(path: Path | str) -> StepFile:
 
     Columns, in any order, case and with spaces, hyphens or underscores: `tokens` computed in the step, `kv_tokens`
     (context lengths at its end, summed over its requests), `ms`; if there, `attention_pairs` ((query, key) pairs of its
-    prefill chunks) and `kind`. `NAMES` lists the other names each may have.
+    prefill chunks), `sequences` (its decodes and prefill chunks) and `kind`. `NAMES` lists the other names that each
+    may have.
 
     Raises:
         InputError: no such file, a column missing or doubled, or a value that is no number or out of range; names
-            the line.
+            the line. Also more sequences than tokens: each has a token at least.
     """
     path = Path(path)
     rows = _rows(path)
@@ -77,14 +85,23 @@ def read_steps(path: Path | str) -> StepFile:
             raise InputError(
                 f"{path}:{line}: {len(cells)} fields where the header has {len(rows[0][1])}; correct or remove the line"
             )
+    none = np.zeros(len(steps))
     points = StepPoints(
         kind=np.array([cells[columns[KIND]] if KIND in columns else "step" for _, cells in steps]),
         tokens=_numbers(path, steps, columns[TOKENS], TOKENS),
         kv_tokens=_numbers(path, steps, columns[KV], KV),
-        attention_pairs=_numbers(path, steps, columns[PAIRS], PAIRS) if PAIRS in columns else np.zeros(len(steps)),
+        attention_pairs=_numbers(path, steps, columns[PAIRS], PAIRS) if PAIRS in columns else none,
+        sequences=_numbers(path, steps, columns[SEQUENCES], SEQUENCES) if SEQUENCES in columns else none,
         duration_s=_numbers(path, steps, columns[DURATION], DURATION) / MS_PER_S,
     )
-    return StepFile(points, PAIRS in columns, unused)
+    more = points.sequences > points.tokens * (1 + ROUNDING)
+    if more.any():
+        i = int(np.argmax(more))
+        raise InputError(
+            f"{path}:{steps[i][0]}: {points.sequences[i]:g} sequences and {points.tokens[i]:g} tokens, and each has at "
+            "least one; correct the line"
+        )
+    return StepFile(points, PAIRS in columns, SEQUENCES in columns, unused)
 
 
 def write_steps(points: StepPoints, path: Path | str) -> None:
@@ -93,9 +110,9 @@ def write_steps(points: StepPoints, path: Path | str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    lines = [",".join((KIND, TOKENS, KV, PAIRS, DURATION))]
-    for kind, tokens, kv_tokens, pairs, duration_s in zip(*points, strict=True):
-        lines.append(f"{kind},{tokens:.6g},{kv_tokens:.6g},{pairs:.6g},{duration_s * MS_PER_S:.6g}")
+    lines = [",".join((KIND, TOKENS, KV, PAIRS, SEQUENCES, DURATION))]
+    for kind, *values, duration_s in zip(*points, strict=True):
+        lines.append(",".join((kind, *(f"{value:.6g}" for value in (*values, duration_s * MS_PER_S)))))
     write_text(path, "\n".join(lines) + "\n")
 
 

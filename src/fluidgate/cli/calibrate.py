@@ -108,7 +108,10 @@ def steps(
     if file.unused:
         o.say(f"columns not used: {', '.join(file.unused)}")
     report = calibrate_steps(
-        file.points, has_pairs=file.has_pairs, sheet=None if estimate is None else estimate.step_time
+        file.points,
+        has_pairs=file.has_pairs,
+        has_sequences=file.has_sequences,
+        sheet=None if estimate is None else estimate.step_time,
     )
     machine = report.hardware(name or path.stem, blocks, memory.block_size, source=f"calibrated on {path.name}")
     write_hardware(machine, out)

@@ -57,13 +57,14 @@ class Boundary:
         Args:
             tokens: what a step computes without that prefill; where step times are a grid, it is the decodes alone.
         """
-        kv_tokens = facts.kv_use * (facts.kv_tokens or 0.0)
+        kv_tokens, chunks = facts.kv_use * (facts.kv_tokens or 0.0), min(chunk, 1)
         grid = self.hardware.grid
         if grid is None:
-            return float(self.hardware.step_time.duration_s(tokens + chunk, kv_tokens))
+            sequences = max(facts.running, 1.0) + chunks
+            return float(self.hardware.step_time.duration_s(tokens + chunk, kv_tokens, 0, sequences))
         decodes = min(max(facts.running, 1.0), grid.max_decodes)
         kv_tokens = min(max(kv_tokens, decodes), decodes * grid.max_context)
-        return float(grid.duration_s(decodes, kv_tokens, chunk, chunk * (chunk + 1) / 2)[0])
+        return float(grid.duration_s(decodes, kv_tokens, chunk, chunk * (chunk + 1) / 2, chunks)[0])
 
 
 def memory_of(facts: Facts) -> Memory | None:

@@ -193,11 +193,13 @@ def compute_batch(state):
         else:
             decodes += 1
             decode_kv += after
+    c = state.step_time
     if len(state.shared_s) > 0:
         tables = (state.decode_s, state.decode_attention_s, state.shared_s, state.prefill_attention_s)
-        return grid_step_s(tables, decodes, decode_kv, chunk, pairs), decodes + chunk
-    c = state.step_time
-    return c[0] + c[1] * (decodes + chunk) + c[2] * (decode_kv + chunk_kv) + c[3] * pairs, decodes + chunk
+        seconds = grid_step_s(tables, decodes, decode_kv, chunk, pairs)
+    else:
+        seconds = c[0] + c[1] * (decodes + chunk) + c[2] * (decode_kv + chunk_kv) + c[3] * pairs
+    return seconds + c[4] * state.counter[SCHEDULED], decodes + chunk
 
 
 @inlined_kernel

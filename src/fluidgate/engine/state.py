@@ -139,7 +139,7 @@ class State(NamedTuple):
     counter: IntArray
     clock: FloatArray
     setting: IntArray
-    step_time: FloatArray  # c0, c_tok, c_kv, c_attn
+    step_time: FloatArray  # c0, c_tok, c_kv, c_attn, and seconds per request scheduled
     decode_s: FloatArray  # the tables of the hardware's grid; of size 0 where there is only `step_time`
     decode_attention_s: FloatArray
     shared_s: FloatArray
@@ -279,7 +279,7 @@ def new_state(
         counter=counter,
         clock=floats(CLOCKS),
         setting=setting,
-        step_time=np.array([c.c0, c.c_tok, c.c_kv, c.c_attn]),
+        step_time=np.array([c.c0, c.c_tok, c.c_kv, c.c_attn, hardware.sequence_s]),
         **_tables(hardware.grid),
         gap_histogram=ints(GAP_OCTAVES << GAP_SUBBINS_LOG2),
         gap_scratch=floats(1),

@@ -30,7 +30,8 @@ def affine_step_time(
 ) -> StepTime:
     """`hardware.step_time`; where there is a grid, what describes it best around a number of admissions per iteration.
 
-    Non-negative least squares over steps drawn as the mix makes them, scaled so that the mean step is the grid's.
+    Non-negative least squares over steps drawn as the mix makes them, scaled so that the mean step is the grid's. The
+    cost per sequence is the grid's own and needs no fit.
 
     Args:
         admissions_per_iteration: those at the boundary by default; the rate of the mix does not matter.
@@ -52,14 +53,14 @@ def affine_step_time(
     rng = np.random.default_rng(0)
     levels = [_drawn_steps(mix, share * x, grid, budget, rng) for share in LEVELS]
     terms = [_terms(steps) for steps in levels]
-    weighted = [steps[:, 0] * grid.duration_s(*steps[:, [1, 2, 3, 5]].T) for steps in levels]
+    weighted = [steps[:, 0] * grid.tables_s(*steps[:, [1, 2, 3, 5]].T) for steps in levels]
     regressors = np.concatenate(terms)
     root = np.sqrt(np.concatenate([steps[:, 0] for steps in levels]))
     size = np.linalg.norm(root[:, None] * regressors, axis=0)
     scale = np.where(size > 0, size, 1.0)
     fitted = nnls(root[:, None] * regressors / scale, np.concatenate(weighted) / root)[0] / scale
     fitted *= weighted[-1].sum() / (levels[-1][:, 0] * (terms[-1] @ fitted)).sum()
-    return StepTime(*fitted.tolist())
+    return StepTime(*np.append(fitted, grid.sequence_s).tolist())
 
 
 def affine_at_load(mix: RequestMix, hardware: Hardware, limits: Limits, boundary: StepTime) -> StepTime:

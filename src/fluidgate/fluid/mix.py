@@ -128,7 +128,8 @@ class RequestMix:
 
     def work_s(self, step_time: StepTime) -> FloatArray:
         """Seconds of variable work one request brings, shape (J,): w in model.md §2."""
-        per_request = step_time.duration_s(self.tokens, self.kv_token_iterations, self.attention_pairs)
+        work = self.tokens, self.kv_token_iterations, self.attention_pairs, self.iterations
+        per_request = step_time.duration_s(*work)
         return np.asarray(per_request - step_time.c0, dtype=np.float64)
 
     @cached_property

@@ -96,7 +96,7 @@ def nested_shape(segments: Segments, slack: float, step_time: StepTime) -> Neste
     requests = float(per_stage.sum())
     kv_tokens = float(per_stage @ (segments.prompt_tokens + segments.mean_stage))
     tokens = requests + float(segments.prompt_tokens[0]) - 1.0
-    batch_s = step_time.duration_s(tokens, kv_tokens, segments.attention_pairs)
+    batch_s = step_time.duration_s(tokens, kv_tokens, segments.attention_pairs, requests)
     return NestedShape(
         segments=segments,
         ratio=ratio,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,8 +145,8 @@ class FluidPlan:
             ("iteration time", self._iteration_time()),
             ("iteration time at the boundary", f"{number(1e3 * stable.iteration_time_s)} ms"),
             (
-                "time in fixed / tokens / KV / attention",
-                " / ".join(percent(s) for s in (shares.fixed, shares.tokens, shares.kv, shares.attention)),
+                "time in fixed / tokens / KV / attention / sequences",
+                " / ".join(percent(share) for share in astuple(shares)),
             ),
             ("rate limit", f"{number(self.rate_limit)} admissions per iteration"),
             ("concurrency cap", f"{number(self.concurrency_cap)} requests"),

@@ -36,7 +36,7 @@ class Guarantee:
 
     def log_odds(self, count: int, step_time: StepTime) -> float:
         """ln(m(1 + T/d0)/δ): every boundary, at every iteration; no iteration is shorter than one token's."""
-        shortest_s = step_time.c0 + step_time.c_tok
+        shortest_s = step_time.shortest_s
         return log(count * (1.0 + self.horizon_s / shortest_s) / self.delta)
 
 

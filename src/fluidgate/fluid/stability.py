@@ -35,6 +35,7 @@ class TimeShares:
     tokens: float
     kv: float
     attention: float
+    sequences: float
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,11 @@ def _eviction_cost(mix: RequestMix, step_time: StepTime, boundary_rate: float) -
 
     Assumes that a victim is a resident drawn at random and recomputes all its KV in one iteration: at mean age,
     E[a]/E[o] tokens, which is the prompt and E[o²]/(2E[o]) tokens less one half. Engines evict the last admitted,
-    which is younger; blocks found again in the prefix cache cost nothing; chunks read some KV again.
+    which is younger; blocks found again in the prefix cache cost nothing; chunks read some KV again. That iteration
+    gives the next token as well, so the request is scheduled no more often than without an eviction.
     """
     kv, pairs = mix.kv_token_iterations, 0.5 * (mix.squared_memory_iterations(KvLaw.full(1)) + mix.kv_token_iterations)
-    again_s = mix.mean(step_time.duration_s(kv, 0, pairs) - step_time.c0) / mix.mean(mix.iterations)
+    again_s = mix.mean(step_time.duration_s(kv, 0, pairs, 0) - step_time.c0) / mix.mean(mix.iterations)
     return again_s * boundary_rate / (1.0 + again_s * boundary_rate)
 
 
@@ -273,4 +275,5 @@ def _time_shares(mix: RequestMix, step_time: StepTime, rate: float, eta: float) 
         tokens=rate * step_time.c_tok * mix.mean(mix.tokens),
         kv=rate * step_time.c_kv * mix.mean(mix.kv_token_iterations),
         attention=rate * step_time.c_attn * mix.mean(mix.attention_pairs),
+        sequences=rate * step_time.c_seq * mix.mean(mix.iterations),
     )

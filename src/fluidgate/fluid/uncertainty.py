@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from math import hypot
 
 from fluidgate.errors import CalibrationWarning
@@ -51,7 +51,7 @@ def plan_uncertainty(
     if calibration is None:
         return None
     x = stable.admissions_per_iteration
-    per_request = (mix.tokens, mix.kv_token_iterations, mix.attention_pairs)
+    per_request = (mix.tokens, mix.kv_token_iterations, mix.attention_pairs, mix.iterations)
     half_width_s = calibration.half_width_s(*(x * mix.mean(part) for part in per_request))
     if half_width_s is None:
         return None
@@ -88,6 +88,6 @@ def _required_tokens(
     factor: float, step_time: StepTime, limits: Limits, nested: NestedThresholds, buffer: SafetyBuffer
 ) -> float:
     """The buffer's memory when all times are `factor` as long."""
-    times = StepTime(*(factor * c for c in (step_time.c0, step_time.c_tok, step_time.c_kv, step_time.c_attn)))
+    times = StepTime(*(factor * c for c in astuple(step_time)))
     shape = replace(nested.shape, work_s=factor * nested.shape.work_s)
     return safety_buffer(shape, buffer.rate, times, limits, buffer.guarantee).required_tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,43 +17,51 @@ from fluidgate.words import shown
 
 @dataclass(frozen=True)
 class StepTime:
-    """Duration of one engine step: c0 + c_tok·tokens + c_kv·kv_tokens + c_attn·attention_pairs.
+    """Duration of one engine step: c0 + c_tok·tokens + c_kv·kv_tokens + c_attn·attention_pairs + c_seq·sequences.
 
     `tokens` are the tokens computed in the step (prefill chunks and decodes). `kv_tokens` sums, over the
     scheduled requests, the context length each ends the step with. `attention_pairs` sums, over the prefill
     chunks, the (query, key) pairs: chunk·before + chunk·(chunk + 1)/2; chunks of one prompt add up to
-    l·(l + 1)/2 whatever their sizes. The paper's τ = d0 + d1·KV is `StepTime(c0=d0, c_kv=d1)`.
+    l·(l + 1)/2 whatever their sizes. `sequences` are the requests scheduled in the step: every decode and every
+    prefill chunk is one. The paper's τ = d0 + d1·KV is `StepTime(c0=d0, c_kv=d1)`.
 
     Attributes:
         c0: seconds per step.
         c_tok: seconds per token computed.
         c_kv: seconds per KV token read.
         c_attn: seconds per prefill attention pair.
+        c_seq: seconds per request scheduled: sampling, detokenising and bookkeeping, whatever its tokens.
     """
 
     c0: float
     c_tok: float = 0.0
     c_kv: float = 0.0
     c_attn: float = 0.0
+    c_seq: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("c0", "c_tok", "c_kv", "c_attn"):
-            value = getattr(self, name)
+        for name, value in asdict(self).items():
             if not np.isfinite(value) or value < 0:
                 raise InputError(f"step time: {name} = {value} must be a finite number of seconds, at least 0")
             if value > MAX_STEP_S:
                 raise InputError(f"step time: {name} = {value:g} must be at most {MAX_STEP_S:g} seconds")
-        if self.c0 == 0 and self.c_tok == 0:
-            raise InputError("step time: c0 and c_tok are both 0, so steps would take no time; set c0")
-        if self.c0 + self.c_tok < MIN_STEP_S:
+        if self.shortest_s == 0:
+            raise InputError("step time: c0, c_tok and c_seq are all 0, so steps would take no time; set c0")
+        if self.shortest_s < MIN_STEP_S:
             raise InputError(
-                f"step time: a step of one token would take {self.c0 + self.c_tok:g} s, and none takes less than "
+                f"step time: a step of one token would take {self.shortest_s:g} s, and none takes less than "
                 f"{MIN_STEP_S:g}; set c0"
             )
 
-    def duration_s(self, tokens: Any, kv_tokens: Any, attention_pairs: Any = 0) -> Any:
+    @property
+    def shortest_s(self) -> float:
+        """Seconds that every step takes at least: each has one request with one token."""
+        return self.c0 + self.c_tok + self.c_seq
+
+    def duration_s(self, tokens: Any, kv_tokens: Any, attention_pairs: Any, sequences: Any) -> Any:
         """Seconds of a step; scalars or arrays."""
-        return self.c0 + self.c_tok * tokens + self.c_kv * kv_tokens + self.c_attn * attention_pairs
+        compute_s = self.c0 + self.c_tok * tokens + self.c_kv * kv_tokens + self.c_attn * attention_pairs
+        return compute_s + self.c_seq * sequences
 
 
 @dataclass(frozen=True)
@@ -114,14 +122,21 @@ class Hardware:
         """Seconds that every step takes at least."""
         if self.grid is not None:
             return self.grid.shortest_step_s
-        return self.step_time.c0 + self.step_time.c_tok
+        return self.step_time.shortest_s
+
+    @property
+    def sequence_s(self) -> float:
+        """Seconds per request scheduled in a step, part of every step."""
+        return self.step_time.c_seq if self.grid is None else self.grid.sequence_s
 
     @property
     def kv_capacity_tokens(self) -> int:
         """Tokens of KV that fit: every block but the null block."""
         return (self.num_gpu_blocks - 1) * self.block_size
 
-    def step_s(self, decodes: Any, decode_kv_tokens: Any, prefill: Any, prefill_kv_tokens: Any, pairs: Any) -> Any:
+    def step_s(
+        self, decodes: Any, decode_kv_tokens: Any, prefill: Any, prefill_kv_tokens: Any, pairs: Any, chunks: Any
+    ) -> Any:
         """Seconds of steps as the engine takes them; arrays of shape (n,).
 
         Args:
@@ -130,7 +145,9 @@ class Hardware:
             prefill: tokens of the prefill chunks.
             prefill_kv_tokens: context lengths of their requests at the end of the step, summed.
             pairs: (query, key) pairs of the prefill chunks.
+            chunks: requests that have a prefill chunk.
         """
         if self.grid is not None:
-            return self.grid.duration_s(decodes, decode_kv_tokens, prefill, pairs)
-        return self.step_time.duration_s(decodes + prefill, decode_kv_tokens + prefill_kv_tokens, pairs)
+            return self.grid.duration_s(decodes, decode_kv_tokens, prefill, pairs, chunks)
+        kv_tokens = decode_kv_tokens + prefill_kv_tokens
+        return self.step_time.duration_s(decodes + prefill, kv_tokens, pairs, decodes + chunks)

@@ -21,19 +21,27 @@ LAYER_OVERHEAD_S = 30e-6
 LINK_EFFICIENCY = 0.5
 ALL_REDUCES_OVERHEAD_S = 25e-6
 
+# What a server's host does per scheduled request and step: sampling, detokenising, bookkeeping. A round number for a
+# few calls in Python. The runs that aiconfigurator-core 0.12 ships, of Llama-3.1-70B and gpt-oss-120b under vLLM on
+# H100 and H200 (TPOT at 4 to 64 requests in flight), do not determine it: what grows with their number beyond the
+# operators' times is 2 to 52 µs per request in half of the settings with 8,192 tokens of output, and negative in
+# some.
+SEQUENCE_S = 10e-6
+
 
 def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1, kv_cache_dtype: str = "auto") -> StepTime:
     """The roofline estimate of a dense model's step time on `tp` GPUs.
 
-    c0 reads every weight but the embedding once, as it is stored, plus a fixed time per layer; c_tok is 2 operations
-    per layer weight, at the bf16 rate also where weights are quantised; c_kv reads one token's KV; c_attn is
-    4·layers·heads·head_dim operations per (query, key) pair. Several GPUs add their activations up twice in a layer,
-    which takes 2(tp − 1)/tp of their bytes over the link, and a fixed time.
+    c0 reads every weight but the embedding once, as it is stored, plus a fixed time per layer; c_tok is 2
+    operations per layer weight, at the bf16 rate also where weights are quantised; c_kv reads one token's KV;
+    c_attn is 4·layers·heads·head_dim operations per (query, key) pair; c_seq is 10 µs for any pair, the host's.
+    Several GPUs add their activations up twice in a layer, which takes 2(tp − 1)/tp of their bytes over the link,
+    and a fixed time.
 
     Estimate ÷ fit over the 15 fitted profiles, most of them in 0.8–1.1: c0 0.74–1.14, c_tok 0.52–1.15, c_kv
     0.83–1.26, c_attn 0.50–2.01. Mean error on the grids' own steps 5–14%, 20% for a 0.6B model; the
     efficiencies were chosen on these grids. Not chosen on it: a measured vLLM run (Llama-3.1-8B, RTX 4090),
-    whose decode steps the estimate meets at a median ratio of 1.05.
+    whose decode steps the estimate meets at a median ratio of 1.06.
 
     Raises:
         InputError: a mixture of experts, `tp` that does not divide the heads, or several GPUs without a known link.
@@ -48,6 +56,7 @@ def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1, kv_cache_dtype:
         c_tok=2 * model.layer_parameters / (flops * MATMUL_EFFICIENCY) + token_s,
         c_kv=model.kv_read_bytes(tp, kv_cache_dtype)[0] / (bytes_per_s * KV_READ_EFFICIENCY),
         c_attn=4 * model.layers * model.heads * model.head_dim / (flops * ATTENTION_EFFICIENCY),
+        c_seq=SEQUENCE_S,
     )
 
 

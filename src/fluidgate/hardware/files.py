@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_KV_TOKENS, MAX_STEP_S
 from fluidgate.errors import InputError
-from fluidgate.hardware.calibration import Calibration
+from fluidgate.hardware.calibration import COEFFICIENTS, Calibration
 from fluidgate.hardware.core import Hardware, StepTime
-from fluidgate.hardware.fit import COEFFICIENTS
 from fluidgate.hardware.kv_law import KvGroup, KvLaw
 from fluidgate.hardware.kv_layers import KIND_TITLES
-from fluidgate.hardware.step_grid import TABLES, StepGrid
+from fluidgate.hardware.step_grid import PARTS, TABLES, StepGrid
 from fluidgate.jsonfile import JsonObject, read_object
 from fluidgate.output import write_text
 
@@ -26,6 +26,8 @@ VERSION = 1
 MAX_LAYERS = 10_000
 GRID_DIGITS = 6
 _OPTIONAL = ("block_size", "source", "relative_error", "calibration", "grid", "kv_cache")
+WITHOUT_C_SEQ = 4
+"""Coefficients of a calibration from before there was c_seq, which was 0 by definition."""
 _KEYS = ("version", "name", "step_time", "num_gpu_blocks", *_OPTIONAL)
 _KV_KEYS = ("dtype", "bytes_per_block", "groups")
 _GROUP_KEYS = ("kind", "layers", "block_size", "reach", "copies")
@@ -35,7 +37,7 @@ _CALIBRATION_KEYS = ("steps", "plus_minus", "correlation", "misfit", "tokens", "
 def read_hardware(path: Path | str) -> Hardware:
     """The hardware in a JSON file as `write_hardware` writes it.
 
-    `version`, `name`, `step_time` (with `c0`; `c_tok`, `c_kv`, `c_attn` in seconds default to 0) and
+    `version`, `name`, `step_time` (with `c0`; `c_tok`, `c_kv`, `c_attn`, `c_seq` in seconds default to 0) and
     `num_gpu_blocks` are required; `block_size` defaults to 16, `source` to empty, `relative_error`,
     `calibration`, `grid` and `kv_cache` to unknown.
 
@@ -99,16 +101,17 @@ def _written(calibration: Calibration) -> dict[str, Any]:
 
 
 def _written_grid(grid: StepGrid) -> dict[str, Any]:
-    return {name: np.char.mod(f"%.{GRID_DIGITS}g", getattr(grid, name)).astype(np.float64).tolist() for name in TABLES}
+    rounded = {name: np.char.mod(f"%.{GRID_DIGITS}g", getattr(grid, name)).astype(np.float64) for name in TABLES}
+    return {"sequence_s": float(grid.sequence_s), **{name: table.tolist() for name, table in rounded.items()}}
 
 
 def _grid(entry: JsonObject) -> StepGrid:
-    entry.refuse_others(TABLES)
+    entry.refuse_others(PARTS)
     tables = {
         name: entry.numbers(name, at_least=-MAX_STEP_S, at_most=MAX_STEP_S, axes=1 if name == "shared_s" else 2)
         for name in TABLES
     }
-    return StepGrid(**tables)
+    return StepGrid(**tables, sequence_s=entry.number("sequence_s", at_most=MAX_STEP_S, default=0.0))
 
 
 def _written_law(law: KvLaw) -> dict[str, Any]:
@@ -144,19 +147,31 @@ def _group(entry: JsonObject) -> KvGroup:
 
 def _calibration(entry: JsonObject) -> Calibration:
     entry.refuse_others(_CALIBRATION_KEYS)
+    known, correlation = _correlation(entry)
     widths = entry.object("plus_minus")
-    widths.refuse_others(COEFFICIENTS)
-    correlation = entry.numbers("correlation", (len(COEFFICIENTS), len(COEFFICIENTS)), at_least=-1.001, at_most=1.001)
+    widths.refuse_others(COEFFICIENTS[:known])
     tokens, kv_tokens = (
         tuple(entry.numbers(key, (2,), at_most=MAX_KV_TOKENS).tolist()) for key in ("tokens", "kv_tokens")
     )
     return Calibration(
         steps=entry.integer("steps"),
         plus_minus=tuple(
-            widths.number(name, at_most=MAX_STEP_S) if widths.has(name) else None for name in COEFFICIENTS
-        ),
+            widths.number(name, at_most=MAX_STEP_S) if widths.has(name) else None for name in COEFFICIENTS[:known]
+        )
+        + (0.0,) * (len(COEFFICIENTS) - known),
         correlation=tuple(tuple(row) for row in correlation.tolist()),
         misfit=entry.number("misfit"),
         tokens=tokens,
         kv_tokens=kv_tokens,
     )
+
+
+def _correlation(entry: JsonObject) -> tuple[int, FloatArray]:
+    """How many coefficients the file knows, and the correlation of all; the others have none."""
+    written = entry.numbers("correlation", at_least=-1.001, at_most=1.001, axes=2)
+    known = WITHOUT_C_SEQ if written.shape == (WITHOUT_C_SEQ, WITHOUT_C_SEQ) else len(COEFFICIENTS)
+    if written.shape != (known, known):
+        raise entry.error("correlation", f"has shape {written.shape}, not {(known, known)}")
+    correlation = np.eye(len(COEFFICIENTS))
+    correlation[:known, :known] = written
+    return known, correlation

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fluidgate.arrays import FloatArray
 from fluidgate.errors import InputError
+from fluidgate.hardware.calibration import COEFFICIENTS
 from fluidgate.hardware.core import StepTime
 from fluidgate.hardware.step_grid import StepGrid
 
-COEFFICIENTS = ("c0", "c_tok", "c_kv", "c_attn")
 MIN_POINTS = len(COEFFICIENTS) + 1
+SHORTEST = [0, 1, 4]
+"""Of them, those that the shortest step has: c0, c_tok and c_seq."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def fit_step_time(
     tokens: ArrayLike,
     kv_tokens: ArrayLike,
     attention_pairs: ArrayLike,
+    sequences: ArrayLike | None,
     duration_s: ArrayLike,
     kind: Sequence[str] | None = None,
 ) -> tuple[StepTime, FitReport]:
@@ -50,6 +53,8 @@ def fit_step_time(
         tokens: tokens computed in each step, shape (n,).
         kv_tokens: context lengths at the end of the step summed over its requests, shape (n,).
         attention_pairs: (query, key) pairs of the prefill chunks, shape (n,).
+        sequences: requests scheduled in each step, shape (n,); None if they are not known, or cost nothing in these
+            steps: c_seq is then 0.
         duration_s: measured seconds, shape (n,), above 0.
         kind: what each step is (`decode`, `mixed` …), shape (n,); errors are reported per kind.
 
@@ -60,13 +65,16 @@ def fit_step_time(
     from scipy.optimize import nnls
 
     columns = {"tokens": tokens, "kv_tokens": kv_tokens, "attention_pairs": attention_pairs}
+    columns |= {} if sequences is None else {"sequences": sequences}
     measured = _column("duration_s", duration_s, None)
     n = len(measured)
     if np.any(measured <= 0):
         i = int(np.argmax(measured <= 0))
         raise InputError(f"fit: step {i}: duration_s = {measured[i]} must be above 0")
     if n < MIN_POINTS:
-        raise InputError(f"fit: {n} steps are too few for four coefficients; measure at least {MIN_POINTS}")
+        raise InputError(
+            f"fit: {n} steps are too few for {len(COEFFICIENTS)} coefficients; measure at least {MIN_POINTS}"
+        )
     kinds = np.asarray(["step"] * n if kind is None else list(kind), dtype=str)
     if len(kinds) != n:
         raise InputError(f"fit: kind has {len(kinds)} values for {n} steps; give one per step")
@@ -78,21 +86,24 @@ def fit_step_time(
     size = np.linalg.norm(relative, axis=0)
     scale = np.where(size > 0, size, 1.0)
     fitted = nnls(relative / scale, np.ones(n))[0] / scale
-    if np.all(relative[:, :2] @ fitted[:2] < 1e-9):
-        raise InputError("fit: the steps show no time per step or per token; add steps with few KV tokens")
+    shortest = [k for k in SHORTEST if k < len(fitted)]
+    if np.all(relative[:, shortest] @ fitted[shortest] < 1e-9):
+        raise InputError("fit: the steps show no time per step, token or sequence; add steps with few KV tokens")
     error = np.abs(relative @ fitted - 1)
     report = FitReport(
         points=n,
         mean_error=float(error.mean()),
         max_error=float(error.max()),
         error_by_kind={str(k): float(error[kinds == k].mean()) for k in dict.fromkeys(kinds)},
-        unidentifiable=undetermined(relative / scale),
+        unidentifiable=undetermined(relative / scale, COEFFICIENTS[: len(fitted)]),
     )
     return StepTime(*(float(value) for value in fitted)), report
 
 
 def fit_step_grid(grid: StepGrid, kv_capacity_tokens: int) -> tuple[StepTime, FitReport]:
     """The affine form nearest to a grid over the steps that fit the KV memory: decodes, whole prompts, and both.
+
+    Four terms are fitted to the tables; the cost per sequence is the grid's.
 
     Raises:
         InputError: hardly any step fits.
@@ -114,14 +125,20 @@ def fit_step_grid(grid: StepGrid, kv_capacity_tokens: int) -> tuple[StepTime, Fi
         )
     n, context, prompt, kv, pairs = (column[met] for column in (n, context, prompt, kv, pairs))
     kind = np.select([prompt == 0, n == 0], ["decode", "prefill"], "mixed")
-    return fit_step_time(n + prompt, kv, pairs, grid.duration_s(n, n * context, prompt, pairs), kind=list(kind))
+    tables_s = grid.tables_s(n, n * context, prompt, pairs)
+    step_time, report = fit_step_time(n + prompt, kv, pairs, None, tables_s, kind=list(kind))
+    return replace(step_time, c_seq=grid.sequence_s), report
 
 
-def undetermined(matrix: FloatArray) -> tuple[str, ...]:
-    """Coefficients that can change without changing any fitted value: those with a part in the null space."""
+def undetermined(matrix: FloatArray, names: Sequence[str]) -> tuple[str, ...]:
+    """Coefficients that can change without changing any fitted value: those with a part in the null space.
+
+    Args:
+        matrix: a column per coefficient, shape (n, k).
+        names: of the coefficients, k.
+    """
     _, singular, directions = np.linalg.svd(matrix, full_matrices=False)
     null_space = directions[singular < 1e-9 * singular[0]]
-    names = COEFFICIENTS[: matrix.shape[1]]
     return tuple(name for name, part in zip(names, null_space.T, strict=True) if np.any(np.abs(part) > 1e-6))
 
 

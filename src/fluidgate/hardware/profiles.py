@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from fluidgate.errors import InputError
+from fluidgate.hardware.calibration import COEFFICIENTS
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.gpus import canonical_gpu_name, find_gpu
 from fluidgate.hardware.model_config import ModelShape, canonical_model_name, find_model
@@ -104,7 +105,7 @@ def _profile(entry: JsonObject) -> Profile:
     on = f"{tp} × {gpu}" if tp > 1 else gpu
     hardware = Hardware(
         name=f"{model} on {on}" + ("" if variant in (DEFAULT_VARIANT, f"tp{tp}") else f" ({variant})"),
-        step_time=StepTime(*(entry.number(name) for name in ("c0", "c_tok", "c_kv", "c_attn"))),
+        step_time=StepTime(*(entry.number(name) for name in COEFFICIENTS)),
         num_gpu_blocks=entry.integer("num_gpu_blocks"),
         block_size=block_size,
         source=entry.text("source"),

@@ -15,6 +15,7 @@ from fluidgate.hardware.knots import KNOTS_PER_OCTAVE, TOKEN_KNOTS_PER_OCTAVE, k
 
 MAX_OCTAVES = 40
 TABLES = ("decode_s", "decode_attention_s", "shared_s", "prefill_attention_s")
+PARTS = (*TABLES, "sequence_s")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,21 +24,28 @@ class StepGrid:
 
     A step of n decodes whose contexts (at its end) are c tokens long on average takes decode_s(n, c). One that also
     computes p prefill tokens, each of which attends to q tokens on average, takes
-    shared_s(n + p) + prefill_attention_s(p, q) + decode_attention_s(n, c).
+    shared_s(n + p) + prefill_attention_s(p, q) + decode_attention_s(n, c). Either takes sequence_s more for every
+    decode and every prefill chunk.
 
     Attributes:
         decode_s: whole steps of decodes alone, shape (N, C), seconds.
         decode_attention_s: what decodes add to a step with prefill besides their tokens, shape (N, C), seconds.
         shared_s: what every token goes through (weights, experts, communication), by tokens, shape (T,), seconds.
         prefill_attention_s: what a prefill adds besides its tokens, shape (P, Q), seconds.
+        sequence_s: seconds per request scheduled, whatever its tokens.
     """
 
     decode_s: FloatArray
     decode_attention_s: FloatArray
     shared_s: FloatArray
     prefill_attention_s: FloatArray
+    sequence_s: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.sequence_s <= MAX_STEP_S:
+            raise InputError(
+                f"step grid: sequence_s = {self.sequence_s:g} must be seconds, at least 0 and at most {MAX_STEP_S:g}"
+            )
         for name in TABLES:
             table = np.ascontiguousarray(getattr(self, name), dtype=np.float64)
             object.__setattr__(self, name, table)
@@ -83,7 +91,7 @@ class StepGrid:
             )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, StepGrid) and all(np.array_equal(getattr(self, t), getattr(other, t)) for t in TABLES)
+        return isinstance(other, StepGrid) and all(np.array_equal(getattr(self, p), getattr(other, p)) for p in PARTS)
 
     def __hash__(self) -> int:
         return hash(self.shared_s.tobytes())
@@ -91,15 +99,17 @@ class StepGrid:
     @property
     def shortest_step_s(self) -> float:
         """Seconds that every step takes at least."""
-        return float(min(self.decode_s.min(), self._least_with_prefill()[1].min()))
+        return float(min(self.decode_s.min(), self._least_with_prefill()[1].min())) + self.sequence_s
 
     @property
     def digest(self) -> str:
-        """A short name for the tables, where there is no room for them."""
+        """A short name for the grid, where there is no room for it."""
         hasher = sha256()
         for name in TABLES:
             table = getattr(self, name)
             hasher.update(f"{name} {table.shape}".encode() + table.tobytes())
+        if self.sequence_s:
+            hasher.update(f"sequence_s {self.sequence_s!r}".encode())
         return hasher.hexdigest()[:16]
 
     @property
@@ -126,8 +136,26 @@ class StepGrid:
         chunks, tokens = self.prefill_attention_s.shape[0], len(self.shared_s)
         return int(min(knots(chunks)[-1], knots(tokens, TOKEN_KNOTS_PER_OCTAVE)[-1]))
 
-    def duration_s(self, decodes: Any, decode_kv_tokens: Any, prefill_tokens: Any, attention_pairs: Any) -> FloatArray:
+    def duration_s(
+        self, decodes: Any, decode_kv_tokens: Any, prefill_tokens: Any, attention_pairs: Any, chunks: Any
+    ) -> FloatArray:
         """Seconds of n steps, shape (n,).
+
+        Args:
+            decodes, decode_kv_tokens, prefill_tokens, attention_pairs: as `tables_s` takes them.
+            chunks: requests that have a prefill chunk.
+
+        Raises:
+            InputError: no whole steps, steps beyond the tables, or chunks without tokens.
+        """
+        seconds = self.tables_s(decodes, decode_kv_tokens, prefill_tokens, attention_pairs)
+        count, tokens = np.ravel(chunks), np.ravel(prefill_tokens)
+        if np.any((count > tokens) | ((count <= 0) & (tokens > 0))):
+            raise InputError("step grid: a prefill chunk is at least one token, and prefill tokens come in chunks")
+        return seconds + self.sequence_s * (np.ravel(decodes) + count)
+
+    def tables_s(self, decodes: Any, decode_kv_tokens: Any, prefill_tokens: Any, attention_pairs: Any) -> FloatArray:
+        """Seconds of n steps without what each request costs by itself (`sequence_s`), shape (n,).
 
         Args:
             decodes: requests that decode, shape (n,) or a number, as all of these.

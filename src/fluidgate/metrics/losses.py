@@ -6,7 +6,8 @@ their tokens within the token budget and give all their output tokens within the
 
     busy time = (useful work + c0·N_min) + repeated work + c0·(N - N_min) = fluid bound + recompute + under-use.
 
-The work is exact: attention pairs of chunks add up to those of the prompt. A prompt's tokens that were in the prefix
+The work is exact: attention pairs of chunks add up to those of the prompt. A chunk before a prompt's last gives no
+token: the KV that it reads and its cost per sequence count as repeated. A prompt's tokens that were in the prefix
 cache when the request first entered are neither work nor memory that it needs. That is approximate in two ways, which
 favour no policy: a hit on a block that no request held does take memory; and a request evicted in the middle of its
 prompt may find more when it comes back, which is set off against the repeated work.
@@ -59,7 +60,7 @@ def _needed(records: RunRecords) -> tuple[float, float]:
     block_size, step_time = records.hardware.block_size, records.hardware.step_time
     mix = RequestMix(np.ones(int(done.sum())), load.prompt_tokens[done], load.output_tokens[done])
     cached = records.cached_tokens[done]
-    found_s = step_time.duration_s(cached.sum(), 0, (cached * (cached + 1) // 2).sum()) - step_time.c0
+    found_s = step_time.duration_s(cached.sum(), 0, (cached * (cached + 1) // 2).sum(), 0) - step_time.c0
     blocks = mix.block_iterations(block_size) - load.output_tokens[done] * (cached // block_size)
     budget = config.token_budget(int((load.prompt_tokens + load.output_tokens).max()))
     if not config.formation.budget_counts_decodes:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fluidgate.arrays import BoolArray, FloatArray
 from fluidgate.calibration import CalibrationReport, QueriedHardware, StepPoints
-from fluidgate.hardware.fit import COEFFICIENTS
+from fluidgate.hardware.calibration import COEFFICIENTS
 from fluidgate.report.html import Html, tag
 from fluidgate.report.svg import Axis, colour, frame, svg
 from fluidgate.words import number, percent
@@ -23,6 +23,7 @@ UNITS = {
     "c_tok": ("µs per token", 1e6),
     "c_kv": ("ns per KV token", 1e9),
     "c_attn": ("ns per attention pair", 1e9),
+    "c_seq": ("µs per sequence", 1e6),
 }
 
 
@@ -53,7 +54,7 @@ def grid_table(queried: QueriedHardware) -> Table:
     table = Table(title=hardware.name, show_header=False)
     for context in (512, 4096):
         sizes = [n for n in (1, 8, 64, 256) if n <= grid.max_decodes]
-        times_ms = ", ".join(f"{n}: {number(float(grid.duration_s(n, n * context, 0, 0)[0]) * 1e3)}" for n in sizes)
+        times_ms = ", ".join(f"{n}: {number(float(grid.duration_s(n, n * context, 0, 0, 0)[0]) * 1e3)}" for n in sizes)
         table.add_row(f"decode step at a context of {context:,} tokens, ms by batch", times_ms)
     reach = f"{grid.max_decodes:,} requests, {grid.max_tokens:,} tokens in a step, {grid.max_context:,} of context"
     table.add_row("grid reaches to", reach)

@@ -103,7 +103,8 @@ def fit_to_timings(
 
     A run without a log of its steps shows them only through its latencies: the loss is the mean absolute error of
     TTFT and E2E, each over its mean, and of the logarithm of TPOT. Nelder-Mead on the logarithms of the coefficients,
-    from `start`; evictions make the loss rough, so derivatives say nothing.
+    from `start`; evictions make the loss rough, so derivatives say nothing. c_seq stays as it is: one load's latencies
+    hardly tell it from c_tok.
 
     Args:
         start: where the search starts, such as an estimate from data sheets.
@@ -113,8 +114,11 @@ def fit_to_timings(
 
     measured = run.timings.latencies_s
 
+    def step_time(log_coefficients: FloatArray) -> StepTime:
+        return StepTime(*np.append(np.exp(log_coefficients), start.c_seq).tolist())
+
     def loss(log_coefficients: FloatArray) -> float:
-        records = replay(run, StepTime(*np.exp(log_coefficients)), num_gpu_blocks, config)
+        records = replay(run, step_time(log_coefficients), num_gpu_blocks, config)
         total = 0.0
         for name, simulated in Timings.of(records).latencies_s.items():
             actual, modelled = measured[name][fitted_on], simulated[fitted_on]
@@ -126,7 +130,7 @@ def fit_to_timings(
     corners = np.vstack([first, first + SEARCH_STEP * np.eye(len(first))])
     options = {"maxfev": SEARCH_RUNS, "initial_simplex": corners}
     best = minimize(loss, first, method="Nelder-Mead", options=options)
-    return StepTime(*(float(c) for c in np.exp(best.x)))
+    return step_time(best.x)
 
 
 def replay(

@@ -225,7 +225,7 @@ def _replay(records: RunRecords, steps: StepRecords) -> _Replay:
             kv, decode = computed[rows], ~prompt_part
             seconds[k] = hardware.step_s(
                 *(decode.sum(), kv[decode].sum()),
-                *(tokens[prompt_part].sum(), kv[prompt_part].sum(), pairs[prompt_part].sum()),
+                *(tokens[prompt_part].sum(), kv[prompt_part].sum(), pairs[prompt_part].sum(), prompt_part.sum()),
             ).item()
         given = rows[computed[rows] == target]
         generated[given] += 1

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fluidgate.bounds import MAX_COUNT, MAX_STEP_S
-from fluidgate.calibration.points import StepPoints, points_of
+from fluidgate.calibration.points import StepPoints, StepRow, points_of
 from fluidgate.calibration.server.live_steps import PhaseLooks, Window
 from fluidgate.errors import InputError
 from fluidgate.input import MAX_BYTES
@@ -93,9 +93,7 @@ class IterationLog:
                 rows += self._window(phase, window, [line for line in lines if start < line.end <= end])
         return points_of(rows)
 
-    def _window(
-        self, phase: PhaseLooks, window: Window, lines: Sequence[Iteration]
-    ) -> list[tuple[str, float, float, float, float]]:
+    def _window(self, phase: PhaseLooks, window: Window, lines: Sequence[Iteration]) -> list[StepRow]:
         if len(lines) < window.added.iterations / 2:
             raise InputError(
                 f"{self.path}: holds {len(lines)} 'Iteration' lines where the server counted "
@@ -109,10 +107,11 @@ class IterationLog:
                 [line.tokens for line in lines],
                 [self._context(line) + line.tokens for line in lines],
                 [line.prompt_tokens * (phase.prompt_tokens + 1) / 2 for line in lines],
+                [line.requests for line in lines],
                 elapsed_s + missing_s,
             ]
         )
-        if elapsed_s.sum() < MIN_EXPLAINED * window.duration_s or values[:, 3].min() <= 0:
+        if elapsed_s.sum() < MIN_EXPLAINED * window.duration_s or values[:, -1].min() <= 0:
             values = values.mean(axis=0, keepdims=True)
         return [(phase.name, *row) for row in values.tolist()]
 

@@ -123,8 +123,10 @@ class Window:
         """Whether the lateness of looks, and of what they count, is small against it."""
         return self.duration_s >= MIN_WINDOW_S and self.added.iterations >= MIN_ITERATIONS
 
-    def mean_step(self, prompt_tokens: float, cached_prefix: float) -> tuple[float, float, float, float]:
-        """Tokens, KV tokens, attention pairs and seconds of its mean step.
+    def mean_step(self, prompt_tokens: float, cached_prefix: float) -> tuple[float, float, float, float, float]:
+        """Tokens, KV tokens, attention pairs, sequences and seconds of its mean step.
+
+        Every request scheduled gives a token, if prompts take one iteration each: so many are scheduled.
 
         Args:
             prompt_tokens: of every prompt.
@@ -143,6 +145,7 @@ class Window:
             (entered - added.cached) / added.iterations,
             area / self.duration_s + (entered + left) / 2 / added.iterations,
             max(pairs, 0.0) / added.iterations,
+            added.generated / added.iterations,
             self.duration_s / added.iterations,
         )
 

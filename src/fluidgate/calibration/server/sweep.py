@@ -123,11 +123,12 @@ def lay_out_sweep(
 def lay_out(
     server: RunningServer, time_s: float, *, concurrency: int | None = None, token_budget: int | None = None
 ) -> tuple[Phase, ...]:
-    """Phases that determine all four coefficients together.
+    """Phases that determine all coefficients together.
 
-    Few, some and many decodes of short contexts separate c0 from c_tok; many with long contexts give c_kv; short and
-    long prompts give what a token costs in a prefill and what c_attn adds. No phase has only one or two requests: such
-    steps are faster than any line through the others, and a server with so little to do needs no plan.
+    Few, some and many decodes of short contexts separate c0 from what a decode costs, c_tok + c_seq; many with long
+    contexts give c_kv; short and long prompts give what a token costs in a prefill, c_tok, and what c_attn adds. No
+    phase has only one or two requests: such steps are faster than any line through the others, and a server with so
+    little to do needs no plan.
 
     Args:
         time_s: seconds of all phases together.
@@ -150,8 +151,8 @@ def lay_out(
     brief, long_output = min(32, longest // 8), min(512, longest // 4)
     phases = (
         ("few decodes", "c0", MIN_CONCURRENCY, brief, min(256, longest // 4)),
-        ("some decodes", "c0 and c_tok", max(MIN_CONCURRENCY, most // 4), brief, min(128, longest // 4)),
-        ("many decodes", "c_tok", most, brief, min(128, longest // 4)),
+        ("some decodes", "c0 and c_seq", max(MIN_CONCURRENCY, most // 4), brief, min(128, longest // 4)),
+        ("many decodes", "c_seq", most, brief, min(128, longest // 4)),
         ("long contexts", "c_kv", most, _prompt(longest, long_output, budget), long_output),
         ("short prompts", "c_tok", 16, min(128, longest // 8, budget), 8),
         ("long prompts", "c_attn", 4, _prompt(longest, 16, budget), 16),

@@ -77,7 +77,7 @@ def fluid_memory(rate: float, kv_iterations: float = MEAN_KV_ITERATIONS) -> floa
 
 def crossing_rate(kv_iterations: float = MEAN_KV_ITERATIONS) -> float:
     """The rate at which M* = C: C/((d0 + d1 C)·a), requests per second."""
-    return CAPACITY_TOKENS / (float(machine(LINEAR).step_time.duration_s(0, CAPACITY_TOKENS)) * kv_iterations)
+    return CAPACITY_TOKENS / (float(machine(LINEAR).step_time.duration_s(0, CAPACITY_TOKENS, 0, 0)) * kv_iterations)
 
 
 def preset_memory(rate: float) -> float:
