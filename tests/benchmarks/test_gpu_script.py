@@ -172,7 +172,7 @@ def test_the_script_writes_all_it_promises(tmp_path: Path) -> None:
         "num_gpu_blocks": 80,
         "block_size": 16,
     }
-    assert set(result["step_time"]) == {"c0", "c_tok", "c_kv", "c_attn"}
+    assert set(result["step_time"]) == {"c0", "c_tok", "c_kv", "c_attn", "c_seq"}
     kinds = {"decode", "decode, spread", "prefill", "prefill, later chunk", "prompts", "mixed"}
     assert set(result["fit"]["error_by_kind"]) == kinds
     assert result["fit"]["points"] == len(result["steps"])

@@ -39,6 +39,19 @@ def test_it_says_what_aiconfigurator_says(mixture: QueriedHardware) -> None:
     assert grid.tables_s(50, 50 * 601, 600, 600 * 601 / 2) == pytest.approx(asked_s, rel=0.02)
 
 
+def test_what_the_host_does_per_request_is_added_and_told(mixture: QueriedHardware) -> None:
+    hardware, points = mixture.hardware, mixture.points
+    grid = hardware.grid
+    assert grid is not None
+    assert grid.sequence_s == hardware.step_time.c_seq == 10e-6
+    assert "the GPUs' time, and 10 µs per scheduled request, assumed" in hardware.source
+    step = (37, 37 * 901, 600, 600 * 601 / 2)
+    assert grid.duration_s(*step, 2) == pytest.approx(grid.tables_s(*step) + 39 * 10e-6, rel=1e-12)
+    decodes = points.kind == "decode"
+    assert np.array_equal(points.sequences[decodes], points.tokens[decodes])
+    assert np.all(points.sequences[points.kind == "chunk"] == 1)
+
+
 def test_the_error_between_the_knots_is_small_and_told(mixture: QueriedHardware) -> None:
     kinds, error = mixture.points.kind, mixture.interpolation_error
     assert {kind: int((kinds == kind).sum()) for kind in kinds} == dict.fromkeys(

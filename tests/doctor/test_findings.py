@@ -132,6 +132,14 @@ def test_a_grid_is_asked_for_the_steps_that_run_not_for_those_at_the_boundary() 
     assert told.numbers["modelled_step_ms"] == pytest.approx(10 * (2 / 32) ** 0.5)
 
 
+@pytest.mark.parametrize("machine", [MACHINE, tabulated(0.5)], ids=["terms", "grid"])
+def test_every_request_that_runs_costs_its_part_of_a_step(machine: Hardware) -> None:
+    step_time, grid = replace(machine.step_time, c_seq=1e-3), machine.grid
+    priced = replace(machine, step_time=step_time, grid=grid and replace(grid, sequence_s=1e-3))
+    plain, more = (named(diagnosis(m, running=7, kv_use=0.1), "load").numbers for m in (machine, priced))
+    assert more["modelled_step_ms"] == pytest.approx(plain["modelled_step_ms"] + 7)
+
+
 def test_no_preemptions_are_a_good_sign() -> None:
     assert named(diagnosis(), "preemptions").severity is Severity.FINE
 

@@ -26,6 +26,7 @@ def test_a_token_crosses_the_link_twice_in_each_layer(tp: int, share: float) -> 
     weights_s = alone.c0 - 32 * 30e-6
     assert together.c0 == pytest.approx(weights_s / tp + 32 * (30e-6 + 25e-6))
     assert together.c_kv == pytest.approx(alone.c_kv / tp)
+    assert together.c_seq == alone.c_seq == 10e-6  # one host, however many GPUs
 
 
 def test_a_slower_link_slows_tokens_by_its_bytes() -> None:

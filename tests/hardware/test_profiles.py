@@ -8,6 +8,7 @@ import pytest
 from fluidgate.calibration import StepPoints
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, Profile, find_profile, load_profile, profile_names
+from fluidgate.hardware.estimate import SEQUENCE_S
 from fluidgate.hardware.gpus import canonical_gpu_name
 from fluidgate.hardware.model_config import canonical_model_name
 from latency_grids import LatencyGrid, read_grids
@@ -45,6 +46,15 @@ def test_every_profile_loads_by_its_own_name() -> None:
         hardware = load_profile(model, gpu, variant)
         assert hardware.source
         assert hardware.kv_capacity_tokens > 10_000
+
+
+def test_all_but_those_of_the_paper_have_the_estimates_cost_per_sequence() -> None:
+    for name in profile_names():
+        model, gpu, variant = name.split("/")
+        expected = 0.0 if model == "llama-2-7b" else SEQUENCE_S
+        hardware = load_profile(model, gpu, variant)
+        assert hardware.step_time.c_seq == expected, name
+        assert ("c_seq assumed" in hardware.source) == (expected > 0)
 
 
 def test_usual_spellings_and_the_default_variant() -> None:

@@ -14,7 +14,8 @@ from fluidgate.workload import Workload
 
 def small_hardware() -> Hardware:
     """24 blocks of 4 tokens: a cache that a handful of requests fill."""
-    return Hardware("small", StepTime(c0=0.01, c_tok=1e-4, c_kv=1e-5, c_attn=1e-6), num_gpu_blocks=25, block_size=4)
+    step_time = StepTime(c0=0.01, c_tok=1e-4, c_kv=1e-5, c_attn=1e-6, c_seq=1e-4)
+    return Hardware("small", step_time, num_gpu_blocks=25, block_size=4)
 
 
 def small_configs() -> list[EngineConfig]:
