@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fluidgate.calibration import ServerLimits, query_aiconfigurator
+from fluidgate.calibration import ServerLimits, Spread, query_aiconfigurator
 from fluidgate.errors import InputError
 from fluidgate.hardware import estimate_step_time, find_gpu, find_model
 
@@ -28,7 +28,7 @@ def errors(model: str, gpu: str, tp: int) -> np.ndarray:
     Raises:
         InputError: aiconfigurator has no answer for these.
     """
-    points = query_aiconfigurator(model, gpu, tp=tp, limits=LIMITS).points
+    points = query_aiconfigurator(model, gpu, spread=Spread(tp=tp), limits=LIMITS).points
     estimate = estimate_step_time(find_model(model), find_gpu(gpu), tp)
     gpus_s = estimate.duration_s(points.tokens, points.kv_tokens, points.attention_pairs, 0)
     return np.asarray(gpus_s / points.duration_s - 1)

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fluidgate.calibration import QueriedHardware, ServerLimits, query_aiconfigurator
+from fluidgate.calibration import QueriedHardware, ServerLimits, Spread, query_aiconfigurator
 from fluidgate.errors import InputError
+from fluidgate.fluid import plan
+from fluidgate.workload import generate
 
 core = pytest.importorskip("aiconfigurator_core", reason="needs aiconfigurator-core: pip install 'fluidgate[hardware]'")
 SMALL = ServerLimits(max_num_seqs=128, max_num_batched_tokens=2048, max_model_len=16384)
@@ -83,7 +85,7 @@ def test_the_kv_capacity_and_the_decodes_are_those_of_an_earlier_query(
 
 def test_tensor_parallel_experts_and_whole_experts_differ() -> None:
     sliced, whole = (
-        query_aiconfigurator("qwen3-30b-a3b", "h100", tp=2, expert_parallel=whole, limits=SMALL).hardware
+        query_aiconfigurator("qwen3-30b-a3b", "h100", spread=Spread(tp=2, expert_parallel=whole), limits=SMALL).hardware
         for whole in (False, True)
     )
     assert sliced.grid != whole.grid
@@ -103,7 +105,8 @@ def test_a_folder_with_a_config_is_a_model(tmp_path: Path, mixture: QueriedHardw
 
 def test_contexts_of_decodes_count_beside_a_prefill_where_attention_is_booked_with_the_rest() -> None:
     """DeepSeek-V3: a prompt token more never makes a step shorter, and longer contexts make it longer."""
-    grid = query_aiconfigurator("deepseek-v3", "h200", tp=8, expert_parallel=True, limits=SMALL).hardware.grid
+    spread = Spread(tp=8, expert_parallel=True)
+    grid = query_aiconfigurator("deepseek-v3", "h200", spread=spread, limits=SMALL).hardware.grid
     assert grid is not None
     for decodes, context in ((8, 16000), (64, 4000), (128, 1000)):
         alone, beside = grid.tables_s(decodes, decodes * context, [0, 1], [0, 1])
@@ -111,6 +114,64 @@ def test_contexts_of_decodes_count_beside_a_prefill_where_attention_is_booked_wi
         short, long = grid.tables_s(decodes, [decodes * 10, decodes * context], 512, 512 * 513 / 2)
         added = np.diff(grid.tables_s(decodes, [decodes * 10, decodes * context], 0, 0)).item()
         assert long - short == pytest.approx(added, rel=0.2)
+
+
+def test_8_bit_weights_do_not_make_an_8_bit_cache() -> None:
+    """DeepSeek-V3 under vLLM: 61 layers of 576 elements in 16 bits a token. With 8 bits there were 70,438 blocks."""
+    limits = ServerLimits(max_num_seqs=512, max_model_len=32768, gpu_memory_utilization=0.9)
+    wide, narrow = (
+        query_aiconfigurator(
+            "deepseek-v3", "h200", spread=Spread(tp=8, expert_parallel=True, kv_cache_dtype=dtype), limits=limits
+        ).hardware
+        for dtype in ("auto", "fp8")
+    )
+    assert (wide.num_gpu_blocks, narrow.num_gpu_blocks) == (35219, 70438)
+    assert wide.law.dtype == "bfloat16, the model's dtype"
+    traffic = generate("azure-conv-2023", n=4000, seed=0, rate=8.0)
+    assert plan(traffic, wide, max_num_seqs=512, max_num_batched_tokens=8192).stability.binding == "memory"
+    stated = query_aiconfigurator("nvidia/Llama-3.1-70B-Instruct-FP8", "h100", spread=Spread(tp=4), limits=SMALL)
+    assert stated.hardware.law.dtype == "fp8 by the checkpoint's KV scheme (modelopt)"
+
+
+def test_blocks_of_windows_are_counted_by_group() -> None:
+    """gpt-oss-120b on an H200: 70.6 GB over blocks of 18 layers, 2,048 bytes a token and layer."""
+    limits = ServerLimits(max_num_seqs=256, max_model_len=32768, gpu_memory_utilization=0.9)
+    machine = query_aiconfigurator("gpt-oss-120b", "h200", limits=limits).hardware
+    assert machine.law.bytes_per_block == 16 * 18 * 2048
+    assert machine.num_gpu_blocks == pytest.approx(119_691, rel=0.001)
+    assert int(machine.law.blocks(258)) == 26
+
+
+def test_a_slower_link_costs_what_the_activations_take() -> None:
+    """Qwen3-32B on two GPUs: 64 layers × 2 × 5,120 × 2 bytes a token, over 16 instead of 64 GB/s."""
+    limits = ServerLimits(max_num_seqs=64, max_num_batched_tokens=1024, max_model_len=4096)
+    fast, slow = (
+        query_aiconfigurator("qwen3-32b", "rtx-pro-6000", spread=Spread(tp=2, link_gb_per_s=link), limits=limits)
+        for link in (None, 16.0)
+    )
+    token_s = 64 * 2 * 5120 * 2 * (1 / 16e9 - 1 / 64e9)
+    for step in ((32, 32 * 500, 0, 0), (0, 0, 512, 512 * 513 / 2)):
+        one, other = (machine.hardware.grid.tables_s(*step).item() for machine in (fast, slow))  # type: ignore[union-attr]
+        assert other - one == pytest.approx((step[0] + step[2]) * token_s)
+
+
+def test_replicas_of_attention_and_precision_are_options() -> None:
+    rank = query_aiconfigurator(
+        "deepseek-v3",
+        "h200",
+        spread=Spread(attention_dp=8, expert_parallel=True),
+        limits=SMALL,
+        engine_version="0.24.0",
+    ).hardware
+    assert "one of 8 data-parallel replicas" in rank.source
+    assert "vllm 0.24.0" in rank.source
+    whole, half = (
+        query_aiconfigurator("qwen3-32b", "h100", spread=Spread(precision=precision), limits=SMALL).hardware
+        for precision in ("auto", "fp8")
+    )
+    assert half.num_gpu_blocks > whole.num_gpu_blocks, "smaller weights"
+    with pytest.raises(InputError, match=r"has not measured vllm 0.1 on h100_sxm; it has 0.24.0, 0.27.0"):
+        query_aiconfigurator("qwen3-32b", "h100", engine_version="0.1", limits=SMALL)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +191,13 @@ def test_other_refusals() -> None:
     with pytest.raises(InputError, match="has not measured 'tgi' on h100_sxm; it has sglang, trtllm, vllm"):
         query_aiconfigurator("llama-3.1-8b", "h100", engine="tgi", limits=SMALL)
     with pytest.raises(InputError, match=r"llama-3\.1-8b on 3 × h100-80gb: .*tp_size 3"):
-        query_aiconfigurator("llama-3.1-8b", "h100", tp=3, limits=SMALL)
+        query_aiconfigurator("llama-3.1-8b", "h100", spread=Spread(tp=3), limits=SMALL)
     with pytest.raises(InputError, match="max_num_seqs = 1 must be at least 2"):
         ServerLimits(max_num_seqs=1)
     with pytest.raises(InputError, match=r"max_model_len = 99999999999 must be .* at most 16,777,216"):
         ServerLimits(max_model_len=99999999999)
     for given in (0, -5, 1):
-        with pytest.raises(InputError, match=f"num_gpu_blocks = {given} must be at least 2"):
+        with pytest.raises(InputError, match=f"num_gpu_blocks = {given} must be a whole number, at least 2"):
             query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL, num_gpu_blocks=given)
     with pytest.raises(InputError, match=r"a KV memory of 32 tokens .* give more KV blocks"):
         query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL, num_gpu_blocks=2)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fluidgate.calibration import ServerLimits, query_aiconfigurator
+from fluidgate.calibration import ServerLimits, Spread, query_aiconfigurator
 from fluidgate.errors import InputError
 from fluidgate.fluid import plan
 from fluidgate.hardware import Serving, estimate_hardware, estimate_step_time, find_gpu, find_model, get_hardware
@@ -72,7 +72,8 @@ def test_estimates_for_several_gpus_are_near_measured_operators() -> None:
 def test_more_gpus_sustain_what_measured_operators_say(model: str, gpu: str, tp: int) -> None:
     """The boundary; without the traffic between GPUs it was 31% too high on 2 GPUs, and 57% on 4."""
     limits = {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
-    measured = query_aiconfigurator(model, gpu, tp=tp, limits=ServerLimits(**limits, max_model_len=16384)).hardware
+    reach = ServerLimits(**limits, max_model_len=16384)
+    measured = query_aiconfigurator(model, gpu, spread=Spread(tp=tp), limits=reach).hardware
     estimated = estimate_hardware(
         find_model(model), find_gpu(gpu), Serving(tp=tp, num_gpu_blocks=measured.num_gpu_blocks)
     )

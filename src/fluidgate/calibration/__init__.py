@@ -1,6 +1,6 @@
 """Finding a step time: from measured steps, from a running server, or from aiconfigurator's tables."""
 
-from fluidgate.calibration.aiconfigurator import QueriedHardware, ServerLimits, query_aiconfigurator
+from fluidgate.calibration.aiconfigurator import QueriedHardware, ServerLimits, Spread, query_aiconfigurator
 from fluidgate.calibration.points import StepPoints
 from fluidgate.calibration.steps import CalibrationReport, calibrate_steps
 from fluidgate.calibration.steps_file import StepFile, read_steps, write_steps
@@ -9,6 +9,7 @@ __all__ = [
     "CalibrationReport",
     "QueriedHardware",
     "ServerLimits",
+    "Spread",
     "StepFile",
     "StepPoints",
     "calibrate_steps",

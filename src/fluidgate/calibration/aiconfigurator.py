@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidgate.arrays import FloatArray
+from fluidgate.bounds import check_number, check_whole
 from fluidgate.calibration.aiconfigurator_grid import draw_steps, query_grid
 from fluidgate.calibration.points import StepPoints
 from fluidgate.errors import InputError
@@ -21,12 +22,19 @@ from fluidgate.hardware.core import Hardware
 from fluidgate.hardware.estimate import SEQUENCE_S
 from fluidgate.hardware.fit import fit_step_grid
 from fluidgate.hardware.gpus import canonical_gpu_name, check_memory_utilization
-from fluidgate.hardware.model_config import canonical_model_name
-from fluidgate.jsonfile import read_object
+from fluidgate.hardware.kv_groups import kv_law
+from fluidgate.hardware.kv_law import KvLaw
+from fluidgate.hardware.kv_layers import read_kv_layers
+from fluidgate.hardware.model_config import canonical_model_name, stated_dtype
+from fluidgate.hardware.quantization import kv_dtype, read_kv_scheme, scheme_files
+from fluidgate.hardware.step_grid import StepGrid
+from fluidgate.jsonfile import JsonObject, read_object
 
 LIBRARY = "aiconfigurator-core"
 MAX_LIMIT = 2**24
 """The largest value of any limit."""
+ACTIVATION_BYTES = 2
+"""Of an element that GPUs exchange."""
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads")
 _MEMORY_KIND = {"trtllm": "of_free"}
 """TensorRT-LLM's memory fraction is of what the weights leave free; the others' is of the whole GPU."""
@@ -76,65 +84,180 @@ class QueriedHardware:
         return error
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How a model lies on its GPUs, and in which precision.
+
+    Attributes:
+        tp: tensor-parallel GPUs.
+        attention_dp: replicas of attention, each with its own scheduler and KV cache, over which the experts are
+            spread; a machine is one of them.
+        expert_parallel: give each GPU whole experts instead of slices of all of them.
+        precision: of matrices, as aiconfigurator names it (bfloat16, fp8, fp8_block …); `auto`: the checkpoint's.
+        kv_cache_dtype: as vLLM's option of this name.
+        block_size: tokens per KV block; beside states, vLLM takes larger ones.
+        link_gb_per_s: what the GPUs' link really gives, 10⁹ bytes per second and direction; None: as aiconfigurator
+            assumes.
+    """
+
+    tp: int = 1
+    attention_dp: int = 1
+    expert_parallel: bool = False
+    precision: str = "auto"
+    kv_cache_dtype: str = "auto"
+    block_size: int = 16
+    link_gb_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "attention_dp", "block_size"):
+            check_whole(name, getattr(self, name), 1, MAX_LIMIT)
+        if self.link_gb_per_s is not None:
+            check_number("GPU link", self.link_gb_per_s, 0.1, 1e5, "GB/s")
+
+    @property
+    def gpus(self) -> int:
+        """All of them."""
+        return self.tp * self.attention_dp
+
+    def cut(self, element_bytes: int) -> dict[str, Any]:
+        """As aiconfigurator takes it."""
+        experts = {"moe_tp_size": 1 if self.expert_parallel else self.gpus}
+        experts["moe_ep_size"] = self.gpus if self.expert_parallel else 1
+        named: dict[str, Any] = {"tp_size": self.tp, "attention_dp_size": self.attention_dp, **experts}
+        if self.precision != "auto":
+            named |= {"gemm_quant_mode": self.precision, "moe_quant_mode": self.precision}
+        return named | {"kvcache_quant_mode": "fp8" if element_bytes == 1 else "bfloat16"}
+
+
 def query_aiconfigurator(
     model: str,
     gpu: str,
     *,
     engine: str = "vllm",
-    tp: int = 1,
-    expert_parallel: bool = False,
+    engine_version: str | None = None,
+    spread: Spread | None = None,
     limits: ServerLimits | None = None,
     num_gpu_blocks: int | None = None,
-    block_size: int = 16,
 ) -> QueriedHardware:
-    """A machine whose step times are a grid queried from aiconfigurator, with the KV blocks that it computes.
+    """A machine whose step times are a grid queried from aiconfigurator, with the KV blocks that its memory leaves.
 
     aiconfigurator adds up what GPUs do; what the host does per request is assumed to be that of `estimate_step_time`.
+    The blocks are the memory that it leaves to KV over the bytes of the model's `KvLaw`: by itself it takes 8-bit KV
+    wherever the weights have 8 bits, which vLLM does not.
 
     Args:
         model: a model that aiconfigurator ships, in any usual spelling, or a folder with a `config.json`.
         gpu: the GPU, in any usual spelling.
         engine: `vllm`, `sglang` or `trtllm`.
-        tp: tensor-parallel GPUs; a mixture of experts is split the same way.
-        expert_parallel: give each GPU whole experts instead of slices of all of them.
+        engine_version: one that aiconfigurator has measured; None: the newest.
+        spread: how the model lies on its GPUs; None: on one.
         limits: how far the grid reaches.
         num_gpu_blocks: KV blocks as the server logs them, instead of computing them.
-        block_size: tokens per KV block.
 
     Raises:
         InputError: aiconfigurator is not installed, does not know the model, the GPU or the engine, has not measured
             an operator, or leaves no room for KV.
     """
-    limits = limits or ServerLimits()
-    for what, value, least in (("num_gpu_blocks", num_gpu_blocks, 2), ("block_size", block_size, 1), ("tp", tp, 1)):
-        if value is not None and not least <= value <= MAX_LIMIT:
-            raise InputError(f"{what} = {value} must be at least {least} and at most {MAX_LIMIT:,}")
+    limits, spread = limits or ServerLimits(), spread or Spread()
+    if num_gpu_blocks is not None:
+        check_whole("num_gpu_blocks", num_gpu_blocks, 2, MAX_LIMIT)
     _refuse_missing()
-    known_model, (system, version) = _model(model), _system(gpu, engine)
-    label = f"{canonical_model_name(known_model)} on {f'{tp} × ' if tp > 1 else ''}{canonical_gpu_name(system)}"
-    cut = {"tp_size": tp, "moe_tp_size": 1 if expert_parallel else tp, "moe_ep_size": tp if expert_parallel else 1}
+    known_model, (system, version) = _model(model), _system(gpu, engine, engine_version)
+    label = f"{canonical_model_name(known_model)} on {f'{spread.gpus} × ' if spread.gpus > 1 else ''}"
+    label += canonical_gpu_name(system)
+    config = _config(known_model)
+    dtype, element_bytes = _kv_dtype(config, known_model, spread)
+    at, cut = (known_model, system, engine), spread.cut(element_bytes) | {"backend_version": version}
     with _refused_as(label):
-        blocks = num_gpu_blocks
-        if blocks is None:
-            blocks = _kv_blocks(known_model, system, engine, version, cut, limits, block_size)
-        handle = _open(known_model, system, engine, version, cut)
+        kv_bytes, token_bytes = _kv_memory(at, cut, limits)
+        law = _law(config, spread, dtype, element_bytes) or _counted_law(spread, dtype, token_bytes)
+        blocks = num_gpu_blocks or kv_bytes // law.bytes_per_block
+        handle = _open(at, cut)
         tables = query_grid(handle, limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len)
-        points, steps = draw_steps(handle, tables, blocks * block_size)
-    grid = replace(tables, sequence_s=SEQUENCE_S)
-    step_time, report = fit_step_grid(grid, blocks * block_size)
-    parallel = ", ".join(f"{name} {size}" for name, size in cut.items())
-    note = "; num_gpu_blocks as given" if num_gpu_blocks else ""
+        points, steps = draw_steps(handle, tables, blocks * law.block_size)
+    grid = _with_link(replace(tables, sequence_s=SEQUENCE_S), config, system, spread)
+    step_time, report = fit_step_grid(grid, blocks * law.block_size)
     hardware = Hardware(
         name=f"{label} ({engine})",
         step_time=step_time,
         num_gpu_blocks=blocks,
-        block_size=block_size,
-        source=f"{LIBRARY} {_version()}: {known_model}, {system}, {engine} {version}, {parallel}{note}; "
-        f"the GPUs' time, and {SEQUENCE_S * 1e6:.0f} µs per scheduled request, assumed",
+        block_size=law.block_size,
+        source=_source(at, cut, spread, num_gpu_blocks),
         relative_error=report.mean_error,
         grid=grid,
+        kv_law=law,
     )
     return QueriedHardware(hardware, points, tables.tables_s(*steps))
+
+
+def _source(at: tuple[str, str, str], cut: dict[str, Any], spread: Spread, num_gpu_blocks: int | None) -> str:
+    """Where the numbers come from."""
+    model, system, engine = at
+    version = cut["backend_version"]
+    parts = [f"{name} {size}" for name, size in cut.items() if name.endswith("_size")]
+    parts += [f"{name} {cut[name]}" for name in ("gemm_quant_mode",) if name in cut]
+    source = f"{LIBRARY} {_version()}: {model}, {system}, {engine} {version}, {', '.join(parts)}"
+    if spread.attention_dp > 1:
+        source += f"; one of {spread.attention_dp} data-parallel replicas, each with this KV cache"
+    if num_gpu_blocks is not None:
+        source += "; num_gpu_blocks as given"
+    if spread.link_gb_per_s is not None:
+        source += f"; links of {spread.link_gb_per_s:g} GB/s"
+    return f"{source}; the GPUs' time, and {SEQUENCE_S * 1e6:.0f} µs per scheduled request, assumed"
+
+
+def _config(model: str) -> JsonObject:
+    """The model's config.json, in the folder that was named or as the library ships it."""
+    return read_object(_config_file(model), "a model's config.json")
+
+
+def _config_file(model: str) -> Path:
+    folder = Path(model)
+    return folder / "config.json" if folder.is_dir() else _shipped(model, "config")
+
+
+def _shipped(model: str, what: str) -> Path:
+    from importlib.resources import files
+
+    name = f"{model.replace('/', '--')}_{what}.json"
+    return Path(str(files("aiconfigurator_core").joinpath("model_configs", name)))
+
+
+def _kv_dtype(config: JsonObject, model: str, spread: Spread) -> tuple[str, int]:
+    """The dtype of the KV cache with its source, and the bytes of an element."""
+    folder = Path(model)
+    files = scheme_files(folder) if folder.is_dir() else [_shipped(model, "hf_quant_config")]
+    text = config.object("text_config") if config.has("text_config") else config
+    return kv_dtype(spread.kv_cache_dtype, stated_dtype(text), read_kv_scheme(config, *files))
+
+
+def _law(config: JsonObject, spread: Spread, dtype: str, element_bytes: int) -> KvLaw | None:
+    """The law of the model's KV cache on one GPU; None for a family that is not known."""
+    try:
+        layers = read_kv_layers(config)
+    except InputError:
+        return None
+    return kv_law(layers, dtype=dtype, element_bytes=element_bytes, block_size=spread.block_size, tp=spread.tp)
+
+
+def _counted_law(spread: Spread, dtype: str, token_bytes: int) -> KvLaw:
+    """Where the family is not known: every token takes what aiconfigurator counts."""
+    law = KvLaw.full(spread.block_size)
+    return replace(law, bytes_per_block=token_bytes * spread.block_size, dtype=f"{dtype}; bytes as {LIBRARY} counts")
+
+
+def _with_link(grid: StepGrid, config: JsonObject, system: str, spread: Spread) -> StepGrid:
+    """With the time that activations take over a slower link than the library assumes, twice in a layer."""
+    if spread.link_gb_per_s is None or spread.tp == 1:
+        return grid
+    from aiconfigurator_core.sdk.perf_database import load_system_spec
+
+    text = config.object("text_config") if config.has("text_config") else config
+    assumed = float(load_system_spec(system)["node"]["intra_node_bw"])
+    activations = 2 * text.integer("num_hidden_layers") * text.integer("hidden_size") * ACTIVATION_BYTES
+    token_bytes = activations * 2 * (spread.tp - 1) / spread.tp
+    token_s = token_bytes * (1.0 / (spread.link_gb_per_s * 1e9) - 1.0 / assumed)
+    return grid.with_token_time(token_s)
 
 
 def _refuse_missing() -> None:
@@ -164,8 +287,8 @@ def _model(name: str) -> str:
     return spellings[resolve("model", name, canonical_model_name(name), spellings, advice)]
 
 
-def _system(gpu: str, engine: str) -> tuple[str, str]:
-    """The GPU as aiconfigurator spells it, and the engine's version that it measured last."""
+def _system(gpu: str, engine: str, engine_version: str | None) -> tuple[str, str]:
+    """The GPU as aiconfigurator spells it, and the engine's version: the given one, or that it measured last."""
     from aiconfigurator_core.sdk.perf_database import get_supported_databases, resolve_query_version
 
     databases = get_supported_databases()
@@ -175,7 +298,10 @@ def _system(gpu: str, engine: str) -> tuple[str, str]:
     engines = databases[system]
     if engine not in engines:
         raise InputError(f"{LIBRARY} has not measured '{engine}' on {system}; it has {', '.join(sorted(engines))}")
-    return system, str(resolve_query_version(system, engine, "current"))
+    if engine_version is not None and engine_version not in engines[engine]:
+        known = ", ".join(engines[engine])
+        raise InputError(f"{LIBRARY} has not measured {engine} {engine_version} on {system}; it has {known}")
+    return system, engine_version or str(resolve_query_version(system, engine, "current"))
 
 
 @contextmanager
@@ -196,28 +322,22 @@ def _refused_as(label: str) -> Iterator[None]:
         library.setLevel(before)
 
 
-def _open(model: str, system: str, engine: str, version: str, cut: dict[str, int]) -> Any:
+def _open(at: tuple[str, str, str], cut: dict[str, Any]) -> Any:
     from aiconfigurator_core.sdk import EngineHandle
 
-    return EngineHandle.compile(model, system, engine, backend_version=version, **cut)
+    return EngineHandle.compile(*at, **cut)
 
 
-def _kv_blocks(
-    model: str, system: str, engine: str, version: str, cut: dict[str, int], limits: ServerLimits, block_size: int
-) -> int:
-    from aiconfigurator_core.sdk.memory import estimate_num_gpu_blocks
+def _kv_memory(at: tuple[str, str, str], cut: dict[str, Any], limits: ServerLimits) -> tuple[int, int]:
+    """Bytes that are left for KV on one GPU, and those that a token takes as the library counts."""
+    from aiconfigurator_core.sdk.memory import estimate_kv_cache
 
-    return int(
-        estimate_num_gpu_blocks(
-            model,
-            system,
-            engine,
-            version,
-            scheduler_block_size=block_size,
-            max_num_tokens=limits.max_num_batched_tokens,
-            max_batch_size=limits.max_num_seqs,
-            memory_fraction_kind=_MEMORY_KIND.get(engine, "of_total"),
-            memory_fraction_value=limits.gpu_memory_utilization,
-            **cut,
-        )
+    left = estimate_kv_cache(
+        *at,
+        max_num_tokens=limits.max_num_batched_tokens,
+        max_batch_size=limits.max_num_seqs,
+        memory_fraction_kind=_MEMORY_KIND.get(at[2], "of_total"),
+        memory_fraction_value=limits.gpu_memory_utilization,
+        **cut,
     )
+    return int(left["total_kv_size_bytes"]), int(left["kv_size_per_token_bytes"])

@@ -9,18 +9,51 @@ import typer
 
 from fluidgate.cli import calibrate as c
 from fluidgate.cli import options as o
+from fluidgate.errors import InputError
 
 if TYPE_CHECKING:
-    from fluidgate.calibration import QueriedHardware, ServerLimits
+    from fluidgate.calibration import QueriedHardware, ServerLimits, Spread
 
 EXAMPLE = "Example: `fluidgate calibrate aiconfigurator qwen3-30b-a3b --gpu h100-80gb --out hardware.json`"
 
 Model = Annotated[str, typer.Argument(help="Model that aiconfigurator knows, or a folder with a config.json.")]
 GpuName = Annotated[str, typer.Option("--gpu", help="GPU that aiconfigurator has measured.")]
 Engine = Annotated[str, typer.Option("--engine", help="vllm, sglang or trtllm.")]
-ExpertParallel = Annotated[
-    bool, typer.Option("--expert-parallel", help="Place whole experts on each GPU, instead of slices of all.")
+EngineVersion = Annotated[
+    str | None, typer.Option("--engine-version", help="Of the engine, as measured; the newest if not given.")
 ]
+
+
+@dataclass(frozen=True)
+class SpreadOptions:
+    """How the model lies on its GPUs."""
+
+    attention_dp: Annotated[
+        int, typer.Option("--attention-dp", help="Replicas of attention, over which the experts are spread.", min=1)
+    ] = 1
+    expert_parallel: Annotated[
+        bool, typer.Option("--expert-parallel", help="Place whole experts on each GPU, instead of slices of all.")
+    ] = False
+    precision: Annotated[
+        str, typer.Option("--precision", help="Of matrices: bfloat16, fp8, fp8_block …; `auto`: the checkpoint's.")
+    ] = "auto"
+    link_gbps: Annotated[
+        float | None, typer.Option("--link-gbps", help="What the link between GPUs gives, GB/s per direction.")
+    ] = None
+
+    def spread(self, memory: c.MemoryOptions) -> Spread:
+        """With the memory's part."""
+        from fluidgate.calibration import Spread
+
+        return Spread(
+            tp=memory.tp,
+            attention_dp=self.attention_dp,
+            expert_parallel=self.expert_parallel,
+            precision=self.precision,
+            kv_cache_dtype=memory.kv_cache_dtype,
+            block_size=memory.block_size,
+            link_gb_per_s=self.link_gbps,
+        )
 
 
 @dataclass(frozen=True)
@@ -45,8 +78,9 @@ def command(
     out: c.Out,
     memory: c.MemoryOptions,
     reach: ReachOptions,
+    spread: SpreadOptions,
     engine: Engine = "vllm",
-    expert_parallel: ExpertParallel = False,
+    engine_version: EngineVersion = None,
     plot: c.Plot = None,
     output_format: o.OutputFormat = o.Format.TABLE,
 ) -> None:
@@ -58,16 +92,17 @@ def command(
     from fluidgate.hardware import write_hardware
     from fluidgate.report import grid_figure, grid_table
 
+    if memory.pp > 1:
+        raise InputError("--pp: aiconfigurator's steps are of one stage; leave it out")
     o.try_outputs(out, plot)
     queried = query_aiconfigurator(
         model,
         gpu,
         engine=engine,
-        tp=memory.tp,
-        expert_parallel=expert_parallel,
+        engine_version=engine_version,
+        spread=spread.spread(memory),
         limits=reach.limits(memory.gpu_memory_utilization),
         num_gpu_blocks=memory.num_gpu_blocks,
-        block_size=memory.block_size,
     )
     write_hardware(queried.hardware, out)
     o.say(f"wrote {out}: {queried.hardware.source}")
@@ -86,6 +121,7 @@ def _plain(queried: QueriedHardware) -> dict[str, Any]:
         "source": queried.hardware.source,
         "num_gpu_blocks": queried.hardware.num_gpu_blocks,
         "block_size": queried.hardware.block_size,
+        "kv_cache": queried.hardware.law.title,
         "interpolation_error": {
             kind: {"mean": float(error[kinds == kind].mean()), "max": float(error[kinds == kind].max())}
             for kind in dict.fromkeys(kinds.tolist())

@@ -84,7 +84,7 @@ def boundary_of(facts: Facts, memory: Memory, hardware: Hardware) -> Boundary:
     machine, limits = hardware, Limits.of(hardware, facts.max_num_batched_tokens, facts.max_num_seqs)
     if facts.kv_tokens is not None and facts.block_size is not None:  # as tokens: in several groups they are not blocks
         blocks = max(2, 1 + int(facts.kv_tokens // facts.block_size))
-        machine = replace(hardware, num_gpu_blocks=blocks, block_size=facts.block_size)
+        machine = hardware.with_cache(blocks, facts.block_size)
         limits = replace(limits, kv_tokens=facts.kv_tokens, block_size=facts.block_size)
     twice = Limits(2 * limits.kv_tokens, limits.block_size, limits.max_num_batched_tokens, limits.max_num_seqs)
     per_engine = (facts.rate or 1.0) / facts.engines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,10 +112,27 @@ class Hardware:
                 f"{self.kv_law.block_size} tokens; give the same"
             )
 
+    def with_cache(self, num_gpu_blocks: int, block_size: int | None = None) -> Hardware:
+        """The same machine with another KV cache; a block size that is None stays.
+
+        Raises:
+            InputError: another block size for a cache of several groups.
+        """
+        if block_size is None or block_size == self.block_size:
+            return replace(self, num_gpu_blocks=num_gpu_blocks)
+        law = None if self.kv_law is None else self.kv_law.with_block_size(block_size)
+        return replace(self, num_gpu_blocks=num_gpu_blocks, block_size=block_size, kv_law=law)
+
     @property
     def law(self) -> KvLaw:
         """How many of the blocks a request holds."""
         return self.kv_law or KvLaw.full(self.block_size)
+
+    @property
+    def kv_cache_text(self) -> str:
+        """The KV blocks and what is known of them, for people."""
+        blocks = f"{self.num_gpu_blocks:,} of {self.block_size} tokens"
+        return blocks if self.kv_law is None else f"{blocks}: {self.kv_law.title}"
 
     @property
     def shortest_step_s(self) -> float:

@@ -6,7 +6,7 @@ own from the pool for every request (vllm/v1/core/kv_cache_utils.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -114,6 +114,19 @@ class KvLaw:
     def full(cls, block_size: int) -> KvLaw:
         """That of a cache whose layers all keep every token."""
         return cls((KvGroup("full", 1, block_size),))
+
+    def with_block_size(self, block_size: int) -> KvLaw:
+        """With as many tokens a block.
+
+        Raises:
+            InputError: several groups, whose blocks follow from the model.
+        """
+        if not self.is_one_full_group:
+            raise InputError(
+                f"block_size = {block_size}: blocks of a cache of several kinds ({self.title}) have theirs"
+            )
+        group = replace(self.groups[0], block_size=block_size)
+        return KvLaw((group,), self.bytes_per_block * block_size // self.block_size, self.dtype)
 
     @property
     def block_size(self) -> int:

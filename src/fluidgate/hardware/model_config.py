@@ -10,7 +10,7 @@ from fluidgate.hardware._names import resolve, simple_model_name
 from fluidgate.hardware.kv_groups import kv_law
 from fluidgate.hardware.kv_law import KvLaw
 from fluidgate.hardware.kv_layers import KvLayer, KvLayers, kv_heads_of, read_kv_layers
-from fluidgate.hardware.quantization import SIXTEEN_BIT, Scheme, checkpoint_bytes, kv_dtype, read_scheme
+from fluidgate.hardware.quantization import SIXTEEN_BIT, Scheme, checkpoint_bytes, kv_dtype, read_scheme, scheme_files
 from fluidgate.jsonfile import JsonObject, read_object
 
 
@@ -202,7 +202,7 @@ def read_model_config(path: Path | str) -> ModelShape:
     file = path / "config.json" if path.is_dir() else path
     whole = read_object(file, "a Hugging Face config.json")
     config = whole.object("text_config") if whole.has("text_config") else whole
-    dtype = _DTYPES[_stated_dtype(config)]
+    dtype = stated_dtype(config)
     windows = read_kv_layers(config)
     is_moe = any(config.integer(key, at_least=0, default=0) > 1 for key in _EXPERT_KEYS)
     if not is_moe:
@@ -219,7 +219,7 @@ def read_model_config(path: Path | str) -> ModelShape:
         vocab_size=config.integer("vocab_size"),
         tied_embeddings=config.flag("tie_word_embeddings", default=_tied_by_default(config)),
         is_moe=is_moe,
-        scheme=read_scheme(whole, file.parent),
+        scheme=read_scheme(whole, *scheme_files(file.parent)),
         dtype=dtype,
     )
     if windows != shape.kv_layers:
@@ -239,7 +239,7 @@ def read_model_config(path: Path | str) -> ModelShape:
 def _with_stated_bytes(shape: ModelShape, config: JsonObject, folder: Path) -> ModelShape:
     """With the bytes that a safetensors index states, unless the server would load another type than it stores."""
     stated = checkpoint_bytes(folder)
-    if stated is None or _stated_dtype(config) == "float32":
+    if stated is None or _stored_dtype(config) == "float32":
         return shape
     if not SMALLEST_RATIO < stated / shape.weight_bytes < LARGEST_RATIO:
         raise InputError(
@@ -258,7 +258,12 @@ def _dtype_key(config: JsonObject) -> str:
     return "dtype" if config.has("dtype") else "torch_dtype"
 
 
-def _stated_dtype(config: JsonObject) -> str:
+def stated_dtype(config: JsonObject) -> str:
+    """The element type that a checkpoint is served in, as `--dtype auto` does."""
+    return _DTYPES[_stored_dtype(config)]
+
+
+def _stored_dtype(config: JsonObject) -> str:
     """The element type of the checkpoint; those other than the ones that are served in 16 bits are refused."""
     key = _dtype_key(config)
     name = config.text(key, default="auto")

@@ -59,30 +59,57 @@ def kv_dtype(asked: str, model_dtype: str, scheme: Scheme) -> tuple[str, int]:
     return f"{model_dtype}, the model's dtype", 2
 
 
-def read_scheme(config: JsonObject, folder: Path) -> Scheme:
+def read_scheme(config: JsonObject, *files: Path) -> Scheme:
     """The scheme of a checkpoint; `SIXTEEN_BIT` where nothing says that it is quantised.
 
     Args:
         config: its config.json.
-        folder: where older tools left a file of their own.
+        files: where older tools may have left a description of their own.
 
     Raises:
         InputError: a method that is not known here, or a key that is missing or malformed.
     """
+    section = _section(config, files)
+    return SIXTEEN_BIT if section is None else _scheme(section)
+
+
+def read_kv_scheme(config: JsonObject, *files: Path) -> Scheme:
+    """What a checkpoint says of its KV cache alone; its weights may be stored in any way.
+
+    Raises:
+        InputError: a cache of other than 8 or 16 bits, or a key that is malformed.
+    """
+    section = _section(config, files)
+    if section is None:
+        return SIXTEEN_BIT
+    return Scheme(_method(section), kv_element_bytes=_kv_element_bytes(section))
+
+
+def scheme_files(folder: Path) -> list[Path]:
+    """Where older tools leave a description in a checkpoint's folder."""
+    return [folder / name for name in FILES]
+
+
+def _section(config: JsonObject, files: tuple[Path, ...]) -> JsonObject | None:
     for section in SECTIONS:
         if config.has(section):
-            return _scheme(config.object(section))
-    for name in FILES:
-        if (folder / name).is_file():
-            file = read_object(folder / name, "a description of the quantisation")
-            return _scheme(file.object("quantization") if file.has("quantization") else file)
-    return SIXTEEN_BIT
+            return config.object(section)
+    for path in files:
+        if path.is_file():
+            file = read_object(path, "a description of the quantisation")
+            return file.object("quantization") if file.has("quantization") else file
+    return None
 
 
-def _scheme(section: JsonObject) -> Scheme:
+def _method(section: JsonObject) -> str:
     method = section.text("quant_method", default="")
     if not method:  # older files have no name for it, but keys of their own
         method = "modelopt" if section.has("quant_algo") else "awq" if section.has("w_bit") else "gptq"
+    return method
+
+
+def _scheme(section: JsonObject) -> Scheme:
+    method = _method(section)
     if method not in _METHODS:
         methods = ", ".join(sorted(_METHODS))
         raise section.error("quant_method", f"= {method!r} is not counted here ({methods} are); {_ELSEWHERE}")

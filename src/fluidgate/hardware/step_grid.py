@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -95,6 +95,14 @@ class StepGrid:
 
     def __hash__(self) -> int:
         return hash(self.shared_s.tobytes())
+
+    def with_token_time(self, token_s: float) -> StepGrid:
+        """With `token_s` seconds more (or less) for every token computed."""
+        decodes = knots(self.decode_s.shape[0])
+        tokens = knots(len(self.shared_s), TOKEN_KNOTS_PER_OCTAVE)
+        return replace(
+            self, decode_s=self.decode_s + token_s * decodes[:, None], shared_s=self.shared_s + token_s * tokens
+        )
 
     @property
     def shortest_step_s(self) -> float:

@@ -63,7 +63,7 @@ def grid_table(queried: QueriedHardware) -> Table:
         text = f"{percent(errors.mean())} / {percent(errors.max())}"
         table.add_row(f"{kind}: interpolated against queried, mean / most", text)
     table.add_row("mean error of a four-term fit", percent(hardware.relative_error))
-    table.add_row("KV blocks", f"{hardware.num_gpu_blocks:,} of {hardware.block_size} tokens")
+    table.add_row("KV blocks", hardware.kv_cache_text)
     return table
 
 

@@ -256,7 +256,7 @@ def provenance(comparison: Comparison, command: str | None) -> Html:
         "hardware source": hardware.source or "not given",
         "error of the four-term step time": percent(error) + " on average" if isfinite(error) else "unknown",
         "step time": _step_time(hardware),
-        "KV blocks": f"{hardware.num_gpu_blocks:,} of {hardware.block_size} tokens, one of them the null block",
+        "KV blocks": f"{hardware.kv_cache_text}; one is the null block",
         "engine": _settings(asdict(comparison.config)),
     }
     parameters = [

@@ -110,7 +110,7 @@ def _law() -> RequestMix:
 
 def _token_machine() -> Hardware:
     """The linear machine with memory counted by the token, as in the paper."""
-    return replace(machine(LINEAR), num_gpu_blocks=CAPACITY_TOKENS + 1, block_size=1)
+    return machine(LINEAR).with_cache(CAPACITY_TOKENS + 1, block_size=1)
 
 
 def _mean_kv_tokens(records: RunRecords, begin_s: float, end_s: float) -> float:
