@@ -191,8 +191,8 @@ class HardwareOptions:
         Path | None, _option(_H, "--hardware", help="Hardware file, instead of model and GPU.")
     ] = None
     gpu_memory_utilization: Annotated[
-        float, _option(_H, "--gpu-memory-utilization", help="Share of GPU memory to use.")
-    ] = 0.9
+        float, _option(_H, "--gpu-memory-utilization", help="Share of GPU memory to use; the default is vLLM's own.")
+    ] = 0.92
     num_gpu_blocks: Annotated[int | None, _option(_H, "--num-gpu-blocks", help="KV blocks, as vLLM counts them.")] = (
         None
     )
@@ -258,12 +258,26 @@ class EngineOptions:
     """Limits and batch formation; the fields are those of `EngineConfig`."""
 
     mode: Annotated[str, _option(_E, "--mode", help="Batch formation: vllm, sarathi or prefill-first.")] = "vllm"
-    max_num_seqs: Annotated[int, _option(_E, "--max-num-seqs", help="Largest number of residents.")] = 256
+    max_num_seqs: Annotated[
+        int | None,
+        _option(_E, "--max-num-seqs", help="Largest number of residents; vLLM's own for the GPU if not given."),
+    ] = None
     max_num_active_seqs: Annotated[
         int | None, _option(_E, "--max-num-active-seqs", help="Largest number of residents that admission may reach.")
     ] = None
     max_num_batched_tokens: Annotated[
-        int | None, _option(_E, "--max-num-batched-tokens", help="Token budget per iteration.")
+        int | None,
+        _option(
+            _E, "--max-num-batched-tokens", help="Token budget per iteration; vLLM's own for the GPU if not given."
+        ),
+    ] = None
+    max_model_len: Annotated[
+        int | None,
+        _option(
+            _E,
+            "--max-model-len",
+            help="Prompt + output tokens of a request, at most: longer ones are refused. The model's own if not given.",
+        ),
     ] = None
     watermark: Annotated[
         float | None, _option(_E, "--watermark", help="Share of blocks that admission keeps free.")

@@ -23,6 +23,7 @@ from pydantic import (
 
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_KV_TOKENS, MAX_NUMBER
 from fluidgate.errors import InputError
+from fluidgate.hardware import ServerDefaults
 from fluidgate.jsonfile import plain, read_object
 from fluidgate.output import write_text
 from fluidgate.policies import Policy, policy_class
@@ -86,6 +87,18 @@ class Machine(_Section):
         return self
 
 
+class Defaults(_Section):
+    """What vLLM sets on the planned machine by itself, see `ServerDefaults`; None: not known."""
+
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    max_model_len: Count | None = None
+
+    def to_server(self) -> ServerDefaults:
+        """For `serve_flags`."""
+        return ServerDefaults(**dict(self))
+
+
 class EngineLimits(_Section):
     """vLLM's settings in force, the policy's own among them; named as in `EngineConfig`."""
 
@@ -96,6 +109,7 @@ class EngineLimits(_Section):
     enable_prefix_caching: bool
     scheduler_reserve_full_isl: bool
     long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MAX_COUNT)]
+    max_model_len: Count | None = None
 
     @model_validator(mode="after")
     def _acceptable_to_vllm(self) -> Self:
@@ -190,6 +204,7 @@ class PlanFile(_Section):
     planned: Planned
     verdict: tuple[Name, ...]
     classes: ClassNames = ClassNames()
+    defaults: Defaults = Defaults()
 
     @classmethod
     def of(
@@ -200,7 +215,7 @@ class PlanFile(_Section):
         model: ServedModel | None = None,
         class_map: Sequence[str] = (),
     ) -> Self:
-        """The file for `policy` under `plan`, which was made for the limits of `config`.
+        """The file for `policy` under `plan`, which was made for the limits of `config` on its hardware.
 
         Args:
             class_map: `adapter:NAME=CLASS` or `priority:NUMBER=CLASS`, for requests that do not name their class.
@@ -211,12 +226,12 @@ class PlanFile(_Section):
         """
         if config.mode != "vllm" or config.preemption != "recompute":
             raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}: plan with mode vllm")
+        config = config.on(plan.hardware)
         budget = config.token_budget(plan.mix.max_prompt_tokens + plan.mix.max_output_tokens)
-        if (plan.limits.max_num_seqs, plan.limits.max_num_batched_tokens) != (config.seats, budget):
-            raise InputError(
-                f"the plan is for max_num_seqs = {plan.limits.max_num_seqs} and max_num_batched_tokens = "
-                f"{plan.limits.max_num_batched_tokens}, the engine has {config.seats} and {budget}; plan for the engine"
-            )
+        _refuse_other_limits(
+            plan,
+            {"max_num_seqs": config.seats, "max_num_batched_tokens": budget, "max_model_len": config.max_model_len},
+        )
         if type(policy).rank is not None:
             raise InputError(f"policy {policy.name} orders the queue, and vLLM's queue has its own order; use simulate")
         _refuse_idling(policy)
@@ -234,6 +249,7 @@ class PlanFile(_Section):
                 planned=_planned(plan),
                 verdict=plan.verdict,
                 classes=_class_names(plan, class_map),
+                defaults=Defaults(**vars(plan.hardware.server)),
             )
         except ValidationError as error:
             raise InputError(f"the plan cannot be saved: {_sentence(error)}") from None
@@ -298,6 +314,13 @@ class PlanFile(_Section):
         return f"{self.policy} ({', '.join(values)})" if values else self.policy
 
 
+def _refuse_other_limits(plan: FluidPlan, engine: dict[str, int | None]) -> None:
+    for name, limit in engine.items():
+        planned = getattr(plan.limits, name)
+        if planned != limit:
+            raise InputError(f"the plan is for {name} = {planned}, the engine has {limit}; plan for the engine")
+
+
 def _refuse_idling(policy: Policy) -> None:
     if policy.may_idle:
         raise InputError(
@@ -318,13 +341,14 @@ def _machine(plan: FluidPlan) -> Machine:
 
 def _engine(config: EngineConfig, token_budget: int) -> EngineLimits:
     return EngineLimits(
-        max_num_seqs=config.max_num_seqs,
+        max_num_seqs=config.most_seqs,
         max_num_active_seqs=config.max_num_active_seqs,
         max_num_batched_tokens=token_budget,
         watermark=float(config.watermark_share),
         enable_prefix_caching=config.enable_prefix_caching,
         scheduler_reserve_full_isl=config.scheduler_reserve_full_isl,
         long_prefill_token_threshold=config.long_prefill_token_threshold,
+        max_model_len=config.max_model_len,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from fluidgate.engine import EngineConfig
-from fluidgate.hardware import Hardware, get_hardware
+from fluidgate.hardware import Hardware, ServerDefaults, get_hardware
 from fluidgate.runs import Runner
 from fluidgate.runs.frontier.axes import Setting
 from fluidgate.runs.frontier.search import Search, Searches
@@ -31,8 +31,9 @@ class Pair:
     memory: float = 1.0
 
     def hardware(self) -> Hardware:
-        """The machine."""
-        whole = get_hardware(self.model, self.gpu, tp=self.tp)
+        """The machine, with 0.9 of its memory in use and no server's limits: requests of any length are taken."""
+        served = get_hardware(self.model, self.gpu, tp=self.tp, gpu_memory_utilization=0.9)
+        whole = replace(served, server=ServerDefaults())
         if self.memory == 1.0:
             return whole
         blocks = round(self.memory * (whole.num_gpu_blocks - 1)) + 1
