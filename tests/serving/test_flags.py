@@ -164,6 +164,13 @@ def test_more_than_the_model_takes_needs_a_variable() -> None:
     assert "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1" in flags["--max-model-len"].why
 
 
+def test_a_server_whose_cache_holds_no_longest_request_is_given_a_shorter_one() -> None:
+    """vLLM does not start where the KV cache, without the null block, holds fewer tokens than `max_model_len`."""
+    small = replace(H100, num_gpu_blocks=101)
+    assert limit_flags(EngineConfig(), small)["--max-model-len"].value == "1600"
+    assert "--max-model-len" not in limit_flags(EngineConfig(), replace(H100, num_gpu_blocks=257))
+
+
 def test_vllms_own_share_of_the_memory_stays_off_the_line() -> None:
     assert "--gpu-memory-utilization" not in values(file_of(Greedy(), gpu_memory_utilization=0.92), "stock")
 

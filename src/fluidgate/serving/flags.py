@@ -161,14 +161,16 @@ def _memory(plan: PlanFile) -> list[Flag]:
 
 
 def _longest_request(plan: PlanFile) -> list[Flag]:
-    longest, own = plan.engine.max_model_len, plan.defaults.max_model_len
+    longest, own, held = plan.engine.max_model_len, plan.defaults.max_model_len, plan.hardware.kv_capacity_tokens
+    if longest is not None and longest > held:  # see check_enough_kv_cache_memory in vllm/v1/core/kv_cache_utils.py
+        return [Flag(LONGEST, str(held), f"as the KV cache holds no {longest:,} tokens, vLLM would not start")]
     if longest in (None, own):
         return []
     why = "tokens of the longest request, as planned"
-    if own is not None:
-        why += f"; the model's own is {own:,}"
     if own is not None and longest is not None and longest > own:
         why = f"longest request; above the model's own {own:,}: set {LONG_VARIABLE}=1"
+    elif own is not None:
+        why += f"; the model's own is {own:,}"
     return [Flag(LONGEST, str(longest), why)]
 
 
