@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import fluidgate as fg
 from fluidgate.engine import EngineConfig, Fleet, run
@@ -13,7 +15,8 @@ from fluidgate.errors import InputError
 from fluidgate.fluid import RequestMix, plan
 from fluidgate.hardware import Hardware, ServerDefaults, StepTime, get_hardware
 from fluidgate.policies import Greedy
-from fluidgate.runs import compare, frontier, plan_for, simulate
+from fluidgate.report import frontier_table
+from fluidgate.runs import Frontier, compare, frontier, plan_for, simulate
 from fluidgate.workload import Workload, generate
 
 MACHINE = Hardware("takes 100", StepTime(0.01, 1e-5, 1e-7), 2000, server=ServerDefaults(max_model_len=100))
@@ -138,12 +141,20 @@ def test_loads_of_a_comparison_are_of_what_is_taken() -> None:
 
 
 def test_a_stable_rate_is_of_what_is_taken_on_each_machine() -> None:
-    short = Hardware("takes 700", StepTime(0.01, 1e-5, 1e-7), 300, server=ServerDefaults(max_model_len=700))
+    short = Hardware("takes 220", StepTime(0.01, 1e-5, 1e-7), 300, server=ServerDefaults(max_model_len=220))
     found = frontier("three-types", short, ["greedy"], requests=200, tolerance=0.1, replications=4)
-    assert found.rates[0].refused_share == pytest.approx(share_above("three-types", 700), abs=0.05)
+    assert 0.3 < found.rates[0].refused_share == pytest.approx(share_above("three-types", 220), abs=0.05)
+    assert found.rates[0].share == pytest.approx(1.0, abs=0.15)
+    assert "are too long, and not in these rates" in shown(found)
     assert found.rates[0].boundary_rate == pytest.approx(
         plan(generate("three-types", n=4000, seed=0), short).stability.boundary_rate, rel=0.1
     )
+
+
+def shown(found: Frontier) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(frontier_table(found))
+    return console.export_text()
 
 
 def share_above(preset: str, tokens: int) -> float:

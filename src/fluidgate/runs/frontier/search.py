@@ -207,7 +207,8 @@ def _law(drawing: _Drawing, replications: int) -> _Law:
     limits = Limits.of(hardware, config.token_budget(int((prompts + outputs).max())), config.seats)
     step_time = affine_step_time(mix, hardware, limits)
     request_s = bound_seconds(mix, step_time, limits)
-    return _Law(draws, tuple(np.split(request_s, len(draws))), stability(mix.scaled(1.0), step_time, limits))
+    ends = np.cumsum([len(draw) for draw in draws])  # draws differ in length where requests were refused
+    return _Law(draws, tuple(np.split(request_s, ends[:-1])), stability(mix.scaled(1.0), step_time, limits))
 
 
 def _draws(drawing: _Drawing, replications: int, max_model_len: int | None) -> tuple[Workload, ...]:
