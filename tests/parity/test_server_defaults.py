@@ -142,6 +142,14 @@ def test_the_memory_share_is_vllms() -> None:
         {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6, "factor": 3.5}},
         {
+            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
+            "head_dim": 32,
+            "sliding_window": 512,
+            "sliding_window_pattern": 2,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        {
             "architectures": ["MistralForCausalLM"],
             "model_type": "mistral",
             "sliding_window": 16384,

@@ -23,7 +23,7 @@ from pydantic import (
 
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_KV_TOKENS, MAX_NUMBER
 from fluidgate.errors import InputError
-from fluidgate.hardware import ServerDefaults
+from fluidgate.hardware import Hardware, ServerDefaults
 from fluidgate.jsonfile import plain, read_object
 from fluidgate.output import write_text
 from fluidgate.policies import Policy, policy_class
@@ -70,12 +70,16 @@ class ServedModel(_Section):
 
 
 class Machine(_Section):
-    """The KV cache that was planned for; one of the blocks is vLLM's null block and holds nothing."""
+    """The KV cache that was planned for; one of the blocks is vLLM's null block and holds nothing.
+
+    `longest_held_tokens` is the longest request, up to the engine's limit, that it holds; None: there is no limit.
+    """
 
     name: Name
     num_gpu_blocks: Annotated[int, Field(ge=2, le=MAX_COUNT)]
     block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)]
     kv_capacity_tokens: Annotated[int, Field(ge=1, le=MAX_KV_TOKENS)]
+    longest_held_tokens: Count | None = None
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -243,7 +247,7 @@ class PlanFile(_Section):
                 policy=policy.name,
                 parameters=plain(policy),
                 model=model or ServedModel(),
-                hardware=_machine(plan),
+                hardware=_machine(plan, config.max_model_len),
                 engine=_engine(replace(config, **policy.engine_settings), budget),
                 traffic=_traffic(plan),
                 planned=_planned(plan),
@@ -329,14 +333,27 @@ def _refuse_idling(policy: Policy) -> None:
         )
 
 
-def _machine(plan: FluidPlan) -> Machine:
+def _machine(plan: FluidPlan, max_model_len: int | None) -> Machine:
     hardware = plan.hardware
     return Machine(
         name=hardware.name,
         num_gpu_blocks=int(hardware.num_gpu_blocks),
         block_size=int(hardware.block_size),
         kv_capacity_tokens=int(hardware.kv_capacity_tokens),
+        longest_held_tokens=None if max_model_len is None else _longest_held(hardware, max_model_len),
     )
+
+
+def _longest_held(hardware: Hardware, most: int) -> int:
+    """Tokens of the longest request, up to `most`, that the blocks hold alone."""
+    held, too_long = 1, most + 1
+    while too_long - held > 1:
+        middle = (held + too_long) // 2
+        if hardware.law.blocks(middle) < hardware.num_gpu_blocks:
+            held = middle
+        else:
+            too_long = middle
+    return held
 
 
 def _engine(config: EngineConfig, token_budget: int) -> EngineLimits:

@@ -9,6 +9,7 @@ from fluidgate.engine import EngineConfig
 from fluidgate.hardware import (
     Hardware,
     ServerDefaults,
+    Serving,
     estimate_hardware,
     find_gpu,
     find_model,
@@ -48,7 +49,7 @@ class Pair:
 
     def _estimate(self) -> Hardware:
         shape, gpu = find_model(self.model), find_gpu(self.gpu)
-        served = estimate_hardware(shape, gpu, tp=self.tp, gpu_memory_utilization=0.9)
+        served = estimate_hardware(shape, gpu, Serving(tp=self.tp, gpu_memory_utilization=0.9))
         return replace(served, server=ServerDefaults())
 
 
