@@ -162,9 +162,8 @@ def _memory(plan: PlanFile) -> list[Flag]:
 
 def _longest_request(plan: PlanFile) -> list[Flag]:
     longest, own, held = plan.engine.max_model_len, plan.defaults.max_model_len, plan.hardware.longest_held_tokens
-    if (
-        longest is not None and held is not None and longest > held
-    ):  # see check_enough_kv_cache_memory in vllm/v1/core/kv_cache_utils.py
+    # check_enough_kv_cache_memory in vllm/v1/core/kv_cache_utils.py
+    if longest is not None and held is not None and longest > held:
         return [Flag(LONGEST, str(held), f"as the KV cache holds no {longest:,} tokens, vLLM would not start")]
     if longest in (None, own):
         return []
