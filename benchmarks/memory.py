@@ -7,11 +7,12 @@ import resource
 import sys
 import time
 
-from fluidgate import generate, get_hardware, simulate, summarize
+from fluidgate import generate, simulate, summarize
+from fluidgate.hardware import load_profile
 from fluidgate.policies import Greedy
 
 requests = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
-workload, hardware = generate("lmsys", n=requests, rate=40, seed=0), get_hardware("llama-2-7b", "a100-80gb")
+workload, hardware = generate("lmsys", n=requests, rate=40, seed=0), load_profile("llama-2-7b", "a100-80gb")
 simulate(workload.take(slice(0, 10)), hardware, Greedy())  # compiled before the clock starts
 start = time.perf_counter()
 records = simulate(workload, hardware, Greedy())

@@ -12,8 +12,9 @@ from statistics import median
 
 import numpy as np
 
-from fluidgate import EngineConfig, generate, get_hardware, read_trace
+from fluidgate import EngineConfig, generate, read_trace
 from fluidgate.engine import RunRecords
+from fluidgate.hardware import load_profile
 from fluidgate.policies import make_policy
 from fluidgate.runs import plan_for, simulate
 from fluidgate.serving import emulate
@@ -42,7 +43,7 @@ def main() -> None:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else TRACE
     workload = read_trace(path)[0] if path.exists() else generate("azure-conv-2023", n=2000)
     workload = workload.take(slice(0, 2000)).scaled(1.2)
-    hardware, config = get_hardware("llama-2-7b", "a100-80gb"), EngineConfig()
+    hardware, config = load_profile("llama-2-7b", "a100-80gb"), EngineConfig()
     print(f"2,000 requests of {workload.name} on {hardware.name}")
     for name in ("greedy", "watermark", "wait"):
         policy = make_policy(name, plan_for(workload, hardware, config))

@@ -7,11 +7,12 @@ import resource
 import sys
 import time
 
-from fluidgate import Fleet, FleetRecords, Workload, generate, get_hardware, plan, simulate, summarize
+from fluidgate import Fleet, FleetRecords, Workload, generate, plan, simulate, summarize
 from fluidgate.engine import ROUTERS
+from fluidgate.hardware import load_profile
 from fluidgate.policies import Policy, make_policy
 
-HARDWARE = get_hardware("llama-2-7b", "a100-80gb")
+HARDWARE = load_profile("llama-2-7b", "a100-80gb")
 LOAD = 0.9
 
 

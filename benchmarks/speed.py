@@ -22,15 +22,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fluidgate import EngineConfig, Hardware, Workload, generate, get_hardware, read_trace
+from fluidgate import EngineConfig, Hardware, Workload, generate, read_trace
 from fluidgate.engine import RunRecords, run
-from fluidgate.hardware import StepGrid
+from fluidgate.hardware import StepGrid, load_profile
 from fluidgate.hardware.knots import TOKEN_KNOTS_PER_OCTAVE, knots_to
 from fluidgate.policies import ConcurrencyCap, Greedy
 
 TRACE = Path(__file__).parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
-HARDWARE = get_hardware("llama-2-7b", "a100-80gb")
-PEERS_HARDWARE = get_hardware("llama-3.1-8b", "a100-80gb")  # the peer's A100 preset serves an 8B model too
+HARDWARE = load_profile("llama-2-7b", "a100-80gb")
+PEERS_HARDWARE = load_profile("llama-3.1-8b", "a100-80gb")  # the peer's A100 preset serves an 8B model too
 CONSOLE = Console(width=120)
 
 

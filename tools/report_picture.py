@@ -34,7 +34,7 @@ def main() -> None:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         sys.exit("the picture is taken with Chromium, which is not on the PATH; install it")
-    hardware = fg.get_hardware("llama-2-7b", "a100-80gb")
+    hardware = fg.get_hardware("llama-3.1-8b", "l40s")
     comparison = fg.compare("r1-reasoning", hardware, ["greedy", "fluid"], loads=[0.9], timelines=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         report = fg.write_report(comparison, Path(folder) / "report.html")

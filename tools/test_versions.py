@@ -68,7 +68,10 @@ def on_overlay(wanted: str) -> tuple[str, int, str]:
         overlay(wanted, OVERLAYS / wanted)
     except CannotBeHad as error:
         return title, 0, f"skipped: {error}"
-    files = [*plugin_tests(), ROOT / "tests/parity/test_serve_flags.py"]
+    files = [
+        *plugin_tests(),
+        *(ROOT / "tests/parity" / name for name in ("test_serve_flags.py", "test_server_defaults.py")),
+    ]
     if wanted in EQUAL_VERSIONS:
         files += [ROOT / "tests/parity" / name for name in PARITY]
     return title, *pytest(files, on=wanted, **FEWER)

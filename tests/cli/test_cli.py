@@ -1,5 +1,6 @@
 """The commands as a user types them: results, exit codes, and one clear sentence on bad input."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -135,7 +136,7 @@ def test_compare_table_json_and_report(tmp_path: Path) -> None:
     assert "concurrency-cap:cap=3" in report
     assert "have no timelines" not in report
     assert "vllm serve llama-2-7b --scheduler-cls" in report
-    assert "vllm serve llama-2-7b --gpu-memory-utilization" in report
+    assert "vllm serve llama-2-7b<" in report, "greedy is stock vLLM, whose own limits were planned for"
 
 
 def test_compare_writes_html_and_figures_where_it_is_told(tmp_path: Path) -> None:
@@ -283,3 +284,27 @@ def test_a_fleet_that_cannot_be_is_refused(fleet: tuple[str, ...], words: str) -
     done = fluidgate_run("simulate", *SMALL, *fleet)
     assert done.returncode == 1
     assert done.stderr.startswith(words)
+
+
+def test_the_memory_share_of_the_options_is_the_librarys() -> None:
+    from fluidgate.cli.calibrate import MemoryOptions
+    from fluidgate.cli.options import HardwareOptions
+    from fluidgate.hardware.gpus import DEFAULT_MEMORY_UTILIZATION
+
+    options = (HardwareOptions(), MemoryOptions())
+    assert {given.gpu_memory_utilization for given in options} == {DEFAULT_MEMORY_UTILIZATION}
+
+
+def test_a_refused_request_has_its_row(tmp_path: Path) -> None:
+    run = ("simulate", "--preset", "azure-conv-2023", "--requests", "300", "--rate", "1", "--policy", "greedy")
+    good(*run, "--output-dir", str(tmp_path))
+    (summary,) = json.loads((tmp_path / "summary.json").read_text())["repeats"]
+    lines = (tmp_path / "requests.csv").read_text().splitlines()
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    refused = [row for row in rows if int(row["prompt_tokens"]) + int(row["output_tokens"]) > 4096]
+    assert 0 < len(refused) == summary["refused"]
+    assert len(rows) == summary["offered"] == summary["completed"] + summary["refused"] == 300
+    assert [row["refused"] for row in rows].count("True") == len(refused)
+    assert all(row["refused"] == "True" and row["first_token_s"] == "nan" for row in refused)
+    arrivals = [float(row["arrival_s"]) for row in rows]
+    assert arrivals == sorted(arrivals)

@@ -78,7 +78,7 @@ def test_both_lines_and_a_reason_for_each_flag(folder: Path) -> None:
     assert plugin[:4] == ["FLUIDGATE_PLAN=paced.json", "vllm", "serve", "meta-llama/Llama-2-7b-hf"]
     assert plugin[4:6] == ["--scheduler-cls", "fluidgate.serving.scheduler.GateScheduler"]
     assert stock[:3] == ["vllm", "serve", "meta-llama/Llama-2-7b-hf"]
-    assert {"--max-num-seqs", "--max-num-active-seqs", "--watermark", "--max-num-batched-tokens"} <= set(stock)
+    assert {word for word in stock if word.startswith("--")} == {"--max-num-active-seqs", "--watermark"}
     assert "nearest to rate-limited in stock vLLM" in done.stdout
     assert done.stderr == ""
 
@@ -136,6 +136,33 @@ def test_a_hardware_file_needs_a_model_name(folder: Path) -> None:
     assert "names no model; add --model-name" in done.stderr
 
 
+def test_a_hardware_file_that_states_no_defaults_has_all_limits_on_the_line(folder: Path) -> None:
+    hardware = {"version": 1, "name": "mine", "step_time": {"c0": 0.01}, "num_gpu_blocks": 4000}
+    (folder / "silent.json").write_text(json.dumps(hardware))
+    stated = {"max_num_seqs": 1024, "max_num_batched_tokens": 8192, "max_model_len": 4096}
+    (folder / "stated.json").write_text(json.dumps(hardware | stated))
+    for name, flags in (("silent", {"--max-num-seqs": "256", "--max-num-batched-tokens": "2048"}), ("stated", {})):
+        good("plan", *SMALL, "--hardware", f"{name}.json", "--policy", "greedy", "--save", "p.json", cwd=folder)
+        made = good("serve-args", "p.json", "--model-name", "org/m", "--format", "json", cwd=folder).stdout
+        assert {flag["name"]: flag["value"] for flag in json.loads(made)["stock"]["flags"]} == flags
+
+
+def test_half_of_r1_reasoning_is_refused_by_llama_2_in_one_sentence(folder: Path) -> None:
+    """Of 4,000 requests 47.5% have more than the model's 4,096 tokens; with a limit of one's own, the line has it."""
+    traffic = ("--model", "llama-2-7b", "--gpu", "a100-80gb", "--preset", "r1-reasoning", "--rate", "0.15")
+    plan = good("plan", *traffic, "--save", "long.json", cwd=folder)
+    told = " ".join(plan.stdout.split())
+    assert "47.5% of the requests, with" in told
+    assert "have more than the 4,096 tokens, prompt and output, that the model takes" in told
+    assert "--max-model-len" not in good("serve-args", "long.json", cwd=folder).stdout
+    planned = json.loads((folder / "long.json").read_text())
+    assert planned["traffic"]["max_prompt_tokens"] + planned["traffic"]["max_output_tokens"] < 2 * 4096
+    assert (planned["engine"]["max_model_len"], planned["defaults"]["max_model_len"]) == (4096, 4096)
+    shorter = good("plan", *traffic, "--max-model-len", "2048", "--save", "short.json", cwd=folder)
+    assert "than the 2,048 tokens" in " ".join(shorter.stdout.split())
+    assert "--max-model-len 2048" in good("serve-args", "short.json", cwd=folder).stdout
+
+
 def test_an_overload_asks_for_a_bound_on_the_wait(folder: Path) -> None:
     heavy = ["--preset", "p512-d20", "--requests", "80", "--rate", "5000"]
     good("plan", *heavy, "--save", "heavy.json", cwd=folder)
@@ -166,7 +193,10 @@ BAD = [
     (("plan", *SMALL, "--policy", "greedy"), "add --save plan.json"),
     (("plan", *SMALL, "--policy", "greeedy", "--save", "x.json"), "did you mean 'greedy'"),
     (("plan", *SMALL, "--save", "no/such/folder/x.json"), "cannot be written"),
-    (("plan", *SMALL, "--save", "x.json", "--max-num-batched-tokens", "64"), "is below max_num_seqs = 256"),
+    (
+        ("plan", *SMALL, "--save", "x.json", "--max-num-batched-tokens", "64", "--max-num-seqs", "65"),
+        "is below max_num_seqs = 65",
+    ),
 ]
 
 

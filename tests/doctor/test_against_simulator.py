@@ -12,6 +12,7 @@ from fluidgate.doctor import diagnose, facts_of
 from fluidgate.doctor.held import held_of
 from fluidgate.engine.records import RunRecords
 from fluidgate.fluid import Limits, RequestMix, stability
+from fluidgate.hardware import load_profile
 from fluidgate.vllm_metrics import Scrape
 from fluidgate.workload import Workload
 
@@ -27,7 +28,7 @@ def shuffled(preset: str, n: int) -> Workload:
 
 @pytest.mark.parametrize("preset", ["azure-conv-2023", "lmsys", "r1-reasoning"])
 def test_the_boundary_lies_where_the_histograms_allow(preset: str) -> None:
-    hardware = fg.get_hardware("llama-2-7b", "a100-80gb")
+    hardware = load_profile("llama-2-7b", "a100-80gb")  # which takes requests of any length
     work = shuffled(preset, 2000)
     exact = stability(RequestMix.from_workload(work), hardware.step_time, Limits.of(hardware)).boundary_rate
     text = page(
@@ -45,7 +46,7 @@ def test_the_boundary_lies_where_the_histograms_allow(preset: str) -> None:
 @pytest.mark.parametrize("preset", ["azure-conv-2023", "r1-reasoning"])
 def test_what_preemptions_recompute(preset: str) -> None:
     """Greedy admission past the boundary, without a prefix cache that would find the work again."""
-    hardware = replace(fg.get_hardware("llama-2-7b", "a100-80gb"), num_gpu_blocks=2500)
+    hardware = replace(load_profile("llama-2-7b", "a100-80gb"), num_gpu_blocks=2500)
     work = fg.generate(preset, n=500, seed=1)
     load = fg.plan(work, hardware, max_num_seqs=1024).stability.load
     config = fg.EngineConfig(max_num_seqs=1024, enable_prefix_caching=False)

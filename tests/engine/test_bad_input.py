@@ -48,7 +48,7 @@ def test_prefill_first_needs_a_budget_for_a_whole_resumed_request() -> None:
         ({"preemption": "swap"}, "preemption 'swap' is not one of recompute, restart, offload"),
         ({"max_num_seqs": 0}, "max_num_seqs = 0 must be a whole number, at least 1"),
         ({"max_num_active_seqs": 0}, "max_num_active_seqs = 0 must be a whole number, at least 1"),
-        ({"max_num_active_seqs": 300}, "max_num_active_seqs = 300 is above max_num_seqs = 256"),
+        ({"max_num_active_seqs": 300, "max_num_seqs": 256}, "max_num_active_seqs = 300 is above max_num_seqs = 256"),
         ({"max_num_batched_tokens": -1}, "max_num_batched_tokens = -1 must be a whole number, at least 1"),
         ({"watermark": 1.0}, "watermark = 1.0 must be a share"),
         ({"watermark": -0.01}, "watermark = -0.01 must be a share"),

@@ -164,8 +164,15 @@ def test_data_sheets_are_whole() -> None:
 def test_llama_2_7b_on_an_a100_by_hand() -> None:
     # 0.9 · 80 GiB − 6,738,415,616 · 2 B − 2 GiB, in blocks of 16 · 524,288 B.
     left_bytes = 72 * 2**30 - 13_476_831_232 - 2 * 2**30
-    assert kv_blocks(find_model("llama-2-7b"), A100) == left_bytes // (16 * 524_288)
-    assert 115_000 < 16 * kv_blocks(find_model("llama-2-7b"), A100) < 120_000
+    blocks = kv_blocks(find_model("llama-2-7b"), A100, gpu_memory_utilization=0.9)
+    assert blocks == left_bytes // (16 * 524_288)
+    assert 115_000 < 16 * blocks < 120_000
+
+
+def test_vllms_own_share_of_the_memory_is_the_default() -> None:
+    """(0.92 · 22.494 − 14.958 − 2) GiB over blocks of 2 MiB is 1,913.4 for Llama-3.1-8B on an L4; 0.9 leaves 1,683."""
+    assert kv_blocks(LLAMA, find_gpu("l4")) == 1913
+    assert kv_blocks(LLAMA, find_gpu("l4"), gpu_memory_utilization=0.9) == 1683
 
 
 def test_a_measured_vllm_run_lies_within_ten_percent() -> None:
@@ -210,7 +217,7 @@ def test_impossible_reserves(reserve: float) -> None:
 
 def test_a_model_that_does_not_fit_says_what_takes_the_memory() -> None:
     with pytest.raises(
-        InputError, match=r"llama-3.1-70b does not fit on 1 × a100-80gb: of 72.0 GiB .* weights take 131.4"
+        InputError, match=r"llama-3.1-70b does not fit on 1 × a100-80gb: of 73.6 GiB .* weights take 131.4"
     ):
         kv_blocks(find_model("llama-3.1-70b"), A100)
     with pytest.raises(InputError, match="block_size = 0"):

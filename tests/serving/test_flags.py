@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import ceil
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,15 +13,18 @@ from hypothesis import strategies as st
 from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
 from fluidgate.fluid import RequestMix, plan
-from fluidgate.hardware import Hardware, StepTime
+from fluidgate.hardware import Hardware, ServerDefaults, StepTime
 from fluidgate.policies import ConcurrencyCap, Greedy, Policy, Watermark, make_policy, policy_class, policy_names
+from fluidgate.runs import plan_for
 from fluidgate.serving.flags import Flag, Form, is_stock, lost, serve_command, serve_flags
 from fluidgate.serving.planfile import PlanFile, ServedModel
 from fluidgate.serving.versions import known_release
+from fluidgate.workload import Workload
 
 A100 = Hardware("7B on A100", StepTime(0.012, 4e-5, 3.5e-7), num_gpu_blocks=6876)
 MIX = RequestMix([1.0, 2.0, 0.5], [200, 400, 800], [50, 300, 900])
 PLAN = plan(MIX, A100)
+LOAD = Workload(np.arange(40.0), np.full(40, 200), np.full(40, 50))
 SERVABLE = [name for name in policy_names() if policy_class(name).rank is None]
 PACED = sorted(set(SERVABLE) - {"greedy", "watermark", "concurrency-cap"})
 
@@ -96,6 +100,79 @@ def test_memory_is_the_planned_memory() -> None:
     assert "--tensor-parallel-size" not in values(file_of(Greedy(), tensor_parallel_size=1), "stock")
     wide = replace(A100, block_size=32)
     assert values(PlanFile.of(plan(MIX, wide), Greedy(), EngineConfig()), "stock")["--block-size"] == "32"
+
+
+H100 = replace(A100, name="7B on H100", server=ServerDefaults(1024, 8192, 4096))
+LIMITS = ("--max-num-seqs", "--max-num-batched-tokens", "--max-model-len")
+
+
+def limit_flags(config: EngineConfig, hardware: Hardware = H100, version: str = "0.33") -> dict[str, Flag]:
+    """Of the plan for that engine."""
+    made = plan_for(LOAD, hardware, config)
+    flags = serve_flags(PlanFile.of(made, Greedy(), config), "stock", release=known_release(version))
+    return {flag.name: flag for flag in flags if flag.name in LIMITS}
+
+
+@pytest.mark.parametrize(
+    ("config", "printed"),
+    [
+        (EngineConfig(), {}),
+        (EngineConfig(max_num_seqs=1024, max_num_batched_tokens=8192, max_model_len=4096), {}),
+        (EngineConfig(max_num_seqs=256), {"--max-num-seqs": "256"}),
+        (EngineConfig(max_num_batched_tokens=512), {"--max-num-batched-tokens": "512"}),  # then stock has 512 seats
+        (
+            EngineConfig(max_num_seqs=1024, max_num_batched_tokens=1024),
+            {"--max-num-batched-tokens": "1024"},
+        ),
+        (EngineConfig(max_num_seqs=1), {"--max-num-seqs": "1"}),  # then stock has 4,096 tokens
+        (
+            EngineConfig(max_num_seqs=1, max_num_batched_tokens=8192),
+            {"--max-num-seqs": "1", "--max-num-batched-tokens": "8192"},
+        ),
+        (EngineConfig(max_model_len=2048), {"--max-model-len": "2048"}),
+    ],
+)
+def test_only_what_a_stock_server_would_not_do_is_on_the_line(config: EngineConfig, printed: dict[str, str]) -> None:
+    flags = limit_flags(config)
+    assert {name: flag.value for name, flag in flags.items()} == printed
+    defaults = dict(zip(LIMITS, ("1,024", "8,192", "4,096"), strict=True))
+    assert all(defaults[name] in flag.why for name, flag in flags.items())
+
+
+@pytest.mark.parametrize(("hardware", "version"), [(A100, "0.33"), (H100, "0.29")])
+def test_where_the_defaults_are_not_known_all_are_on_the_line(hardware: Hardware, version: str) -> None:
+    """A hardware file that states none, or a release with other defaults than those in the table."""
+    limits = EngineConfig().on(hardware)
+    flags = limit_flags(EngineConfig(), hardware, version)
+    assert {name: int(flag.value) for name, flag in flags.items()} == {
+        "--max-num-seqs": limits.max_num_seqs,
+        "--max-num-batched-tokens": limits.max_num_batched_tokens,
+    }
+    assert all("not known" in flag.why for flag in flags.values())
+
+
+def test_a_cap_on_an_older_vllm_is_its_seats() -> None:
+    made = plan_for(LOAD, H100, EngineConfig())
+    file = PlanFile.of(made, ConcurrencyCap(1), EngineConfig())
+    flags = {flag.name: flag.value for flag in serve_flags(file, "stock", release=known_release("0.30"))}
+    assert flags["--max-num-seqs"] == "1"
+    assert flags["--max-num-batched-tokens"] == "8192", "with one seat stock vLLM would take 4,096"
+
+
+def test_more_than_the_model_takes_needs_a_variable() -> None:
+    flags = limit_flags(EngineConfig(max_model_len=8192))
+    assert "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1" in flags["--max-model-len"].why
+
+
+def test_a_server_whose_cache_holds_no_longest_request_is_given_a_shorter_one() -> None:
+    """vLLM does not start where the KV cache, without the null block, holds fewer tokens than `max_model_len`."""
+    small = replace(H100, num_gpu_blocks=101)
+    assert limit_flags(EngineConfig(), small)["--max-model-len"].value == "1600"
+    assert "--max-model-len" not in limit_flags(EngineConfig(), replace(H100, num_gpu_blocks=257))
+
+
+def test_vllms_own_share_of_the_memory_stays_off_the_line() -> None:
+    assert "--gpu-memory-utilization" not in values(file_of(Greedy(), gpu_memory_utilization=0.92), "stock")
 
 
 def test_the_queue_clears_within_the_longest_wait() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,8 +46,8 @@ class MemoryOptions:
         str, typer.Option("--kv-cache-dtype", help="Of the KV cache: auto, bfloat16, fp8 … as vLLM's option.")
     ] = "auto"
     gpu_memory_utilization: Annotated[
-        float, typer.Option("--gpu-memory-utilization", help="Share of GPU memory to use.")
-    ] = 0.9
+        float, typer.Option("--gpu-memory-utilization", help="Share of GPU memory to use; the default is vLLM's own.")
+    ] = 0.92
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ def steps(
         sheet=None if estimate is None else estimate.step_time,
     )
     machine = report.hardware(name or path.stem, blocks, memory.block_size, source=f"calibrated on {path.name}")
+    if estimate is not None:
+        machine = replace(machine, server=estimate.server)
     write_hardware(machine, out)
     o.say(f"wrote {out}")
     if plot is not None:

@@ -6,12 +6,13 @@ import os
 import shlex
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fluidgate.bounds import MAX_COUNT
 from fluidgate.cli import calibrate
 from fluidgate.cli import options as o
 from fluidgate.errors import InputError
@@ -19,7 +20,7 @@ from fluidgate.errors import InputError
 if TYPE_CHECKING:
     from fluidgate.calibration.server.running_server import RunningServer
     from fluidgate.calibration.server.sweep import Sweep
-    from fluidgate.hardware import StepTime
+    from fluidgate.hardware import Hardware
 
 EXAMPLE = "Example: `fluidgate calibrate server http://localhost:8000 --out hardware.json`"
 
@@ -98,7 +99,7 @@ def command(
     from fluidgate.calibration.server.live_load import measure
     from fluidgate.calibration.server.running_server import look_at
     from fluidgate.calibration.steps_file import write_steps
-    from fluidgate.hardware import write_hardware
+    from fluidgate.hardware import ServerDefaults, write_hardware
 
     o.try_outputs(out, steps_out, plot)
     target = look_at(url, api_key=api_key, kv_cache_tokens=kv_cache_tokens)
@@ -115,7 +116,7 @@ def command(
         signal.signal(ending, signal.default_int_handler)
     with o.progress_bar("seconds of load") as progress:
         measured = measure(sweep, log=lines, progress=progress)
-    report = fit(sweep, measured, log=lines, sheet=estimate)
+    report = fit(sweep, measured, log=lines, sheet=None if estimate is None else estimate.step_time)
     if steps_out is not None:
         write_steps(report.points, steps_out)
         o.say(f"wrote {steps_out}")
@@ -123,6 +124,9 @@ def command(
     if target.several_kv_groups:
         source += "; its KV in several groups counted as one pool"
     machine = report.hardware(name or out.stem, target.num_gpu_blocks, target.block_size, source)
+    server = ServerDefaults() if estimate is None else estimate.server
+    longest = min(target.max_model_len, MAX_COUNT)
+    machine = replace(machine, server=replace(server, max_model_len=longest))
     write_hardware(machine, out)
     o.say(f"wrote {out}")
     if plot is not None:
@@ -130,10 +134,9 @@ def command(
     calibrate.show(report, machine, output_format)
 
 
-def _estimate(sheet: calibrate.SheetOptions, target: RunningServer) -> StepTime | None:
+def _estimate(sheet: calibrate.SheetOptions, target: RunningServer) -> Hardware | None:
     memory = calibrate.MemoryOptions(num_gpu_blocks=target.num_gpu_blocks, block_size=target.block_size)
-    estimate = sheet.load(memory)
-    return None if estimate is None else estimate.step_time
+    return sheet.load(memory)
 
 
 def _announce(sweep: Sweep) -> None:

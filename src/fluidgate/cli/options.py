@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fluidgate.bounds import MAX_GPUS, MAX_JOBS, MAX_REPEATS, MAX_REQUESTS, MAX_SEED
+from fluidgate.cli.groups import grouped as grouped
 from fluidgate.errors import InputError
 from fluidgate.output import check_writable, make_folder, write_text
 from fluidgate.words import escaped
@@ -73,41 +73,6 @@ ApiKey = Annotated[
     str | None,
     typer.Option("--api-key", envvar=API_KEY_VARIABLE, help="Key that the server asks for; it is never shown."),
 ]
-
-
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take option groups (dataclasses) as parameters: each field becomes an option of its own.
-
-    A group that is a parameter's default gives the defaults of its options.
-    """
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    parameters: list[tuple[str, Any, Any]] = []
-    for parameter in inspect.signature(command).parameters.values():
-        if parameter.name in groups:
-            group = groups[parameter.name]
-            types = get_type_hints(group, include_extras=True)
-            given = parameter.default if isinstance(parameter.default, group) else group()
-            parameters += [(field.name, types[field.name], getattr(given, field.name)) for field in fields(group)]
-        else:
-            parameters.append((parameter.name, hints[parameter.name], parameter.default))
-
-    def collected(**values: Any) -> None:
-        made = {
-            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
-            for name, group in groups.items()
-        }
-        command(**made, **values)
-
-    collected.__doc__ = command.__doc__
-    collected.__annotations__ = {name: hint for name, hint, _ in parameters}
-    collected.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-            for name, hint, default in parameters
-        ]
-    )
-    return collected
 
 
 @dataclass(frozen=True)
@@ -191,8 +156,8 @@ class HardwareOptions:
         Path | None, _option(_H, "--hardware", help="Hardware file, instead of model and GPU.")
     ] = None
     gpu_memory_utilization: Annotated[
-        float, _option(_H, "--gpu-memory-utilization", help="Share of GPU memory to use.")
-    ] = 0.9
+        float, _option(_H, "--gpu-memory-utilization", help="Share of GPU memory to use; the default is vLLM's own.")
+    ] = 0.92
     num_gpu_blocks: Annotated[int | None, _option(_H, "--num-gpu-blocks", help="KV blocks, as vLLM counts them.")] = (
         None
     )
@@ -258,12 +223,26 @@ class EngineOptions:
     """Limits and batch formation; the fields are those of `EngineConfig`."""
 
     mode: Annotated[str, _option(_E, "--mode", help="Batch formation: vllm, sarathi or prefill-first.")] = "vllm"
-    max_num_seqs: Annotated[int, _option(_E, "--max-num-seqs", help="Largest number of residents.")] = 256
+    max_num_seqs: Annotated[
+        int | None,
+        _option(_E, "--max-num-seqs", help="Largest number of residents; vLLM's own for the GPU if not given."),
+    ] = None
     max_num_active_seqs: Annotated[
         int | None, _option(_E, "--max-num-active-seqs", help="Largest number of residents that admission may reach.")
     ] = None
     max_num_batched_tokens: Annotated[
-        int | None, _option(_E, "--max-num-batched-tokens", help="Token budget per iteration.")
+        int | None,
+        _option(
+            _E, "--max-num-batched-tokens", help="Token budget per iteration; vLLM's own for the GPU if not given."
+        ),
+    ] = None
+    max_model_len: Annotated[
+        int | None,
+        _option(
+            _E,
+            "--max-model-len",
+            help="Prompt + output tokens of a request, at most: longer ones are refused. The model's own if not given.",
+        ),
     ] = None
     watermark: Annotated[
         float | None, _option(_E, "--watermark", help="Share of blocks that admission keeps free.")

@@ -63,8 +63,9 @@ def command(
     written = output.files("plan.json")
     o.try_outputs(*written, save, folders=[output.output_dir])
     load_policy_file(policy_file)
-    config = engine.load()
+    settings = engine.load()
     traffic, machine = workload.load(), hardware.load()
+    config = settings.on(machine)
     fluid_plan = plan_for(traffic, machine, config)
     saved = None
     if save is not None:

@@ -85,7 +85,8 @@ def command(
         for title, line, flags in forms:
             o.console().print(title, style="bold", highlight=False)
             print(line)  # as it is: a wrapped line could not be copied
-            o.console().print(_table(flags))
+            if flags:
+                o.console().print(_table(flags))
     for sentence in dict.fromkeys([*losses["plugin"], *losses["stock"]]):
         o.say(sentence)
     if plan.planned.load > 1.0 and max_wait_s is None:

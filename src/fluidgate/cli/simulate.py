@@ -14,6 +14,7 @@ from fluidgate.cli import options as o
 
 if TYPE_CHECKING:
     from fluidgate.engine import Fleet, RunRecords
+    from fluidgate.workload import Workload
 
 SIMULATE_EXAMPLE = "Example: `fluidgate simulate --preset lmsys --rate 60 --policy wait --goodput ttft:2000 tpot:50`"
 EMULATE_EXAMPLE = "Example: `fluidgate emulate --preset lmsys --rate 60 --requests 200 --policy watermark`"
@@ -85,7 +86,9 @@ def _run(
     written = output.files("summary.json", "requests.csv")
     o.try_outputs(*written, options.perfetto, folders=[output.output_dir])
     load_policy_file(options.policy_file)
-    draws, hardware, config = workload.draws(options.repeats), hardware_options.load(), engine.load()
+    settings = engine.load()
+    draws, hardware = workload.draws(options.repeats), hardware_options.load()
+    config = settings.on(hardware)
     slo = parse_goodput(options.goodput) if options.goodput else None
     chosen = policy_for(options.policy, draws[0], hardware, config, fleet.replicas)
     runs: list[RunRecords] = []
@@ -130,7 +133,7 @@ def _print_fleet(facts: dict[str, Any]) -> None:
 
 
 def _write_requests(records: RunRecords, path: Path, about: dict[str, Any]) -> None:
-    """One row per request of the first repeat."""
+    """One row per request of the first repeat, in order of arrival; those that were refused have no times."""
     from fluidgate.engine import FleetRecords
     from fluidgate.runs import write_table
 
@@ -151,5 +154,26 @@ def _write_requests(records: RunRecords, path: Path, about: dict[str, Any]) -> N
     }
     if isinstance(records, FleetRecords):
         columns["replica"] = records.replica
+    columns = _with_refused(columns, records.workload.refused)
     write_table(path, about, list(columns), zip(*(column.tolist() for column in columns.values()), strict=True))
     o.say(f"wrote {path}")
+
+
+def _with_refused(columns: dict[str, Any], refused: Workload | None) -> dict[str, Any]:
+    """The columns with a row for each refused request, and one that tells them."""
+    import numpy as np
+
+    columns = columns | {"refused": np.zeros(len(columns["arrival_s"]), bool)}
+    if refused is None:
+        return columns
+    known = {name: getattr(refused, name) for name in ("arrival_s", "prompt_tokens", "output_tokens")}
+    known["refused"] = np.ones(len(refused), bool)
+    nothing = {"f": np.nan, "i": 0, "b": False}
+
+    def whole(name: str, column: Any) -> Any:
+        return np.concatenate(
+            (column, known.get(name, np.full(len(refused), nothing[column.dtype.kind], column.dtype)))
+        )
+
+    order = np.argsort(whole("arrival_s", columns["arrival_s"]), kind="stable")
+    return {name: whole(name, column)[order] for name, column in columns.items()}

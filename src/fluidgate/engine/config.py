@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from fluidgate.bounds import check_whole
 from fluidgate.engine.modes import MODES, BatchFormation, Mode
 from fluidgate.errors import InputError
+from fluidgate.hardware import Hardware
+from fluidgate.hardware.server_defaults import FALLBACK_SEQS
 
 PreemptionMode = Literal["recompute", "restart", "offload"]
 
@@ -16,13 +18,17 @@ PreemptionMode = Literal["recompute", "restart", "offload"]
 class EngineConfig:
     """Limits and batch formation of the engine; names and defaults follow vLLM.
 
+    What is None is as a server sets it by itself on the hardware that a run is on (`on`).
+
     Attributes:
         mode: `vllm` (V1: running first, chunked prefill, one token budget), `sarathi` (decodes first, then chunks
             up to a fixed budget), `prefill-first` (vLLM V0: whole prompts, and no decode beside a prefill).
-        max_num_seqs: most residents.
+        max_num_seqs: most residents. None: vLLM's own for the GPU, 256 where it is not known or the mode is not vllm.
         max_num_active_seqs: most residents that admission may reach; None: `max_num_seqs`.
-        max_num_batched_tokens: token budget of an iteration. None: 2048 for vllm, 512 for sarathi; prefill-first
-            takes what the longest request needs, at least 2048.
+        max_num_batched_tokens: token budget of an iteration. None: vLLM's own for the GPU, 2048 where it is not known;
+            512 for sarathi; prefill-first takes what the longest request needs, at least 2048.
+        max_model_len: prompt and output tokens of the longest request that is taken; longer ones are refused as they
+            arrive. None: what the hardware states for its model; if it states none, requests of any length are taken.
         watermark: share of all blocks that admission keeps free while others are resident. None: 0 for vllm,
             0.01 for the others.
         enable_prefix_caching: reuse blocks of equal content, a preempted request's own among them.
@@ -35,9 +41,10 @@ class EngineConfig:
     """
 
     mode: Mode = "vllm"
-    max_num_seqs: int = 256
+    max_num_seqs: int | None = None
     max_num_active_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
     watermark: float | None = None
     enable_prefix_caching: bool = True
     scheduler_reserve_full_isl: bool = True
@@ -50,14 +57,14 @@ class EngineConfig:
             raise InputError(f"engine mode {self.mode!r} is not one of {', '.join(MODES)}")
         if self.preemption not in get_args(PreemptionMode):
             raise InputError(f"preemption {self.preemption!r} is not one of {', '.join(get_args(PreemptionMode))}")
-        for name in ("max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens"):
+        for name in ("max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens", "max_model_len"):
             value = getattr(self, name)
             if value is not None:
                 check_whole(name, value)
-        if self.max_num_active_seqs is not None and self.max_num_active_seqs > self.max_num_seqs:
+        active = self.max_num_active_seqs
+        if active is not None and self.max_num_seqs is not None and active > self.max_num_seqs:
             raise InputError(
-                f"max_num_active_seqs = {self.max_num_active_seqs} is above max_num_seqs = {self.max_num_seqs}; "
-                "raise max_num_seqs"
+                f"max_num_active_seqs = {active} is above max_num_seqs = {self.max_num_seqs}; raise max_num_seqs"
             )
         if self.watermark is not None and not 0 <= self.watermark < 1:
             raise InputError(f"watermark = {self.watermark} must be a share of the blocks, at least 0 and below 1")
@@ -67,15 +74,27 @@ class EngineConfig:
         if self.cut_lone_prefill and not self.formation.cuts_long_prefills:
             raise InputError(f"mode {self.mode} has no cut_lone_prefill; leave it at False")
 
+    def on(self, hardware: Hardware) -> EngineConfig:
+        """The settings in force on `hardware`: what is None as vLLM sets it there by itself."""
+        limits = hardware.server.with_flags(self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)
+        if self.mode != "vllm":
+            return replace(self, max_num_seqs=self.max_num_seqs or FALLBACK_SEQS, max_model_len=limits.max_model_len)
+        return replace(self, **vars(limits))
+
     @property
     def formation(self) -> BatchFormation:
         """The mode's row of `MODES`."""
         return MODES[self.mode]
 
     @property
+    def most_seqs(self) -> int:
+        """Most residents; 256 if not given."""
+        return self.max_num_seqs or FALLBACK_SEQS
+
+    @property
     def seats(self) -> int:
         """Most residents that admission may reach."""
-        return self.max_num_active_seqs or self.max_num_seqs
+        return self.max_num_active_seqs or self.most_seqs
 
     @property
     def watermark_share(self) -> float:

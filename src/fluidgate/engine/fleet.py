@@ -45,7 +45,8 @@ def run_fleet(
     Raises:
         InputError, Stalled: as `run` does.
     """
-    config = replace(config or EngineConfig(), **policy.engine_settings)
+    config = replace((config or EngineConfig()).on(hardware), **policy.engine_settings)
+    workload = workload.within(config.max_model_len)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
     config = replace(config, max_num_batched_tokens=config.token_budget(longest))  # the same in every replica
     state, cache = new_state(workload, hardware, config, policy, replicas=fleet.replicas)

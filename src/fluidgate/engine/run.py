@@ -43,6 +43,8 @@ def run(
 ) -> RunRecords:
     """Simulate `workload` on `hardware` under `policy`; equal inputs give equal bits.
 
+    Requests that are too long for the model are the `refused` of the records' workload.
+
     Args:
         record: `requests` keeps per-request records and totals, `steps` adds one row per iteration, `decisions`
             also every batch and every victim.
@@ -50,9 +52,12 @@ def run(
         progress: called now and then with (requests finished, requests in all).
 
     Raises:
-        InputError: a request that can never fit, settings that cannot work, or a class the policy does not have.
+        InputError: a request that can never fit, none that the model takes, settings that cannot work, or a class the
+            policy does not have.
         Stalled: the policy holds requests forever, or lets them evict each other forever.
     """
+    config = (config or EngineConfig()).on(hardware)
+    workload = workload.within(config.max_model_len)
     program = load_program(policy, compile=compile)
     return run_program(program, workload, hardware, policy, config, record=record, progress=progress)
 
@@ -62,14 +67,14 @@ def run_program(
     workload: Workload,
     hardware: Hardware,
     policy: Policy,
-    config: EngineConfig | None,
+    config: EngineConfig,
     *,
     record: Record,
     progress: Progress | None,
     iterations_per_call: int = ITERATIONS_PER_CALL,
 ) -> RunRecords:
-    """`run` with a step loop that is loaded already."""
-    config = replace(config or EngineConfig(), **policy.engine_settings)
+    """`run` with a step loop that is loaded already, the settings in force, and only requests that are taken."""
+    config = replace(config, **policy.engine_settings)
     state, cache = new_state(workload, hardware, config, policy, log_level=_LOG_LEVEL[record])
     log = new_log(1, 1) if record == "requests" else new_log(4096, 4096 + 64 * len(state.running))
     report = reporter(progress, len(workload))

@@ -203,7 +203,7 @@ def new_state(
     shared_keys, prefix_ids = _dense_prefix_ids(workload, block_size)
 
     most_blocks = int(-(-longest.max() // block_size))
-    slots = int(min(config.max_num_seqs, total_blocks, n))
+    slots = int(min(config.most_seqs, total_blocks, n))
     _refuse_beyond_grid(hardware, slots, int(longest.max()), budget)
     setting = np.zeros(SETTINGS, np.int64)
     setting[BLOCK_SIZE] = block_size
@@ -211,7 +211,7 @@ def new_state(
     setting[WATERMARK_BLOCKS] = int(config.watermark_share * hardware.num_gpu_blocks)
     setting[SEATS] = min(config.seats, slots)
     setting[MAX_FUTILE] = slots * int(longest.max())  # every resident evicted at every token of a prompt
-    setting[MAX_NUM_SEQS] = config.max_num_seqs
+    setting[MAX_NUM_SEQS] = config.most_seqs
     setting[TOKEN_BUDGET] = budget
     setting[RESERVE_FULL_PROMPT] = config.scheduler_reserve_full_isl
     setting[PREFIX_CACHING] = config.enable_prefix_caching

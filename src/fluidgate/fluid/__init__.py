@@ -6,6 +6,7 @@ from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import MixClasses, OutputLaw, RequestMix
 from fluidgate.fluid.nested import NestedShape, NestedThresholds, nested_shape, nested_thresholds
 from fluidgate.fluid.plan import FluidPlan, MixSummary, plan
+from fluidgate.fluid.refused import RefusedShares
 from fluidgate.fluid.safety_buffer import (
     Guarantee,
     SafetyBuffer,
@@ -32,6 +33,7 @@ __all__ = [
     "OutputLaw",
     "PlanUncertainty",
     "PromptBound",
+    "RefusedShares",
     "RequestMix",
     "SafetyBuffer",
     "Segments",

@@ -23,6 +23,7 @@ class Limits:
         max_num_batched_tokens: tokens computed per iteration.
         max_num_seqs: residents.
         kv_law: how much of the memory a request takes; None: all its tokens, in whole blocks.
+        max_model_len: prompt and output tokens of a request; a mix holds no longer ones.
     """
 
     kv_tokens: float
@@ -30,24 +31,34 @@ class Limits:
     max_num_batched_tokens: int | None = None
     max_num_seqs: int | None = None
     kv_law: KvLaw | None = None
+    max_model_len: int | None = None
 
     def __post_init__(self) -> None:
         if not (isfinite(self.kv_tokens) and self.kv_tokens > 0):
             raise InputError(f"KV memory of {self.kv_tokens} tokens must be a finite number above 0")
         if self.block_size < 1:
             raise InputError(f"block_size = {self.block_size} must be at least 1 token")
-        for name in ("max_num_batched_tokens", "max_num_seqs"):
+        for name in ("max_num_batched_tokens", "max_num_seqs", "max_model_len"):
             limit = getattr(self, name)
             if limit is not None and not limit >= 1:
                 raise InputError(f"{name} = {limit} must be at least 1; use None for no limit")
 
     @classmethod
     def of(
-        cls, hardware: Hardware, max_num_batched_tokens: int | None = None, max_num_seqs: int | None = None
+        cls,
+        hardware: Hardware,
+        max_num_batched_tokens: int | None = None,
+        max_num_seqs: int | None = None,
+        max_model_len: int | None = None,
     ) -> Limits:
-        """The limits of a machine and of the engine's two options."""
+        """The limits of a machine and of the engine's options."""
         return cls(
-            hardware.kv_capacity_tokens, hardware.block_size, max_num_batched_tokens, max_num_seqs, hardware.kv_law
+            hardware.kv_capacity_tokens,
+            hardware.block_size,
+            max_num_batched_tokens,
+            max_num_seqs,
+            hardware.kv_law,
+            max_model_len,
         )
 
     @property

@@ -32,12 +32,14 @@ class RequestMix:
         prompt_tokens: prompt lengths l, shape (J,), at least 1.
         output_tokens: output lengths o, shape (J,), at least 1 (the paper's convention: at least 0).
         prefill_emits_token: True for the engine's convention, False for the paper's.
+        refused: what came as well and was refused (`within`); None: nothing.
     """
 
     rate: FloatArray
     prompt_tokens: IntArray
     output_tokens: IntArray
     prefill_emits_token: bool = True
+    refused: RequestMix | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", _column(self.rate, np.float64, "rate"))
@@ -67,7 +69,39 @@ class RequestMix:
         _refuse_rate(total)
         span = int(workload.output_tokens.max()) + 1
         pairs, counts = np.unique(workload.prompt_tokens * span + workload.output_tokens, return_counts=True)
-        return cls(counts * (float(total) / len(workload)), pairs // span, pairs % span)
+        each = float(total) / len(workload)
+        refused = None
+        if workload.refused is not None:
+            refused = cls.from_workload(workload.refused, each * len(workload.refused))
+        return cls(counts * each, pairs // span, pairs % span, refused=refused)
+
+    def within(self, max_model_len: int | None) -> RequestMix:
+        """The types that a model takes whose longest request has `max_model_len` tokens; see `Workload.within`.
+
+        Raises:
+            InputError: it takes none of them.
+        """
+        too_long = self.prompt_tokens + self.output_tokens > (max_model_len or np.inf)
+        if not too_long.any():
+            return self
+        if too_long.all():
+            raise InputError(
+                f"request mix: every type has more than the {max_model_len:,} tokens, prompt and output, that the "
+                "model takes (max_model_len); use a model with a longer context"
+            )
+        taken, refused = (
+            RequestMix(self.rate[k], self.prompt_tokens[k], self.output_tokens[k], self.prefill_emits_token)
+            for k in (~too_long, too_long)
+        )
+        return replace(taken, refused=refused if self.refused is None else refused._with(self.refused))
+
+    def _with(self, others: RequestMix) -> RequestMix:
+        """These and other types."""
+
+        def column(name: str) -> Any:
+            return np.concatenate((getattr(self, name), getattr(others, name)))
+
+        return RequestMix(column("rate"), column("prompt_tokens"), column("output_tokens"), self.prefill_emits_token)
 
     @cached_property
     def total_rate(self) -> float:
@@ -82,7 +116,9 @@ class RequestMix:
     def scaled(self, rate: float) -> RequestMix:
         """The same law of lengths at `rate` requests per second in all."""
         _refuse_rate(rate)
-        return replace(self, rate=self.rate * (rate / self.total_rate))
+        factor = rate / self.total_rate
+        refused = self.refused and replace(self.refused, rate=self.refused.rate * factor)
+        return replace(self, rate=self.rate * factor, refused=refused)
 
     @property
     def iterations(self) -> FloatArray:

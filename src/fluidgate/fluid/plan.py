@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fluidgate.fluid.equilibrium import Equilibrium, equilibrium
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
 from fluidgate.fluid.nested import NestedThresholds
+from fluidgate.fluid.refused import RefusedShares
 from fluidgate.fluid.safety_buffer import Guarantee, SafetyBuffer, best_nested, largest_guaranteed_rate
 from fluidgate.fluid.segments import PromptBound
 from fluidgate.fluid.stability import Stability, stability
@@ -49,7 +50,10 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class MixSummary:
-    """The mix in a few numbers: req/s, number of types, and tokens; all requests together, and by their labels."""
+    """The mix in a few numbers: req/s, number of types, and tokens; all requests together, and by their labels.
+
+    `refused` is not in the other numbers; None: every request is taken.
+    """
 
     rate: float
     types: int
@@ -59,6 +63,7 @@ class MixSummary:
     max_output_tokens: int
     output_quantiles: tuple[int, ...]
     classes: tuple[ClassSummary, ...]
+    refused: RefusedShares | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +136,11 @@ class FluidPlan:
         return [
             ("hardware", self.hardware.name),
             ("KV capacity", self._kv_capacity()),
+            (
+                "seats / tokens per iteration",
+                f"{self._limit('max_num_seqs')} / {self._limit('max_num_batched_tokens')}",
+            ),
+            ("longest request", self._longest()),
             ("arrival rate", f"{number(mix.rate)} req/s"),
             ("prompt, mean / max", f"{number(mix.mean_prompt_tokens)} / {mix.max_prompt_tokens:,} tokens"),
             ("output, mean / max", f"{number(mix.mean_output_tokens)} / {mix.max_output_tokens:,} tokens"),
@@ -165,6 +175,16 @@ class FluidPlan:
             return f"{tokens}, {law.dtype}" if law.dtype else tokens
         return f"{self.hardware.num_gpu_blocks:,} blocks of {len(law.groups)} groups: {law.title}"
 
+    def _limit(self, name: str) -> str:
+        limit = getattr(self.limits, name)
+        return "no limit" if limit is None else f"{limit:,}"
+
+    def _longest(self) -> str:
+        longest = self._limit("max_model_len")
+        if self.mix.refused is None:
+            return longest if self.limits.max_model_len is None else f"{longest} tokens"
+        return f"{longest} tokens; {percent(self.mix.refused.requests)} of the requests are refused"
+
     def _boundary(self) -> str:
         rate, uncertainty = self.stability.boundary_rate, self.uncertainty
         if uncertainty is None:
@@ -188,8 +208,9 @@ def plan(
     hardware: Hardware,
     *,
     rate: float | None = None,
-    max_num_batched_tokens: int | None = 2048,
-    max_num_seqs: int | None = 256,
+    max_num_batched_tokens: int | Literal["default"] | None = "default",
+    max_num_seqs: int | Literal["default"] | None = "default",
+    max_model_len: int | Literal["default"] | None = "default",
     horizon_s: float = 1000.0,
     delta: float = 0.01,
     prompt_bound: PromptBound = "mean",
@@ -199,15 +220,18 @@ def plan(
     Args:
         workload: the traffic; a workload stands for the exact law of its lengths.
         hardware: step time and KV memory.
-        rate: requests per second; the workload's own by default.
+        rate: requests per second of those given; the workload's own by default. What is too long for the model is not
+            in the plan's.
         max_num_batched_tokens: the engine's token budget per iteration; None for no limit.
         max_num_seqs: the engine's seats; None for no limit.
+        max_model_len: prompt and output tokens of the longest request that is taken; None for no limit. "default" here
+            and above is what a server sets by itself on the hardware.
         horizon_s, delta: Nested WAIT's guarantee, no overflow within the horizon with probability 1 - delta.
         prompt_bound: the prompt that Nested WAIT's thresholds and buffer assume: "mean", which works on
             average, or "max", the largest, which its guarantee needs.
 
     Raises:
-        InputError: a value out of range, or a request that can never fit.
+        InputError: a value out of range, a request that can never fit, or none that the model takes.
 
     Warns:
         CalibrationWarning: the plan rests on steps beyond those that the step time was measured on.
@@ -215,7 +239,8 @@ def plan(
     mix = workload if isinstance(workload, RequestMix) else RequestMix.from_workload(workload, rate)
     if rate is not None:
         mix = mix.scaled(rate)
-    limits = Limits.of(hardware, max_num_batched_tokens, max_num_seqs)
+    limits = _limits(hardware, max_num_batched_tokens, max_num_seqs, max_model_len)
+    mix = mix.within(limits.max_model_len)
     guarantee = Guarantee(horizon_s, delta)
     step_time = affine_step_time(mix, hardware, limits)
     at_load = affine_at_load(mix, hardware, limits, step_time)
@@ -230,7 +255,7 @@ def plan(
     return FluidPlan(
         hardware=hardware,
         limits=limits,
-        mix=_summary(mix, workload if isinstance(workload, Workload) else None),
+        mix=_summary(mix, workload.within(limits.max_model_len) if isinstance(workload, Workload) else None),
         equilibrium=steady_state if stable.load <= 1.0 else None,
         stability=stable,
         threshold_rate=threshold_rate,
@@ -239,8 +264,36 @@ def plan(
         safety_buffer=buffer,
         guaranteed_rate=guaranteed_rate,
         uncertainty=plan_uncertainty(threshold_mix, hardware, limits, stable, nested, buffer),
-        verdict=verdict(limits, stable, steady_state, threshold_rate, wait, guarantee, guaranteed_rate),
+        verdict=(
+            *_too_long(mix, limits),
+            *verdict(limits, stable, steady_state, threshold_rate, wait, guarantee, guaranteed_rate),
+        ),
     )
+
+
+def _limits(
+    hardware: Hardware,
+    max_num_batched_tokens: int | Literal["default"] | None,
+    max_num_seqs: int | Literal["default"] | None,
+    max_model_len: int | Literal["default"] | None,
+) -> Limits:
+    """The given limits; those of a server that was given the same where it says "default"."""
+
+    def flag(value: int | Literal["default"] | None) -> int | None:
+        return None if value == "default" else value
+
+    server = hardware.server.with_flags(flag(max_num_seqs), flag(max_num_batched_tokens), flag(max_model_len))
+    return Limits.of(
+        hardware,
+        server.max_num_batched_tokens if max_num_batched_tokens == "default" else max_num_batched_tokens,
+        server.max_num_seqs if max_num_seqs == "default" else max_num_seqs,
+        server.max_model_len if max_model_len == "default" else max_model_len,
+    )
+
+
+def _too_long(mix: RequestMix, limits: Limits) -> tuple[str, ...]:
+    refused = RefusedShares.of(mix)
+    return () if refused is None or limits.max_model_len is None else (refused.sentence(limits.max_model_len),)
 
 
 def _summary(mix: RequestMix, workload: Workload | None) -> MixSummary:
@@ -255,6 +308,7 @@ def _summary(mix: RequestMix, workload: Workload | None) -> MixSummary:
         max_output_tokens=int(mix.output_tokens.max()),
         output_quantiles=quantiles,
         classes=(overall,) if workload is None else _classes(workload, overall),
+        refused=RefusedShares.of(mix),
     )
 
 

@@ -13,6 +13,7 @@ from fluidgate.hardware.lookup import Serving, estimate_hardware, get_hardware
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
 from fluidgate.hardware.quantization import Scheme
+from fluidgate.hardware.server_defaults import ServerDefaults, server_defaults
 from fluidgate.hardware.step_grid import StepGrid
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ModelShape",
     "Profile",
     "Scheme",
+    "ServerDefaults",
     "Serving",
     "StepGrid",
     "StepTime",
@@ -47,5 +49,6 @@ __all__ = [
     "read_hardware",
     "read_kv_layers",
     "read_model_config",
+    "server_defaults",
     "write_hardware",
 ]

@@ -11,6 +11,7 @@ from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_STEP_S, MIN_STEP_S, 
 from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import Calibration
 from fluidgate.hardware.kv_law import KvLaw
+from fluidgate.hardware.server_defaults import ServerDefaults
 from fluidgate.hardware.step_grid import StepGrid
 from fluidgate.words import shown
 
@@ -81,6 +82,7 @@ class Hardware:
         grid: durations of steps as tables, which the engine takes; None where `step_time` is all there is.
         kv_law: blocks that a request of n tokens holds, and their dtype; None: of one group that keeps every token, and
             not known.
+        server: the limits that a vLLM server sets on it by itself.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Hardware:
     calibration: Calibration | None = None
     grid: StepGrid | None = None
     kv_law: KvLaw | None = None
+    server: ServerDefaults = ServerDefaults()  # noqa: RUF009 - it is frozen
 
     def __post_init__(self) -> None:
         check_name("hardware name", self.name)

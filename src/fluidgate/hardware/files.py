@@ -18,6 +18,7 @@ from fluidgate.hardware.calibration import COEFFICIENTS, Calibration
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.kv_law import KvGroup, KvLaw
 from fluidgate.hardware.kv_layers import KIND_TITLES
+from fluidgate.hardware.server_defaults import ServerDefaults
 from fluidgate.hardware.step_grid import PARTS, TABLES, StepGrid
 from fluidgate.jsonfile import JsonObject, read_object
 from fluidgate.output import write_text
@@ -25,7 +26,8 @@ from fluidgate.output import write_text
 VERSION = 1
 MAX_LAYERS = 10_000
 GRID_DIGITS = 6
-_OPTIONAL = ("block_size", "source", "relative_error", "calibration", "grid", "kv_cache")
+_SERVER = ("max_num_seqs", "max_num_batched_tokens", "max_model_len")
+_OPTIONAL = ("block_size", "source", "relative_error", "calibration", "grid", "kv_cache", *_SERVER)
 WITHOUT_C_SEQ = 4
 """Coefficients of a calibration from before there was c_seq, which was 0 by definition."""
 _KEYS = ("version", "name", "step_time", "num_gpu_blocks", *_OPTIONAL)
@@ -39,7 +41,8 @@ def read_hardware(path: Path | str) -> Hardware:
 
     `version`, `name`, `step_time` (with `c0`; `c_tok`, `c_kv`, `c_attn`, `c_seq` in seconds default to 0) and
     `num_gpu_blocks` are required; `block_size` defaults to 16, `source` to empty, `relative_error`,
-    `calibration`, `grid` and `kv_cache` to unknown.
+    `calibration`, `grid` and `kv_cache` to unknown, as do `max_num_seqs`, `max_num_batched_tokens` and `max_model_len`,
+    which the server sets by itself.
 
     Raises:
         InputError: no such file, not JSON, an unknown, missing or malformed key; names the file and the key.
@@ -62,6 +65,7 @@ def read_hardware(path: Path | str) -> Hardware:
             calibration=_calibration(file.object("calibration")) if file.has("calibration") else None,
             grid=_grid(file.object("grid")) if file.has("grid") else None,
             kv_law=_law(file.object("kv_cache")) if file.has("kv_cache") else None,
+            server=ServerDefaults(**{key: file.integer(key) for key in _SERVER if file.has(key)}),
         )
     except InputError as problem:
         where = str(path)
@@ -83,6 +87,7 @@ def write_hardware(hardware: Hardware, path: Path | str) -> None:
         "block_size": int(hardware.block_size),
         "source": hardware.source,
         "relative_error": None if math.isnan(hardware.relative_error) else float(hardware.relative_error),
+        **{key: value for key, value in asdict(hardware.server).items() if value is not None},
         **({} if hardware.calibration is None else {"calibration": _written(hardware.calibration)}),
         **({} if hardware.kv_law is None else {"kv_cache": _written_law(hardware.kv_law)}),
         **({} if hardware.grid is None else {"grid": _written_grid(hardware.grid)}),

@@ -16,7 +16,8 @@ from fluidgate.hardware.model_config import ModelShape
 from fluidgate.jsonfile import JsonObject, read_object
 
 GIB = 2**30
-DEFAULT_MEMORY_UTILIZATION = 0.9
+DEFAULT_MEMORY_UTILIZATION = 0.92
+"""vLLM's own, in all releases from 0.24 to 0.33 (vllm/config/cache.py)."""
 DEFAULT_RESERVE_GIB = 2.0
 
 

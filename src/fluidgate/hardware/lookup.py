@@ -29,6 +29,7 @@ from fluidgate.hardware.model_config import (
 )
 from fluidgate.hardware.profiles import DEFAULT_VARIANT, Profile, find_profile, load_profile, refuse_moe
 from fluidgate.hardware.quantization import SIXTEEN_BIT
+from fluidgate.hardware.server_defaults import server_defaults
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ def get_hardware(
 ) -> Hardware:
     """The step time and KV capacity of a model on a GPU, from a profile or, without one, an estimate.
 
-    `source` of the result says which. A memory fraction other than the profile's changes its capacity by that
-    much memory. What the server says of its KV cache, `num_gpu_blocks` or `kv_cache_tokens`, overrides any capacity.
+    `source` of the result says which, and `server` what vLLM sets by itself there. A memory fraction other than the
+    profile's changes its capacity by that much memory. What the server says of its KV cache, `num_gpu_blocks` or
+    `kv_cache_tokens`, overrides any capacity.
 
     Args:
         model: name of the model; with `config`, any name.
@@ -120,7 +122,8 @@ def get_hardware(
         check_kv_fits(law, known_gpu, num_gpu_blocks)
     profile = _profile(shape, known_gpu, serving, variant) if _is_built_in(known_gpu, tp) else None
     if profile is not None:
-        return _profiled(profile, shape, known_gpu, serving)
+        known = _profiled(profile, shape, known_gpu, serving)
+        return replace(known, server=server_defaults(known_gpu.name, known_gpu.memory_gib, shape.max_model_len))
     return estimate_hardware(shape, known_gpu, serving)
 
 
@@ -216,6 +219,7 @@ def estimate_hardware(shape: ModelShape, gpu: Gpu, serving: Serving | None = Non
         block_size=law.block_size,
         source=source if serving.num_gpu_blocks is None else _given(source),
         kv_law=law,
+        server=server_defaults(gpu.name, gpu.memory_gib, shape.max_model_len),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fluidgate.errors import InputError
@@ -10,6 +10,7 @@ from fluidgate.hardware._names import resolve, simple_model_name
 from fluidgate.hardware.kv_groups import kv_law
 from fluidgate.hardware.kv_law import KvLaw
 from fluidgate.hardware.kv_layers import KvLayer, KvLayers, kv_heads_of, read_kv_layers
+from fluidgate.hardware.model_length import model_length
 from fluidgate.hardware.quantization import SIXTEEN_BIT, Scheme, checkpoint_bytes, kv_dtype, read_scheme, scheme_files
 from fluidgate.jsonfile import JsonObject, read_object
 
@@ -34,6 +35,7 @@ class ModelShape:
         checkpoint_bytes: of all weights, as the checkpoint states them; None: as follows from the dimensions.
         windows: what each layer caches, where some layers forget; empty: every layer keeps all tokens.
         dtype: of the model, which its KV cache has unless something else is said.
+        max_model_len: prompt and output tokens of the longest request that it takes; None: not known.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ModelShape:
     checkpoint_bytes: int | None = None
     windows: KvLayers = ()
     dtype: str = "bfloat16"
+    max_model_len: int | None = field(default=None, compare=False)
 
     @property
     def kv_layers(self) -> KvLayers:
@@ -142,6 +145,15 @@ _DENSE: dict[str, tuple[int, int, int, int, int, int, int, bool]] = {
 _SHAPES = {name: ModelShape(name, *dims) for name, dims in _DENSE.items()} | {
     "qwen3-30b-a3b": ModelShape("qwen3-30b-a3b", 48, 2048, 0, 32, 4, 128, 151936, is_moe=True),
 }
+# By the beginning of the name, from each model's own config.json; Qwen2.5's is that of the Instruct models.
+_LENGTHS = {
+    "llama-2-": 4096,
+    "llama-3-": 8192,
+    "llama-3.": 131072,
+    "mistral-7b": 32768,
+    "qwen2.5-": 32768,
+    "qwen3-": 40960,
+}
 # Same dimensions under another name. Mistral-7B v0.1 is not here: its window slides.
 _ALIASES = {
     "llama-3-8b": "llama-3.1-8b",
@@ -170,7 +182,10 @@ def find_model(name: str) -> ModelShape:
         InputError: no such model; names the nearest and all of them.
     """
     advice = "For any other model give its config.json."
-    return _SHAPES[resolve("model", name, canonical_model_name(name), _SHAPES, advice)]
+    shape = _SHAPES[resolve("model", name, canonical_model_name(name), _SHAPES, advice)]
+    own = simple_model_name(name)  # Llama 3 has the dimensions of 3.1, and takes less
+    lengths = (length for start, length in _LENGTHS.items() if own.startswith(start))
+    return replace(shape, max_model_len=next(lengths, None))
 
 
 # Families whose layers are attention and a gated MLP: for others the parameter formula would be wrong.
@@ -221,6 +236,7 @@ def read_model_config(path: Path | str) -> ModelShape:
         is_moe=is_moe,
         scheme=read_scheme(whole, *scheme_files(file.parent)),
         dtype=dtype,
+        max_model_len=model_length(config),
     )
     if windows != shape.kv_layers:
         shape = replace(shape, windows=windows)

@@ -29,9 +29,10 @@ def summarize(records: RunRecords, slo: Slo | None = None) -> Summary:
         **_waits(records),
         **_engine(records),
         **busy_shares(records),
-        offered=len(records),
+        offered=records.workload.offered,
         completed=int(finished.sum()),
         unfinished=int((~finished).sum()),
+        refused=records.workload.offered - len(records),
         stable=verdict.stable,
         stability_reason=verdict.reason,
     )
@@ -106,7 +107,7 @@ def _rates(records: RunRecords, slo: Slo | None) -> dict[str, Any]:
         "effective_throughput": per_second(int(records.generated_tokens[records.finished].sum())),
         "request_throughput": per_second(int(records.finished.sum())),
         "request_goodput": per_second(good),
-        "goodput_share": good / len(records),
+        "goodput_share": good / records.workload.offered,
         "duration_s": duration_s,
     }
 

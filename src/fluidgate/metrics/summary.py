@@ -59,14 +59,16 @@ class Summary:
     """One run in numbers; names follow `vllm bench serve`. NaN: no request has the quantity.
 
     Latencies are averages over the requests that have them, finished or not: TTFT needs a first token, TPOT and
-    E2EL a last one (TPOT also a second), ITL is over all gaps between tokens. `unfinished` says how many requests
-    are missing there. Rates are per second of `duration_s`, from the first arrival to the last token. Goodput is
-    over all offered requests; one that did not finish misses the SLO.
+    E2EL a last one (TPOT also a second), ITL is over all gaps between tokens. `unfinished` and `refused` say how many
+    requests are missing there. Rates are per second of `duration_s`, from the first arrival to the last token. Goodput
+    is over all offered requests; one that did not finish, or was refused, misses the SLO.
 
     Attributes:
         output_throughput: all output tokens.
         effective_throughput: output tokens of completed requests.
         request_goodput, goodput_share: requests that met the SLO; NaN when none was set.
+        offered: completed, unfinished and refused requests.
+        refused: requests with more tokens, prompt and output, than the model takes (`Workload.within`).
         recompute_tax: recomputed ÷ computed tokens.
         mean_longest_silence_s, p99_longest_silence_s, max_longest_silence_s: longest gap between two tokens of a
             request, over the requests with two tokens or more.
@@ -114,6 +116,7 @@ class Summary:
     offered: int = _count("Requests offered")
     completed: int = _count("Requests completed", "higher")
     unfinished: int = _count("Requests unfinished", "lower")
+    refused: int = _count("Requests refused as too long", "lower")
     preemptions: int = _count("Preemptions", "lower")
     preempted_requests: int = _count("Requests preempted", "lower")
     recomputed_tokens: int = _count("Recomputed tokens", "lower")

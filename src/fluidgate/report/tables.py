@@ -33,7 +33,7 @@ def comparison_table(comparison: Comparison) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 0),
         pad_edge=False,
-        caption=Text(f"means over {repeats}; {rule}"),
+        caption=Text(f"means over {repeats}; {rule}{_too_long(comparison)}"),
         title=Text(f"{comparison.workload_name}, {comparison.hardware.name}"),
     )
     with_left = any(unfinished(cell) for cell in comparison.cells)
@@ -47,6 +47,13 @@ def comparison_table(comparison: Comparison) -> Table:
             table.add_row(Text(cell.policy), *_values(comparison, cell), *left, Text(_stable(cell)))
         table.add_section()
     return table
+
+
+def _too_long(comparison: Comparison) -> str:
+    first = comparison.cells[0].summaries[0]
+    if not first.refused:
+        return ""
+    return f"; {first.refused:,} of {first.offered:,} requests are refused as too long for the model, and count nowhere"
 
 
 def _values(comparison: Comparison, cell: Cell) -> Iterator[Text]:
@@ -82,6 +89,10 @@ def frontier_table(frontier: Frontier) -> Table:
             values = (_rate(rate.rate), _rate_interval(rate), or_dash(rate.share, number), str(rate.runs))
             table.add_row(Text(rate.policy), *map(Text, values))
         table.add_row(Text(f"fluid boundary, set by {rates[0].limit}"), Text(_rate(rates[0].boundary_rate)))
+        if rates[0].refused_share:
+            table.add_row(
+                Text(f"{percent(rates[0].refused_share)} of the requests are too long, and not in these rates")
+            )
         table.add_section()
     return table
 

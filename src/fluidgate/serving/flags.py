@@ -11,6 +11,8 @@ from typing import Literal
 
 from fluidgate.bounds import MAX_COUNT, MAX_SECONDS
 from fluidgate.errors import InputError
+from fluidgate.hardware.gpus import DEFAULT_MEMORY_UTILIZATION
+from fluidgate.hardware.server_defaults import KNOWN_SINCE, ServerDefaults
 from fluidgate.policies import ConcurrencyCap, Greedy, Watermark
 from fluidgate.serving.planfile import PlanFile
 from fluidgate.serving.versions import FLAG_SINCE, NEWEST, Release
@@ -20,8 +22,10 @@ Form = Literal["plugin", "stock"]
 
 SCHEDULER_CLASS = "fluidgate.serving.scheduler.GateScheduler"
 PLAN_VARIABLE = "FLUIDGATE_PLAN"
+LONG_VARIABLE = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 VLLM_BLOCK_SIZE = 16
 SEATS, ACTIVE, QUEUED = "--max-num-seqs", "--max-num-active-seqs", "--max-num-queued-reqs"
+TOKENS, LONGEST = "--max-num-batched-tokens", "--max-model-len"
 
 INSTEAD = {
     ACTIVE: f"{SEATS} is lowered to that cap",
@@ -49,8 +53,9 @@ def serve_flags(
 ) -> tuple[Flag, ...]:
     """The arguments that make a vLLM server the one that was planned.
 
-    What equals vLLM's own default stays off the line, except where that default differs between machines. An older
-    release gets only flags that it has; `lost` says what it does without.
+    What a stock server on the planned machine does by itself stays off the line. Seats and token budget are on it also
+    where their default there is not known. An older release gets only flags that it has; `lost` says what it does
+    without.
 
     Args:
         form: "plugin": fluidgate's scheduler runs the policy. "stock": vLLM's own flags alone, which are the policy
@@ -61,17 +66,18 @@ def serve_flags(
     Raises:
         InputError: `max_wait_s` is no time above 0 that a clock can have, or the plan's policy is unknown.
     """
-    flags = _newest_flags(plan, form, max_wait_s)
+    flags = _all_flags(plan, form, max_wait_s, release)
     lacking = _lacking(flags, release)
-    seats = {flag.name: replace(flag, name=SEATS) for flag in lacking if flag.name == ACTIVE}
-    return tuple(seats.get(ACTIVE, flag) if flag.name == SEATS else flag for flag in flags if flag not in lacking)
+    cap = next((replace(flag, name=SEATS) for flag in lacking if flag.name == ACTIVE), None)
+    kept = [cap if cap is not None and flag.name == SEATS else flag for flag in flags if flag not in lacking]
+    return tuple(flag for flag in kept if flag.name not in _stock_limits(plan, kept, release))
 
 
 def lost(
     plan: PlanFile, form: Form = "plugin", *, max_wait_s: float | None = None, release: Release = NEWEST
 ) -> tuple[str, ...]:
     """A sentence for each flag that `serve_flags` leaves out because `release` lacks it; arguments as there."""
-    lacking = _lacking(_newest_flags(plan, form, max_wait_s), release)
+    lacking = _lacking(_all_flags(plan, form, max_wait_s, release), release)
     return tuple(f"vLLM {release} has no {flag.name}; {INSTEAD[flag.name]}" for flag in lacking)
 
 
@@ -79,20 +85,46 @@ def _lacking(flags: Sequence[Flag], release: Release) -> list[Flag]:
     return [flag for flag in flags if FLAG_SINCE.get(flag.name, release.number) > release.number]
 
 
-def _newest_flags(plan: PlanFile, form: Form, max_wait_s: float | None) -> tuple[Flag, ...]:
-    """The arguments for the newest release."""
+def _all_flags(plan: PlanFile, form: Form, max_wait_s: float | None, release: Release) -> tuple[Flag, ...]:
+    """The arguments as if the release had every flag, with the limits that it sets by itself as well."""
     scheduler = Flag("--scheduler-cls", SCHEDULER_CLASS, f"fluidgate's scheduler, which runs {plan.policy} as planned")
-    seats, tokens = str(plan.engine.max_num_seqs), str(plan.engine.max_num_batched_tokens)
-    default = "as planned; vLLM's default varies by GPU"
+    engine, own = plan.engine, _own_limits(plan, release)
     return (
         *([scheduler] if form == "plugin" else []),
         *_memory(plan),
-        Flag(SEATS, seats, f"seats, {default}"),
+        *_longest_request(plan),
+        Flag(SEATS, str(engine.max_num_seqs), f"seats, as planned; {_instead_of(own.max_num_seqs)}"),
         *(_planned_admission(plan) if form == "plugin" else _stock_admission(plan)),
-        Flag("--max-num-batched-tokens", tokens, f"tokens per iteration, {default}"),
+        Flag(
+            TOKENS,
+            str(engine.max_num_batched_tokens),
+            f"tokens per iteration, as planned; {_instead_of(own.max_num_batched_tokens)}",
+        ),
         *_switches(plan),
         *([] if max_wait_s is None else [_queue_limit(plan, max_wait_s)]),
     )
+
+
+def _own_limits(plan: PlanFile, release: Release) -> ServerDefaults:
+    """What a stock server sets on the planned machine."""
+    own = plan.defaults.to_server()
+    return own if release.number >= KNOWN_SINCE else ServerDefaults(max_model_len=own.max_model_len)
+
+
+def _instead_of(default: int | None) -> str:
+    return "vLLM's default for this GPU is not known" if default is None else f"vLLM's default here is {default:,}"
+
+
+def _stock_limits(plan: PlanFile, flags: Sequence[Flag], release: Release) -> set[str]:
+    """Those of the flags for seats and token budget that the others make a stock server set by itself."""
+    own, longest = _own_limits(plan, release), plan.engine.max_model_len
+    seats, tokens = (int(next(flag.value for flag in flags if flag.name == name)) for name in (SEATS, TOKENS))
+    stock = set()
+    if own.max_num_seqs is not None and own.with_flags(None, tokens, longest).max_num_seqs == seats:
+        stock.add(SEATS)
+    if own.max_num_batched_tokens is not None and own.with_flags(seats, None, longest).max_num_batched_tokens == tokens:
+        stock.add(TOKENS)
+    return stock
 
 
 def is_stock(plan: PlanFile) -> bool:
@@ -120,12 +152,27 @@ def _memory(plan: PlanFile) -> list[Flag]:
     if model.tensor_parallel_size is not None and model.tensor_parallel_size > 1:
         gpus = str(model.tensor_parallel_size)
         flags.append(Flag("--tensor-parallel-size", gpus, "GPUs that share the model, as planned"))
-    if model.gpu_memory_utilization is not None:
+    if model.gpu_memory_utilization not in (None, DEFAULT_MEMORY_UTILIZATION):
         why = f"leaves about {machine.num_gpu_blocks:,} KV blocks; compare with vLLM's log"
         flags.append(Flag("--gpu-memory-utilization", repr(model.gpu_memory_utilization), why))
     if machine.block_size != VLLM_BLOCK_SIZE:
         flags.append(Flag("--block-size", str(machine.block_size), "tokens per KV block, as planned"))
     return flags
+
+
+def _longest_request(plan: PlanFile) -> list[Flag]:
+    longest, own, held = plan.engine.max_model_len, plan.defaults.max_model_len, plan.hardware.longest_held_tokens
+    # check_enough_kv_cache_memory in vllm/v1/core/kv_cache_utils.py
+    if longest is not None and held is not None and longest > held:
+        return [Flag(LONGEST, str(held), f"as the KV cache holds no {longest:,} tokens, vLLM would not start")]
+    if longest in (None, own):
+        return []
+    why = "tokens of the longest request, as planned"
+    if own is not None and longest is not None and longest > own:
+        why = f"longest request; above the model's own {own:,}: set {LONG_VARIABLE}=1"
+    elif own is not None:
+        why += f"; the model's own is {own:,}"
+    return [Flag(LONGEST, str(longest), why)]
 
 
 def _planned_admission(plan: PlanFile) -> list[Flag]:

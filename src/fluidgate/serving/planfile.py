@@ -23,6 +23,7 @@ from pydantic import (
 
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_KV_TOKENS, MAX_NUMBER
 from fluidgate.errors import InputError
+from fluidgate.hardware import Hardware, ServerDefaults
 from fluidgate.jsonfile import plain, read_object
 from fluidgate.output import write_text
 from fluidgate.policies import Policy, policy_class
@@ -69,12 +70,16 @@ class ServedModel(_Section):
 
 
 class Machine(_Section):
-    """The KV cache that was planned for; one of the blocks is vLLM's null block and holds nothing."""
+    """The KV cache that was planned for; one of the blocks is vLLM's null block and holds nothing.
+
+    `longest_held_tokens` is the longest request, up to the engine's limit, that it holds; None: there is no limit.
+    """
 
     name: Name
     num_gpu_blocks: Annotated[int, Field(ge=2, le=MAX_COUNT)]
     block_size: Annotated[int, Field(ge=1, le=MAX_BLOCK_SIZE)]
     kv_capacity_tokens: Annotated[int, Field(ge=1, le=MAX_KV_TOKENS)]
+    longest_held_tokens: Count | None = None
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -84,6 +89,18 @@ class Machine(_Section):
                 f"kv_capacity_tokens = {self.kv_capacity_tokens}, but (num_gpu_blocks - 1) × block_size is {capacity}"
             )
         return self
+
+
+class Defaults(_Section):
+    """What vLLM sets on the planned machine by itself, see `ServerDefaults`; None: not known."""
+
+    max_num_seqs: Count | None = None
+    max_num_batched_tokens: Count | None = None
+    max_model_len: Count | None = None
+
+    def to_server(self) -> ServerDefaults:
+        """For `serve_flags`."""
+        return ServerDefaults(**dict(self))
 
 
 class EngineLimits(_Section):
@@ -96,6 +113,7 @@ class EngineLimits(_Section):
     enable_prefix_caching: bool
     scheduler_reserve_full_isl: bool
     long_prefill_token_threshold: Annotated[int, Field(ge=0, le=MAX_COUNT)]
+    max_model_len: Count | None = None
 
     @model_validator(mode="after")
     def _acceptable_to_vllm(self) -> Self:
@@ -190,6 +208,7 @@ class PlanFile(_Section):
     planned: Planned
     verdict: tuple[Name, ...]
     classes: ClassNames = ClassNames()
+    defaults: Defaults = Defaults()
 
     @classmethod
     def of(
@@ -200,7 +219,7 @@ class PlanFile(_Section):
         model: ServedModel | None = None,
         class_map: Sequence[str] = (),
     ) -> Self:
-        """The file for `policy` under `plan`, which was made for the limits of `config`.
+        """The file for `policy` under `plan`, which was made for the limits of `config` on its hardware.
 
         Args:
             class_map: `adapter:NAME=CLASS` or `priority:NUMBER=CLASS`, for requests that do not name their class.
@@ -211,12 +230,12 @@ class PlanFile(_Section):
         """
         if config.mode != "vllm" or config.preemption != "recompute":
             raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}: plan with mode vllm")
+        config = config.on(plan.hardware)
         budget = config.token_budget(plan.mix.max_prompt_tokens + plan.mix.max_output_tokens)
-        if (plan.limits.max_num_seqs, plan.limits.max_num_batched_tokens) != (config.seats, budget):
-            raise InputError(
-                f"the plan is for max_num_seqs = {plan.limits.max_num_seqs} and max_num_batched_tokens = "
-                f"{plan.limits.max_num_batched_tokens}, the engine has {config.seats} and {budget}; plan for the engine"
-            )
+        _refuse_other_limits(
+            plan,
+            {"max_num_seqs": config.seats, "max_num_batched_tokens": budget, "max_model_len": config.max_model_len},
+        )
         if type(policy).rank is not None:
             raise InputError(f"policy {policy.name} orders the queue, and vLLM's queue has its own order; use simulate")
         _refuse_idling(policy)
@@ -228,12 +247,13 @@ class PlanFile(_Section):
                 policy=policy.name,
                 parameters=plain(policy),
                 model=model or ServedModel(),
-                hardware=_machine(plan),
+                hardware=_machine(plan, config.max_model_len),
                 engine=_engine(replace(config, **policy.engine_settings), budget),
                 traffic=_traffic(plan),
                 planned=_planned(plan),
                 verdict=plan.verdict,
                 classes=_class_names(plan, class_map),
+                defaults=Defaults(**vars(plan.hardware.server)),
             )
         except ValidationError as error:
             raise InputError(f"the plan cannot be saved: {_sentence(error)}") from None
@@ -298,6 +318,13 @@ class PlanFile(_Section):
         return f"{self.policy} ({', '.join(values)})" if values else self.policy
 
 
+def _refuse_other_limits(plan: FluidPlan, engine: dict[str, int | None]) -> None:
+    for name, limit in engine.items():
+        planned = getattr(plan.limits, name)
+        if planned != limit:
+            raise InputError(f"the plan is for {name} = {planned}, the engine has {limit}; plan for the engine")
+
+
 def _refuse_idling(policy: Policy) -> None:
     if policy.may_idle:
         raise InputError(
@@ -306,25 +333,39 @@ def _refuse_idling(policy: Policy) -> None:
         )
 
 
-def _machine(plan: FluidPlan) -> Machine:
+def _machine(plan: FluidPlan, max_model_len: int | None) -> Machine:
     hardware = plan.hardware
     return Machine(
         name=hardware.name,
         num_gpu_blocks=int(hardware.num_gpu_blocks),
         block_size=int(hardware.block_size),
         kv_capacity_tokens=int(hardware.kv_capacity_tokens),
+        longest_held_tokens=None if max_model_len is None else _longest_held(hardware, max_model_len),
     )
+
+
+def _longest_held(hardware: Hardware, most: int) -> int:
+    """Tokens of the longest request, up to `most`, that the blocks hold alone."""
+    held, too_long = 1, most + 1
+    while too_long - held > 1:
+        middle = (held + too_long) // 2
+        if hardware.law.blocks(middle) < hardware.num_gpu_blocks:
+            held = middle
+        else:
+            too_long = middle
+    return held
 
 
 def _engine(config: EngineConfig, token_budget: int) -> EngineLimits:
     return EngineLimits(
-        max_num_seqs=config.max_num_seqs,
+        max_num_seqs=config.most_seqs,
         max_num_active_seqs=config.max_num_active_seqs,
         max_num_batched_tokens=token_budget,
         watermark=float(config.watermark_share),
         enable_prefix_caching=config.enable_prefix_caching,
         scheduler_reserve_full_isl=config.scheduler_reserve_full_isl,
         long_prefill_token_threshold=config.long_prefill_token_threshold,
+        max_model_len=config.max_model_len,
     )
 
 

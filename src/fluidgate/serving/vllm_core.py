@@ -104,7 +104,7 @@ def new_scheduler(
 def _scheduling(defaults: Any, config: EngineConfig, token_budget: int) -> dict[str, Any]:
     """`config` as fields of vLLM's `SchedulerConfig`, of which `defaults` shows the ones that this version has."""
     fields = {
-        "max_num_seqs": config.max_num_seqs,
+        "max_num_seqs": config.most_seqs,
         "max_num_batched_tokens": token_budget,
         "max_num_scheduled_tokens": None,
         "long_prefill_token_threshold": config.long_prefill_token_threshold,

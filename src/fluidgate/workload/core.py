@@ -30,6 +30,7 @@ class Workload:
         prefix_offsets: shape (n + 1,); request i owns `prefix_ids[prefix_offsets[i]:prefix_offsets[i + 1]]`.
         prefix_block_tokens: tokens per prefix block; 0 when the workload carries no content ids.
         name: what it is, for tables and reports.
+        refused: requests that came as well and that the server refused (`within`); None: none.
     """
 
     arrival_s: FloatArray
@@ -41,6 +42,7 @@ class Workload:
     prefix_offsets: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     prefix_block_tokens: int = 0
     name: str = "workload"
+    refused: Workload | None = None
 
     def __post_init__(self) -> None:
         n = len(np.atleast_1d(self.arrival_s))
@@ -101,6 +103,11 @@ class Workload:
         return len(self.arrival_s)
 
     @property
+    def offered(self) -> int:
+        """All requests that came: these, and those that were refused."""
+        return len(self) + (0 if self.refused is None else len(self.refused))
+
+    @property
     def duration_s(self) -> float:
         """Seconds from the start to the last arrival."""
         return float(self.arrival_s[-1])
@@ -132,7 +139,50 @@ class Workload:
             raise InputError(f"rate scale {rate_scale} must be a finite number above 0")
         if not self.duration_s / float(rate_scale) <= MAX_SECONDS:
             raise InputError(f"rate scale {rate_scale:g} stretches {self.name} beyond 272 years; take a larger one")
-        return replace(self, arrival_s=self.arrival_s / rate_scale, name=f"{self.name} ×{rate_scale:g}")
+        return replace(
+            self,
+            arrival_s=self.arrival_s / rate_scale,
+            name=f"{self.name} ×{rate_scale:g}",
+            refused=self.refused and self.refused.scaled(rate_scale),
+        )
+
+    def within(self, max_model_len: int | None) -> Workload:
+        """What a server takes whose longest request has `max_model_len` tokens, prompt and output; None: all.
+
+        The others are its `refused`, and arrivals stay as they were. A server answers them with HTTP 400 at once; vLLM
+        from 0.32 on only those whose prompt or output alone is too long, and cuts the others' answers.
+
+        Raises:
+            InputError: it takes none of them.
+        """
+        too_long = self.prompt_tokens + self.output_tokens > (max_model_len or np.inf)
+        if not too_long.any():
+            return self
+        if too_long.all():
+            raise InputError(
+                f"{self.name}: every request has more than the {max_model_len:,} tokens, prompt and output, that the "
+                "model takes (max_model_len), so a server refuses them all; use a model with a longer context"
+            )
+        taken, refused = (
+            self.reordered(rows, self.arrival_s[rows]) for rows in (np.flatnonzero(~too_long), np.flatnonzero(too_long))
+        )
+        return replace(taken, refused=refused if self.refused is None else refused._with(self.refused))
+
+    def _with(self, others: Workload) -> Workload:
+        """These and other requests in order of arrival, without content ids."""
+        order = np.argsort(np.concatenate((self.arrival_s, others.arrival_s)), kind="stable")
+
+        def column(name: str) -> Any:
+            return np.concatenate((getattr(self, name), getattr(others, name)))[order]
+
+        return Workload(
+            column("arrival_s"),
+            column("prompt_tokens"),
+            column("output_tokens"),
+            column("class_id"),
+            self.class_names,
+            name=self.name,
+        )
 
     def take(self, index: IntArray | BoolArray | slice) -> Workload:
         """The requests at `index` (kept in order of arrival), with times counted from the first of them."""
@@ -142,7 +192,7 @@ class Workload:
         return self.reordered(rows, self.arrival_s[rows] - self.arrival_s[rows[0]])
 
     def reordered(self, rows: IntArray, arrival_s: FloatArray) -> Workload:
-        """The requests `rows` (any order, repeats allowed) arriving at `arrival_s`."""
+        """The requests `rows` (any order, repeats allowed) arriving at `arrival_s`, without what was refused."""
         counts = np.diff(self.prefix_offsets)[rows]
         offsets = np.concatenate(([0], np.cumsum(counts)))
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
@@ -154,6 +204,7 @@ class Workload:
             class_id=self.class_id[rows],
             prefix_ids=self.prefix_ids[np.repeat(self.prefix_offsets[rows], counts) + within],
             prefix_offsets=offsets,
+            refused=None,
         )
 
     def between(self, start_s: float, end_s: float) -> Workload:

@@ -115,6 +115,7 @@ class Searches:
             "eta": law.stability.eta,
             "fluctuation_cost": law.stability.empty_memory_cost(law.stability.watermark / 2.0),
             "requests": len(law.draws[0]),
+            "refused_share": 1.0 - sum(map(len, law.draws)) / sum(draw.offered for draw in law.draws),
             "rate": _without_drift(between) if stable in trials and unstable in trials else float("nan"),
             "low": trials[stable].rate if stable in trials else 0.0,
             "high": trials[unstable].rate if unstable in trials else float("inf"),
@@ -197,8 +198,8 @@ class _Drawing:
 
 @lru_cache(maxsize=2)
 def _law(drawing: _Drawing, replications: int) -> _Law:
-    hardware, config = drawing.hardware, drawing.config
-    draws = _draws(drawing, replications)
+    hardware, config = drawing.hardware, drawing.config.on(drawing.hardware)
+    draws = _draws(drawing, replications, config.max_model_len)
     prompts, outputs = (
         np.concatenate([getattr(d, name) for d in draws]) for name in ("prompt_tokens", "output_tokens")
     )
@@ -206,23 +207,28 @@ def _law(drawing: _Drawing, replications: int) -> _Law:
     limits = Limits.of(hardware, config.token_budget(int((prompts + outputs).max())), config.seats)
     step_time = affine_step_time(mix, hardware, limits)
     request_s = bound_seconds(mix, step_time, limits)
-    return _Law(draws, tuple(np.split(request_s, len(draws))), stability(mix.scaled(1.0), step_time, limits))
+    ends = np.cumsum([len(draw) for draw in draws])  # draws differ in length where requests were refused
+    return _Law(draws, tuple(np.split(request_s, ends[:-1])), stability(mix.scaled(1.0), step_time, limits))
 
 
-def _draws(drawing: _Drawing, replications: int) -> tuple[Workload, ...]:
+def _draws(drawing: _Drawing, replications: int, max_model_len: int | None) -> tuple[Workload, ...]:
     source, requests, seed = drawing.source, drawing.requests, drawing.seed
-    first = _scaled_outputs(_draw(source, requests, seed), drawing.output_scale)
+
+    def drawn(n: int, seed: int) -> Workload:
+        return _scaled_outputs(_draw(source, n, seed), drawing.output_scale).within(max_model_len)
+
+    first = drawn(requests, seed)
     if not np.isfinite(first.rate):
         raise InputError(f"{first.name}: all requests arrive at once, so they can come at no other rate; give arrivals")
     residents = plan_for(first, drawing.hardware, drawing.config).concurrency_cap
     enough = int(np.ceil(REQUESTS_PER_RESIDENT * residents))
-    if isinstance(source, Workload) and len(source) < enough:
+    if isinstance(source, Workload) and len(first) < enough:
         raise InputError(
-            f"{source.name}: {len(source):,} requests are too few for the {residents:.0f} residents that this machine "
+            f"{source.name}: {len(first):,} requests are too few for the {residents:.0f} residents that this machine "
             f"holds; give at least {enough:,}"
         )
-    n = max(requests, enough)
-    return tuple(_scaled_outputs(_draw(source, n, seed + k), drawing.output_scale) for k in range(replications))
+    n = max(requests, int(np.ceil(enough * first.offered / len(first))))
+    return tuple(drawn(n, seed + k) for k in range(replications))
 
 
 def _draw(source: Source, requests: int, seed: int) -> Workload:

@@ -36,6 +36,7 @@ class StableRate:
         fluctuation_cost: share of the boundary that it costs to keep free one standard deviation of what n* residents
             hold, half the plan's watermark: what the fluid model leaves out.
         requests: per run.
+        refused_share: of the requests that came, those that are too long for the model; rates are without them.
         rate: the estimate, requests per second: where no work is left; NaN if the interval is open.
         low, high: the interval: the largest rate found stable (0: none) and the smallest found unstable (infinite:
             none), requests per second.
@@ -52,6 +53,7 @@ class StableRate:
     eta: float
     fluctuation_cost: float
     requests: int
+    refused_share: float
     rate: float
     low: float
     high: float
@@ -72,7 +74,7 @@ class Frontier:
     Attributes:
         workload: its name.
         axis: see `settings_on`; None: one machine.
-        config: the engine.
+        config: the engine, as given: what is None is as a server sets it in each setting.
         rule: tolerance, error level and most replications.
         seed: of the first replication.
         rates: what was found.

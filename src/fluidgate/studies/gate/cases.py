@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fluidgate.errors import InputError
-from fluidgate.hardware import Hardware, StepTime, get_hardware
+from fluidgate.hardware import Hardware, StepTime, load_profile
 from fluidgate.workload import (
     MMPP2,
     PRESETS,
@@ -115,7 +115,8 @@ def _cases() -> dict[str, Case]:
 
 
 def _paper_machine() -> Hardware:
-    return get_hardware("llama-2-7b", "a100-80gb")
+    """Its profile as fitted: no server's limits, so that requests of any length are taken, as the paper takes them."""
+    return load_profile("llama-2-7b", "a100-80gb")
 
 
 def _machine(kv_tokens: int, c0: float, c_tok: float, c_kv: float) -> Hardware:

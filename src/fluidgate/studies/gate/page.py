@@ -28,7 +28,8 @@ def _intro(result: GateResult) -> str:
         "# The gate experiment: all tables\n\n"
         f"Means over {scale.seeds} paired seeds with 95% intervals, {scale.requests:,} requests per run or more; from "
         "`fluidgate experiment gate`. Plans and priors come from a separate draw; the tuned baseline's watermark and "
-        f"cap come from a grid on {scale.tuning_seeds} further seeds. [The gate, measured](gate.md) explains the "
+        f"cap come from a grid on {scale.tuning_seeds} further seeds. Requests longer than the model takes "
+        "(Llama-2: 4,096 tokens) are served as well. [The gate, measured](gate.md) explains the "
         "columns and has the conclusions."
     )
 

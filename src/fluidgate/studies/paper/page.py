@@ -46,7 +46,8 @@ def _intro(result: PaperResult) -> str:
     return (
         "# The papers' studies: all tables\n\n"
         f"Means over {scale.seeds} paired seeds, {scale.requests:,} requests per run, {SATURATED} times as many where "
-        "saturated; from `fluidgate experiment paper`. [The papers, run again](paper.md) has settings and conclusions."
+        "saturated; from `fluidgate experiment paper`. As in the papers, requests of any length are served. "
+        "[The papers, run again](paper.md) has settings and conclusions."
     )
 
 

@@ -32,7 +32,8 @@ def quality_page(qualities: Sequence[Quality], command: str) -> str:
     parts = (
         "# Plan quality: results",
         f"Made by `{command}`; [](plan-quality.md) explains it. Rates in requests per second; simulated is the "
-        f"largest of {', '.join(QUALITY_POLICIES)}.",
+        f"largest of {', '.join(QUALITY_POLICIES)}. Requests of any length are served, with 256 seats and 2,048 "
+        "tokens per iteration.",
         f"**{within} of {len(qualities)} pairs are predicted within {GOAL:.0%}**; the median error is "
         f"{_percent(float(np.median(errors)))}, the largest {_percent(float(errors[np.abs(errors).argmax()]))}.",
         _table(COLUMNS, [_cells(quality) for quality in qualities]),

@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 from fluidgate.engine import EngineConfig
-from fluidgate.hardware import Hardware, get_hardware
+from fluidgate.hardware import (
+    Hardware,
+    ServerDefaults,
+    Serving,
+    estimate_hardware,
+    find_gpu,
+    find_model,
+    find_profile,
+)
 from fluidgate.runs import Runner
 from fluidgate.runs.frontier.axes import Setting
 from fluidgate.runs.frontier.search import Search, Searches
@@ -31,12 +39,18 @@ class Pair:
     memory: float = 1.0
 
     def hardware(self) -> Hardware:
-        """The machine."""
-        whole = get_hardware(self.model, self.gpu, tp=self.tp)
+        """The machine without a server's limits, so that requests of any length are taken; its profile as fitted."""
+        profile = find_profile(self.model, self.gpu, None if self.tp == 1 else f"tp{self.tp}")
+        whole = self._estimate() if profile is None else profile.hardware
         if self.memory == 1.0:
             return whole
         blocks = round(self.memory * (whole.num_gpu_blocks - 1)) + 1
         return replace(whole, name=f"{whole.name}, {self.memory:g} × memory", num_gpu_blocks=blocks)
+
+    def _estimate(self) -> Hardware:
+        shape, gpu = find_model(self.model), find_gpu(self.gpu)
+        served = estimate_hardware(shape, gpu, Serving(tp=self.tp, gpu_memory_utilization=0.9))
+        return replace(served, server=ServerDefaults())
 
 
 PAIRS = (
