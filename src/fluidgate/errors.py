@@ -39,5 +39,9 @@ class CalibrationWarning(FluidgateWarning):
     """A step time is used for steps beyond those it was measured on."""
 
 
+class KvPoolWarning(FluidgateWarning):
+    """A KV cache of several groups of layers is counted as one pool."""
+
+
 class ResultsWarning(FluidgateWarning):
     """Lines of a results file cannot be used; their jobs run again."""

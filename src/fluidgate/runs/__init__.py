@@ -4,6 +4,7 @@ from fluidgate.runs.comparison import DEFAULT_POLICIES, Cell, Comparison, Scenar
 from fluidgate.runs.export import rows, write_csv, write_parquet, write_table
 from fluidgate.runs.frontier import FRONTIER_POLICIES, Frontier, StableRate, frontier
 from fluidgate.runs.jobs import Runner
+from fluidgate.runs.one_pool import one_pool
 from fluidgate.runs.provenance import provenance
 from fluidgate.runs.simulation import plan_for, policy_for, simulate
 
@@ -18,6 +19,7 @@ __all__ = [
     "StableRate",
     "compare",
     "frontier",
+    "one_pool",
     "plan_for",
     "policy_for",
     "provenance",

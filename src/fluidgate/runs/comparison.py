@@ -25,6 +25,7 @@ from fluidgate.metrics import (
 )
 from fluidgate.policies import make_policy
 from fluidgate.runs.jobs import Runner
+from fluidgate.runs.one_pool import one_pool
 from fluidgate.runs.policy_runs import PolicyRun, PolicyRuns, TimelineRun, TimelineRuns, load_policies_once
 from fluidgate.runs.provenance import provenance_of
 from fluidgate.runs.result_shape import shape_of
@@ -171,6 +172,9 @@ def compare(
     Raises:
         InputError: nothing to compare, an unknown policy, a request that can never fit.
         JobFailed: workers keep dying at the same run.
+
+    Warns:
+        KvPoolWarning: the hardware has several KV groups, which the runs count as one pool.
     """
     if not policies:
         raise InputError("compare needs at least one policy")
@@ -181,6 +185,7 @@ def compare(
     draws = [draw.within(config.max_model_len) for draw in repeated(source, repeats, seed=seed, requests=requests)]
     if not draws:
         raise InputError("compare needs at least one repeat")
+    hardware = one_pool(draws[0], hardware)
     work = PolicyRuns(draws, hardware, config, slo, policy_file, fleet)
     settings = [
         (scenario, spec, rate, make_policy(spec, scenario.plan))

@@ -11,6 +11,7 @@ from fluidgate.errors import InputError
 from fluidgate.fluid import FluidPlan, plan
 from fluidgate.hardware import Hardware
 from fluidgate.policies import Policy, make_policy
+from fluidgate.runs.one_pool import one_pool
 from fluidgate.workload import Workload
 
 
@@ -86,9 +87,11 @@ def simulate(
 
     Warns:
         CalibrationWarning: the run has steps beyond those that the hardware was calibrated on.
+        KvPoolWarning: the hardware has several KV groups, which the run counts as one pool.
     """
     config, fleet = (config or EngineConfig()).on(hardware), fleet or Fleet()
     workload = workload.within(config.max_model_len)
+    hardware = one_pool(workload, hardware)
     policy = policy_for(policy, workload, hardware, config, fleet.replicas, fluid_plan)
     if fleet.replicas > 1:
         if record != "requests":

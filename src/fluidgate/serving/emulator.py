@@ -27,7 +27,7 @@ from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy
-from fluidgate.runs import policy_for
+from fluidgate.runs import one_pool, policy_for
 from fluidgate.serving.versions import EQUAL_VERSIONS, public
 from fluidgate.workload import Workload
 
@@ -65,6 +65,7 @@ def emulate(
     workload = workload.within(config.max_model_len)
     if config.mode != "vllm" or config.preemption != "recompute":
         raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}; use simulate")
+    hardware = one_pool(workload, hardware)
     policy = policy_for(policy, workload, hardware, config, fluid_plan=fluid_plan)
     from fluidgate.serving import vllm_core
 

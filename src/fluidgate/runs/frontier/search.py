@@ -21,6 +21,7 @@ from fluidgate.hardware import Hardware
 from fluidgate.metrics.losses import busy_shares
 from fluidgate.runs.frontier.drift import WorkLeft, with_backlog, work_left
 from fluidgate.runs.frontier.sequential import Decision, Rule, bisect, until_decided
+from fluidgate.runs.one_pool import one_pool
 from fluidgate.runs.policy_runs import load_policies_once
 from fluidgate.runs.simulation import plan_for, policy_for, simulate
 from fluidgate.workload import PRESETS, Synthetic, Workload, generate, resample
@@ -143,8 +144,9 @@ class Searches:
     def _trial(self, job: Search, law: _Law, load: float) -> Trial:
         rate = load * law.stability.boundary_rate
         first = law.draws[0]
-        policy = policy_for(job.policy, first.scaled(rate / first.rate), job.hardware, self.config)
-        hardware = replace(job.hardware, calibration=None)  # `policy_for` has warned of its range
+        machine = one_pool(first, job.hardware)
+        policy = policy_for(job.policy, first.scaled(rate / first.rate), machine, self.config)
+        hardware = replace(machine, calibration=None)  # `policy_for` has warned of its range
         measured: list[WorkLeft] = []
         recompute_loss: list[float] = []
 
