@@ -222,9 +222,12 @@ def test_stages_of_a_pipeline_divide_layers_and_weights() -> None:
     assert two.step_time.c0 > four.step_time.c0
 
 
-def test_tokens_of_several_groups_are_not_blocks(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="says little of a cache of several kinds"):
-        get_hardware("gemma-3-1b", "l4", config=gemma(tmp_path), kv_cache_tokens=100_000)
+def test_tokens_of_several_groups_are_what_the_server_logs(tmp_path: Path) -> None:
+    """And the plan prints them again, to be compared with the log."""
+    machine = get_hardware("gemma-3-1b", "l4", config=gemma(tmp_path), kv_cache_tokens=100_000)
+    assert machine.law.size_tokens(machine.num_gpu_blocks, 32768, 2 * 2048) == pytest.approx(100_000, abs=50)
+    rows = dict(plan(RequestMix([1.0], [300], [900]), machine).summary_rows())
+    assert "as vLLM logs it, 100,0" in rows["KV capacity"]
 
 
 def test_a_multimodal_checkpoint_needs_the_bytes_of_its_other_parts(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from fluidgate.fluid.thresholds import WaitThresholds, wait_thresholds
 from fluidgate.fluid.uncertainty import PlanUncertainty, plan_uncertainty, warn_if_extrapolated
 from fluidgate.fluid.verdict import verdict
 from fluidgate.hardware.core import Hardware
+from fluidgate.hardware.kv_law import IN_FLIGHT_BATCHES
 from fluidgate.jsonfile import plain
 from fluidgate.words import number, percent
 from fluidgate.workload.core import Workload
@@ -173,7 +174,12 @@ class FluidPlan:
         tokens = f"{number(self.limits.kv_tokens)} tokens"
         if law.is_one_full_group:
             return f"{tokens}, {law.dtype}" if law.dtype else tokens
-        return f"{self.hardware.num_gpu_blocks:,} blocks of {len(law.groups)} groups: {law.title}"
+        blocks, longest = self.hardware.num_gpu_blocks, self.limits.max_model_len
+        text = f"{blocks:,} blocks of {len(law.groups)} groups: {law.title}"
+        if longest is None or self.limits.max_num_batched_tokens is None:
+            return text
+        flying = IN_FLIGHT_BATCHES * self.limits.max_num_batched_tokens
+        return f"{text}; as vLLM logs it, {number(law.size_tokens(blocks, longest, flying))} tokens"
 
     def _limit(self, name: str) -> str:
         limit = getattr(self.limits, name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
+from math import ceil, floor
 from pathlib import Path
 
 from fluidgate.errors import InputError
@@ -19,7 +19,7 @@ from fluidgate.hardware.gpus import (
     gpu_names,
     kv_blocks,
 )
-from fluidgate.hardware.kv_law import KvLaw
+from fluidgate.hardware.kv_law import IN_FLIGHT_BATCHES, KvLaw
 from fluidgate.hardware.model_config import (
     ModelShape,
     canonical_model_name,
@@ -29,7 +29,7 @@ from fluidgate.hardware.model_config import (
 )
 from fluidgate.hardware.profiles import DEFAULT_VARIANT, Profile, find_profile, load_profile, refuse_moe
 from fluidgate.hardware.quantization import SIXTEEN_BIT
-from fluidgate.hardware.server_defaults import server_defaults
+from fluidgate.hardware.server_defaults import ServerDefaults, server_defaults
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,14 @@ def get_hardware(
     check_memory_utilization(gpu_memory_utilization)
     serving = Serving(tp, pp, gpu_memory_utilization, num_gpu_blocks, block_size, kv_cache_dtype)
     law = serving.law(shape)  # refuses a parallelism that does not divide the model
-    num_gpu_blocks = _blocks_given(num_gpu_blocks, kv_cache_tokens, law)
+    server = server_defaults(known_gpu.name, known_gpu.memory_gib, shape.max_model_len)
+    num_gpu_blocks = _blocks_given(num_gpu_blocks, kv_cache_tokens, law, server)
     serving = replace(serving, num_gpu_blocks=num_gpu_blocks)
     if num_gpu_blocks is not None:
         check_kv_fits(law, known_gpu, num_gpu_blocks)
     profile = _profile(shape, known_gpu, serving, variant) if _is_built_in(known_gpu, tp) else None
     if profile is not None:
-        known = _profiled(profile, shape, known_gpu, serving)
-        return replace(known, server=server_defaults(known_gpu.name, known_gpu.memory_gib, shape.max_model_len))
+        return replace(_profiled(profile, shape, known_gpu, serving), server=server)
     return estimate_hardware(shape, known_gpu, serving)
 
 
@@ -135,17 +135,26 @@ def _is_built_in(gpu: Gpu, tp: int) -> bool:
     return gpu == (replace(sheet, link_gb_per_s=gpu.link_gb_per_s) if tp == 1 else sheet)
 
 
-def _blocks_given(num_gpu_blocks: int | None, kv_cache_tokens: int | None, law: KvLaw) -> int | None:
-    """The KV blocks that the user states, in blocks or in tokens; None where neither is stated."""
+def _blocks_given(
+    num_gpu_blocks: int | None, kv_cache_tokens: int | None, law: KvLaw, server: ServerDefaults
+) -> int | None:
+    """The KV blocks that the user states, in blocks or in tokens; None where neither is stated.
+
+    Tokens of several groups of layers are what vLLM logs: the requests of the longest length that fit, times that.
+    """
     if kv_cache_tokens is None:
         return num_gpu_blocks
     if num_gpu_blocks is not None:
         raise InputError("the KV cache is given twice, as num_gpu_blocks and as kv_cache_tokens; give one of them")
     if not law.is_one_full_group:
-        raise InputError(
-            f"kv_cache_tokens = {kv_cache_tokens:,} says little of a cache of several kinds ({law.title}): the server "
-            "counts requests of the longest length; give num_gpu_blocks"
-        )
+        limits = server.with_flags()
+        if limits.max_model_len is None:
+            raise InputError(
+                f"kv_cache_tokens = {kv_cache_tokens:,} of a cache of several kinds ({law.title}) counts requests of "
+                "the longest length, and the config does not say how long that is: give num_gpu_blocks"
+            )
+        most = law.most_blocks(limits.max_model_len, IN_FLIGHT_BATCHES * limits.max_num_batched_tokens)
+        return ceil(kv_cache_tokens * most / limits.max_model_len)
     if kv_cache_tokens < 2 * law.block_size:
         raise InputError(f"kv_cache_tokens = {kv_cache_tokens} does not hold two blocks of {law.block_size} tokens")
     return kv_cache_tokens // law.block_size
@@ -197,7 +206,7 @@ def _profiled(profile: Profile, shape: ModelShape, gpu: Gpu, serving: Serving) -
         return replace(base, num_gpu_blocks=serving.blocks(shape, gpu))
     more_bytes = 0.0 if stated is None else (share - stated) * gpu.memory_gib * GIB
     fixed = profile.hardware.num_gpu_blocks * profile.hardware.block_size * measured.bytes_per_block
-    return replace(base, num_gpu_blocks=math.floor((fixed + more_bytes) / law.bytes_per_block))
+    return replace(base, num_gpu_blocks=floor((fixed + more_bytes) / law.bytes_per_block))
 
 
 def estimate_hardware(shape: ModelShape, gpu: Gpu, serving: Serving | None = None) -> Hardware:
