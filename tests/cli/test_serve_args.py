@@ -80,6 +80,7 @@ def test_both_lines_and_a_reason_for_each_flag(folder: Path) -> None:
     assert stock[:3] == ["vllm", "serve", "meta-llama/Llama-2-7b-hf"]
     assert {word for word in stock if word.startswith("--")} == {"--max-num-active-seqs", "--watermark"}
     assert "nearest to rate-limited in stock vLLM" in done.stdout
+    assert "KV cache as planned: 32 × full attention, bfloat16, the model's dtype" in done.stdout
     assert done.stderr == ""
 
 

@@ -19,7 +19,8 @@ from fluidgate.hardware.knots import knots_to
 from fluidgate.hardware.step_grid import StepGrid
 from fluidgate.policies import make_policy
 from fluidgate.runs import Runner, compare
-from fluidgate.serving.planfile import PlanFile, ServedModel
+from fluidgate.serving.plan_sections import ServedModel
+from fluidgate.serving.planfile import PlanFile
 from fluidgate.workload import Workload
 
 from ..doctor.pages import log_line, page

@@ -17,6 +17,7 @@ from fluidgate.fluid import Limits, RequestMix, plan
 from fluidgate.hardware import (
     Gpu,
     Hardware,
+    KvDtype,
     KvGroup,
     KvLaw,
     KvLayer,
@@ -107,7 +108,7 @@ def test_a_window_holds_no_more_than_its_tokens_and_two_broken_blocks() -> None:
 def test_gpt_oss_holds_a_second_group_for_short_requests() -> None:
     """258 tokens take 17 blocks and 9 of the windows; 1,342 take 84 and 9."""
     layers = ((KvLayer("sliding", 8, 128, 128),), (KvLayer("full", 8, 128),)) * 18
-    law = kv_law(layers, dtype="bfloat16")
+    law = kv_law(layers, dtype=KvDtype("bfloat16"))
     assert [(group.layers, group.kind) for group in law.groups] == [(18, "sliding"), (18, "full")]
     assert law.bytes_per_block == 16 * 18 * 2048
     assert int(law.blocks(258)) == 17 + 9
@@ -130,7 +131,7 @@ def test_published_block_sizes_of_hybrid_models() -> None:
     }
     for layers, more, block_size in ((40, {"mamba_ssm_dtype": "float32"}, 1056), (48, {}, 544)):
         config = JsonObject(common | more | {"num_hidden_layers": layers}, "config.json")
-        law = kv_law(read_kv_layers(config), dtype="bfloat16")
+        law = kv_law(read_kv_layers(config), dtype=KvDtype("bfloat16"))
         assert {group.block_size for group in law.groups} == {block_size}
         assert sorted(group.kind for group in law.groups) == ["full", "state", "state", "state"]
         assert law.block_size == block_size
@@ -180,7 +181,7 @@ def test_hardware_files_keep_the_law(tmp_path: Path) -> None:
     assert read_hardware(tmp_path / "hardware.json").kv_law == machine.kv_law
     plain = get_hardware("llama-3.1-8b", "h100-80gb")
     write_hardware(plain, tmp_path / "hardware.json")
-    assert read_hardware(tmp_path / "hardware.json").law.dtype == "bfloat16, the model's dtype"
+    assert read_hardware(tmp_path / "hardware.json").law == plain.law
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_a_cache_of_8_bits_holds_twice_the_tokens() -> None:
     wide, narrow = (get_hardware("llama-3.1-8b", "h100-80gb", kv_cache_dtype=dtype) for dtype in ("auto", "fp8"))
     assert narrow.num_gpu_blocks == pytest.approx(2 * wide.num_gpu_blocks, abs=1)
     assert narrow.step_time.c_kv == pytest.approx(0.5 * wide.step_time.c_kv)
-    assert narrow.law.dtype == "fp8 as asked"
+    assert str(narrow.law.dtype) == "fp8, as asked"
     with pytest.raises(InputError, match="kv_cache_dtype = 'fp7' is not one of auto, bfloat16"):
         get_hardware("llama-3.1-8b", "h100-80gb", kv_cache_dtype="fp7")
 
@@ -246,3 +247,11 @@ def test_a_gpu_of_another_size_holds_what_its_memory_says(tmp_path: Path) -> Non
     machine = estimate_hardware(shape, Gpu("own", 10.0, 500, 50, "own"), Serving(gpu_memory_utilization=0.5))
     left = 0.5 * 10 * 2**30 - shape.weight_bytes - 2 * 2**30
     assert machine.num_gpu_blocks == left // (4 * 16 * 2 * 256 * 2)
+
+
+def test_a_decode_reads_its_windows_whatever_its_context(tmp_path: Path) -> None:
+    """22 layers read 512 tokens at most, 4 read all: two vectors of 256 elements in 16 bits each."""
+    step = estimate_hardware(read_model_config(gemma(tmp_path)), find_gpu("l4")).step_time
+    bytes_per_s = find_gpu("l4").hbm_gb_per_s * 1e9 * 0.95
+    assert step.c_kv == pytest.approx(4 * 2 * 256 * 2 / bytes_per_s)
+    assert step.c_seq == pytest.approx(10e-6 + 22 * 512 * 2 * 256 * 2 / bytes_per_s)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fluidgate.hardware.kv_groups import kv_law
-from fluidgate.hardware.kv_law import KvGroup, KvLaw
+from fluidgate.hardware.kv_law import KvDtype, KvGroup, KvLaw
 from fluidgate.hardware.kv_layers import read_kv_layers
 from fluidgate.jsonfile import JsonObject
 
@@ -135,7 +135,7 @@ def law_of(config: dict[str, Any], settings: Any, tp: int, pp: int = 1) -> KvLaw
     config = config | {"mamba_ssm_dtype": "float32"}  # as the CPU's kernel of linear attention wants it
     return kv_law(
         read_kv_layers(JsonObject(config, "config")),
-        dtype="bfloat16",
+        dtype=KvDtype("bfloat16"),
         block_size=16 if latent else BLOCK_SIZE,
         kernel_block=16 if latent else BLOCK_SIZE,
         tp=tp,

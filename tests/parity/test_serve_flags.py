@@ -14,7 +14,8 @@ from fluidgate.fluid import RequestMix, plan
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import make_policy, policy_class, policy_names
 from fluidgate.serving.flags import VLLM_BLOCK_SIZE, Form, serve_command, serve_flags
-from fluidgate.serving.planfile import PlanFile, ServedModel
+from fluidgate.serving.plan_sections import ServedModel
+from fluidgate.serving.planfile import PlanFile
 from fluidgate.serving.versions import FLAG_SINCE, NEWEST, Release, find_release
 
 from .against_vllm import needs_vllm

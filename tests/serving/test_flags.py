@@ -17,7 +17,8 @@ from fluidgate.hardware import Hardware, ServerDefaults, StepTime
 from fluidgate.policies import ConcurrencyCap, Greedy, Policy, Watermark, make_policy, policy_class, policy_names
 from fluidgate.runs import plan_for
 from fluidgate.serving.flags import Flag, Form, is_stock, lost, serve_command, serve_flags
-from fluidgate.serving.planfile import PlanFile, ServedModel
+from fluidgate.serving.plan_sections import ServedModel
+from fluidgate.serving.planfile import PlanFile
 from fluidgate.serving.versions import known_release
 from fluidgate.workload import Workload
 

@@ -33,7 +33,8 @@ from fluidgate.policies import (
     registry,
 )
 from fluidgate.serving.labels import Classes
-from fluidgate.serving.planfile import PlanFile, ServedModel
+from fluidgate.serving.plan_sections import ServedModel
+from fluidgate.serving.planfile import PlanFile
 from fluidgate.workload import Workload
 
 A100 = Hardware("7B on A100", StepTime(0.012, 4e-5, 3.5e-7), num_gpu_blocks=6876)

@@ -23,7 +23,7 @@ from fluidgate.hardware.estimate import SEQUENCE_S
 from fluidgate.hardware.fit import fit_step_grid
 from fluidgate.hardware.gpus import canonical_gpu_name, check_memory_utilization
 from fluidgate.hardware.kv_groups import kv_law
-from fluidgate.hardware.kv_law import KvLaw
+from fluidgate.hardware.kv_law import KvDtype, KvLaw
 from fluidgate.hardware.kv_layers import read_kv_layers
 from fluidgate.hardware.model_config import canonical_model_name, stated_dtype
 from fluidgate.hardware.quantization import kv_dtype, read_kv_scheme, scheme_files
@@ -166,11 +166,11 @@ def query_aiconfigurator(
     label = f"{canonical_model_name(known_model)} on {f'{spread.gpus} × ' if spread.gpus > 1 else ''}"
     label += canonical_gpu_name(system)
     config = _config(known_model)
-    dtype, element_bytes = _kv_dtype(config, known_model, spread)
-    at, cut = (known_model, system, engine), spread.cut(element_bytes) | {"backend_version": version}
+    dtype = _kv_dtype(config, known_model, spread)
+    at, cut = (known_model, system, engine), spread.cut(dtype.element_bytes) | {"backend_version": version}
     with _refused_as(label):
         kv_bytes, token_bytes = _kv_memory(at, cut, limits)
-        law = _law(config, spread, dtype, element_bytes) or _counted_law(spread, dtype, token_bytes)
+        law = _law(config, spread, dtype) or _counted_law(spread, dtype, token_bytes)
         blocks = num_gpu_blocks or kv_bytes // law.bytes_per_block
         handle = _open(at, cut)
         tables = query_grid(handle, limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len)
@@ -223,27 +223,31 @@ def _shipped(model: str, what: str) -> Path:
     return Path(str(files("aiconfigurator_core").joinpath("model_configs", name)))
 
 
-def _kv_dtype(config: JsonObject, model: str, spread: Spread) -> tuple[str, int]:
-    """The dtype of the KV cache with its source, and the bytes of an element."""
+def _kv_dtype(config: JsonObject, model: str, spread: Spread) -> KvDtype:
+    """The dtype of the KV cache: the one asked for, the checkpoint's, or the model's."""
     folder = Path(model)
     files = scheme_files(folder) if folder.is_dir() else [_shipped(model, "hf_quant_config")]
     text = config.object("text_config") if config.has("text_config") else config
     return kv_dtype(spread.kv_cache_dtype, stated_dtype(text), read_kv_scheme(config, *files))
 
 
-def _law(config: JsonObject, spread: Spread, dtype: str, element_bytes: int) -> KvLaw | None:
+def _law(config: JsonObject, spread: Spread, dtype: KvDtype) -> KvLaw | None:
     """The law of the model's KV cache on one GPU; None for a family that is not known."""
     try:
         layers = read_kv_layers(config)
     except InputError:
         return None
-    return kv_law(layers, dtype=dtype, element_bytes=element_bytes, block_size=spread.block_size, tp=spread.tp)
+    return kv_law(layers, dtype=dtype, block_size=spread.block_size, tp=spread.tp)
 
 
-def _counted_law(spread: Spread, dtype: str, token_bytes: int) -> KvLaw:
+def _counted_law(spread: Spread, dtype: KvDtype, token_bytes: int) -> KvLaw:
     """Where the family is not known: every token takes what aiconfigurator counts."""
-    law = KvLaw.full(spread.block_size)
-    return replace(law, bytes_per_block=token_bytes * spread.block_size, dtype=f"{dtype}; bytes as {LIBRARY} counts")
+    source = f"{dtype.source}; bytes a token as {LIBRARY} counts"
+    return replace(
+        KvLaw.full(spread.block_size),
+        bytes_per_block=token_bytes * spread.block_size,
+        dtype=replace(dtype, source=source),
+    )
 
 
 def _with_link(grid: StepGrid, config: JsonObject, system: str, spread: Spread) -> StepGrid:

@@ -148,6 +148,7 @@ def _write_files(result: Comparison, hardware: o.HardwareOptions, files: FileOpt
     if files.parquet is not None:
         o.say(f"wrote {write_parquet(result, files.parquet, typed)}")
     if files.html is not None:
-        o.say(f"wrote {write_report(result, files.html, typed, deployments(result, served(hardware)), rates)}")
+        serving = deployments(result, served(hardware, result.hardware))
+        o.say(f"wrote {write_report(result, files.html, typed, serving, rates)}")
     if files.figures is not None:
         o.say(f"wrote {len(write_figures(result, files.figures))} figures to {files.figures}")

@@ -9,7 +9,7 @@ from fluidgate.errors import InputError
 if TYPE_CHECKING:
     from fluidgate.report import Deployment
     from fluidgate.runs import Comparison, Scenario
-    from fluidgate.serving.planfile import ServedModel
+    from fluidgate.serving.plan_sections import ServedModel
 
 PLAN_PATH = "plan.json"
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from fluidgate.engine import EngineConfig
     from fluidgate.fluid import FluidPlan
-    from fluidgate.serving.planfile import PlanFile, ServedModel
+    from fluidgate.hardware import Hardware
+    from fluidgate.serving.plan_sections import ServedModel
+    from fluidgate.serving.planfile import PlanFile
 
 EXAMPLE = "Example: `fluidgate plan --preset azure-conv-2023 --rate 5 --model llama-2-7b --gpu a100-80gb`"
 
@@ -69,7 +71,7 @@ def command(
     fluid_plan = plan_for(traffic, machine, config)
     saved = None
     if save is not None:
-        saved = _plan_file(fluid_plan, policy or DEFAULT_POLICY, config, served(hardware), class_map or ())
+        saved = _plan_file(fluid_plan, policy or DEFAULT_POLICY, config, served(hardware, machine), class_map or ())
     if saved is not None and save is not None:
         saved.save(save)
         o.say(f"wrote {save}")
@@ -95,17 +97,22 @@ def _plan_file(
     return PlanFile.of(fluid_plan, make_policy(policy, fluid_plan), config, model, class_map)
 
 
-def served(hardware: o.HardwareOptions) -> ServedModel:
-    """What the options say about the model; a hardware file says nothing about it."""
+def served(hardware: o.HardwareOptions, machine: Hardware) -> ServedModel:
+    """What the options say about the model; a hardware file says nothing but the dtype of its KV cache."""
     from fluidgate.hardware import find_profile
-    from fluidgate.serving.planfile import ServedModel
+    from fluidgate.hardware.kv_law import ASKED
+    from fluidgate.serving.plan_sections import ServedModel
 
+    dtype = machine.law.dtype
+    asked = dtype.name if dtype.source == ASKED else None
     if hardware.hardware_file is not None:
-        return ServedModel()
+        return ServedModel(kv_cache_dtype=asked)
     profile = hardware.variant and find_profile(hardware.model, hardware.gpu, hardware.variant)
     return ServedModel(
         name=hardware.model,
         tensor_parallel_size=profile.tp if profile else hardware.tp,
+        pipeline_parallel_size=hardware.pp,
+        kv_cache_dtype=asked,
         # blocks that were given, not computed from a share of the memory, do not determine the share
         gpu_memory_utilization=None
         if hardware.num_gpu_blocks or hardware.kv_cache_tokens

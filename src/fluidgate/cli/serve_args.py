@@ -80,13 +80,23 @@ def command(
     ]
     if output_format is o.Format.JSON:
         made = {name: _plain(*form) | {"lost": losses[name]} for name, form in zip(FORMS, forms, strict=True)}
-        o.write_json({"model": model, "policy": plan.policy, "vllm_version": str(release), **made})
+        o.write_json(
+            {
+                "model": model,
+                "kv_cache": plan.hardware.kv_cache,
+                "policy": plan.policy,
+                "vllm_version": str(release),
+                **made,
+            }
+        )
     else:
         for title, line, flags in forms:
             o.console().print(title, style="bold", highlight=False)
             print(line)  # as it is: a wrapped line could not be copied
             if flags:
                 o.console().print(_table(flags))
+        if plan.hardware.kv_cache:
+            o.console().print(f"KV cache as planned: {plan.hardware.kv_cache}", highlight=False)
     for sentence in dict.fromkeys([*losses["plugin"], *losses["stock"]]):
         o.say(sentence)
     if plan.planned.load > 1.0 and max_wait_s is None:

@@ -173,7 +173,7 @@ class FluidPlan:
         law = self.hardware.law
         tokens = f"{number(self.limits.kv_tokens)} tokens"
         if law.is_one_full_group:
-            return f"{tokens}, {law.dtype}" if law.dtype else tokens
+            return f"{tokens}, {law.dtype}" if law.dtype.name else tokens
         blocks, longest = self.hardware.num_gpu_blocks, self.limits.max_model_len
         text = f"{blocks:,} blocks of {len(law.groups)} groups: {law.title}"
         if longest is None or self.limits.max_num_batched_tokens is None:

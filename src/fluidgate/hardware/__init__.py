@@ -7,7 +7,7 @@ from fluidgate.hardware.files import read_hardware, write_hardware
 from fluidgate.hardware.fit import FitReport, fit_step_time
 from fluidgate.hardware.gpus import Gpu, find_gpu, gpu_names, kv_blocks, read_gpu
 from fluidgate.hardware.kv_groups import kv_law
-from fluidgate.hardware.kv_law import KvGroup, KvLaw
+from fluidgate.hardware.kv_law import KvDtype, KvGroup, KvLaw
 from fluidgate.hardware.kv_layers import KvLayer, KvLayers, read_kv_layers
 from fluidgate.hardware.lookup import Serving, estimate_hardware, get_hardware
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
@@ -21,6 +21,7 @@ __all__ = [
     "FitReport",
     "Gpu",
     "Hardware",
+    "KvDtype",
     "KvGroup",
     "KvLaw",
     "KvLayer",

@@ -135,7 +135,7 @@ class Hardware:
     def kv_cache_text(self) -> str:
         """The KV blocks and what is known of them, for people."""
         blocks = f"{self.num_gpu_blocks:,} of {self.block_size} tokens"
-        return blocks if self.kv_law is None else f"{blocks}: {self.kv_law.title}"
+        return f"{blocks}: {title}" if (title := self.law.title) else blocks
 
     @property
     def shortest_step_s(self) -> float:

@@ -33,8 +33,9 @@ def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1, kv_cache_dtype:
     """The roofline estimate of a dense model's step time on `tp` GPUs.
 
     c0 reads every weight but the embedding once, as it is stored, plus a fixed time per layer; c_tok is 2
-    operations per layer weight, at the bf16 rate also where weights are quantised; c_kv reads one token's KV;
-    c_attn is 4·layers·heads·head_dim operations per (query, key) pair; c_seq is 10 µs for any pair, the host's.
+    operations per layer weight, at the bf16 rate also where weights are quantised; c_kv reads one token's KV in the layers that
+    keep every token; c_attn is 4·layers·heads·head_dim operations per (query, key) pair, also where windows need fewer;
+    c_seq is 10 µs for any pair, the host's, and reads the windows, as if they were full.
     Several GPUs add their activations up twice in a layer, which takes 2(tp − 1)/tp of their bytes over the link,
     and a fixed time.
 
@@ -51,12 +52,14 @@ def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1, kv_cache_dtype:
     head = model.vocab_size * model.hidden_size
     weight_bytes = (model.layer_bytes + head * model.dtype_bytes) / tp
     layer_s, token_s = _communication_s(model, gpu, tp)
+    per_token_bytes, window_bytes = model.kv_read_bytes(tp, kv_cache_dtype)
+    kv_bytes_per_s = bytes_per_s * KV_READ_EFFICIENCY
     return StepTime(
         c0=weight_bytes / (bytes_per_s * WEIGHT_READ_EFFICIENCY) + model.layers * (LAYER_OVERHEAD_S + layer_s),
         c_tok=2 * model.layer_parameters / (flops * MATMUL_EFFICIENCY) + token_s,
-        c_kv=model.kv_read_bytes(tp, kv_cache_dtype)[0] / (bytes_per_s * KV_READ_EFFICIENCY),
+        c_kv=per_token_bytes / kv_bytes_per_s,
         c_attn=4 * model.layers * model.heads * model.head_dim / (flops * ATTENTION_EFFICIENCY),
-        c_seq=SEQUENCE_S,
+        c_seq=SEQUENCE_S + window_bytes / kv_bytes_per_s,
     )
 
 

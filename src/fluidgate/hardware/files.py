@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from fluidgate.arrays import FloatArray
-from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_KV_TOKENS, MAX_STEP_S
+from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_KV_TOKENS, MAX_STEP_S, check_name
 from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import COEFFICIENTS, Calibration
 from fluidgate.hardware.core import Hardware, StepTime
-from fluidgate.hardware.kv_law import KvGroup, KvLaw
+from fluidgate.hardware.kv_law import KvDtype, KvGroup, KvLaw
 from fluidgate.hardware.kv_layers import KIND_TITLES
 from fluidgate.hardware.server_defaults import ServerDefaults
 from fluidgate.hardware.step_grid import PARTS, TABLES, StepGrid
@@ -32,6 +32,7 @@ WITHOUT_C_SEQ = 4
 """Coefficients of a calibration from before there was c_seq, which was 0 by definition."""
 _KEYS = ("version", "name", "step_time", "num_gpu_blocks", *_OPTIONAL)
 _KV_KEYS = ("dtype", "bytes_per_block", "groups")
+_DTYPE_KEYS = ("name", "element_bytes", "source")
 _GROUP_KEYS = ("kind", "layers", "block_size", "reach", "copies")
 _CALIBRATION_KEYS = ("steps", "plus_minus", "correlation", "misfit", "tokens", "kv_tokens")
 
@@ -121,7 +122,7 @@ def _grid(entry: JsonObject) -> StepGrid:
 
 def _written_law(law: KvLaw) -> dict[str, Any]:
     groups = [{key: value for key, value in asdict(group).items() if value is not None} for group in law.groups]
-    return {"dtype": law.dtype, "bytes_per_block": law.bytes_per_block, "groups": groups}
+    return {"dtype": asdict(law.dtype), "bytes_per_block": law.bytes_per_block, "groups": groups}
 
 
 def _law(entry: JsonObject) -> KvLaw:
@@ -130,7 +131,14 @@ def _law(entry: JsonObject) -> KvLaw:
     if not groups:
         raise entry.error("groups", "is empty; leave kv_cache out where the groups are not known")
     bytes_per_block = entry.integer("bytes_per_block", at_least=0, default=0)
-    return KvLaw(groups, bytes_per_block, entry.text("dtype", default=""))
+    return KvLaw(groups, bytes_per_block, _dtype(entry.object("dtype")) if entry.has("dtype") else KvDtype())
+
+
+def _dtype(entry: JsonObject) -> KvDtype:
+    entry.refuse_others(_DTYPE_KEYS)
+    name, source = entry.text("name", default=""), entry.text("source", default="")
+    check_name("KV dtype", name + source)
+    return KvDtype(name, entry.integer("element_bytes", at_most=4, default=2), source)
 
 
 def _group(entry: JsonObject) -> KvGroup:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from fluidgate.errors import InputError
-from fluidgate.hardware.kv_law import KvGroup, KvLaw
+from fluidgate.hardware.kv_law import KvDtype, KvGroup, KvLaw
 from fluidgate.hardware.kv_layers import KvKind, KvLayer, KvLayers
 
 KERNEL_BLOCK = 16
@@ -35,8 +35,7 @@ class _Cache:
 def kv_law(
     layers: KvLayers,
     *,
-    dtype: str,
-    element_bytes: int = 2,
+    dtype: KvDtype,
     block_size: int = 16,
     tp: int = 1,
     pp: int = 1,
@@ -46,8 +45,7 @@ def kv_law(
 
     Args:
         layers: what each layer keeps.
-        dtype: of the cache, for people.
-        element_bytes: bytes of its elements.
+        dtype: of its elements.
         block_size: tokens per block that the server was asked for; beside states, vLLM raises it.
         kernel_block: tokens that the attention kernel takes at least.
 
@@ -57,7 +55,7 @@ def kv_law(
     if not any(layers):
         raise InputError("none of the model's layers keeps a KV cache, so there is nothing to admit by")
     _refuse_uneven(layers, tp, pp)
-    caches = _unified(_caches(layers, tp, element_bytes, block_size, kernel_block))
+    caches = _unified(_caches(layers, tp, dtype.element_bytes, block_size, kernel_block))
     groups = _groups(caches)
     stages = _stage_of_layer(len(layers), pp)
     pages = [

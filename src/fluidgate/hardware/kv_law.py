@@ -20,6 +20,27 @@ IN_FLIGHT_BATCHES = 2
 
 
 @dataclass(frozen=True)
+class KvDtype:
+    """The type of a KV cache's elements, as vLLM's option names it.
+
+    Attributes:
+        name: empty where it is not known.
+        element_bytes: bytes of an element.
+        source: where it comes from.
+    """
+
+    name: str = ""
+    element_bytes: int = 2
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.source}" if self.source else self.name
+
+
+ASKED = "as asked"
+
+
+@dataclass(frozen=True)
 class Piece:
     """Memory that is slope·n + intercept for contexts of n tokens, from `start` to where the next piece starts."""
 
@@ -103,12 +124,12 @@ class KvLaw:
     Attributes:
         groups: the groups, in vLLM's order.
         bytes_per_block: of the pool, on each GPU; 0 where they are not known.
-        dtype: of the cache's elements, and where that comes from; empty where it is not known.
+        dtype: of the cache's elements.
     """
 
     groups: tuple[KvGroup, ...]
     bytes_per_block: int = 0
-    dtype: str = ""
+    dtype: KvDtype = KvDtype()
 
     @classmethod
     def full(cls, block_size: int) -> KvLaw:
@@ -195,7 +216,9 @@ class KvLaw:
     @property
     def title(self) -> str:
         """Groups and dtype, for people."""
-        return " + ".join(group.title for group in self.groups) + (f", {self.dtype}" if self.dtype else "")
+        if self.is_one_full_group and not self.bytes_per_block:
+            return str(self.dtype)
+        return " + ".join(group.title for group in self.groups) + (f", {self.dtype}" if self.dtype.name else "")
 
 
 def _start(piece: Piece) -> int:

@@ -196,7 +196,7 @@ def _profiled(profile: Profile, shape: ModelShape, gpu: Gpu, serving: Serving) -
         base = replace(
             base,
             step_time=replace(base.step_time, c_kv=base.step_time.c_kv * shrunk),
-            source=f"{base.source}; c_kv × {shrunk:g} for a KV cache of {law.dtype}",
+            source=f"{base.source}; c_kv × {shrunk:g} for a KV cache of {law.dtype.name}",
         )
     if serving.num_gpu_blocks is not None:
         return replace(base, num_gpu_blocks=serving.num_gpu_blocks, source=_given(base.source))

@@ -70,9 +70,9 @@ class ModelShape:
             raise InputError(f"{self.name}: tp = {tp} does not divide its {self.heads} attention heads; use a divisor")
         if block_size < 1:
             raise InputError(f"block_size = {block_size} must be at least 1 token")
-        dtype, element_bytes = kv_dtype(kv_cache_dtype, self.dtype, self.scheme)
+        dtype = kv_dtype(kv_cache_dtype, self.dtype, self.scheme)
         try:
-            return kv_law(self.kv_layers, dtype=dtype, element_bytes=element_bytes, block_size=block_size, tp=tp, pp=pp)
+            return kv_law(self.kv_layers, dtype=dtype, block_size=block_size, tp=tp, pp=pp)
         except InputError as problem:
             raise InputError(f"{self.name}: {problem}") from None
 
@@ -82,7 +82,7 @@ class ModelShape:
         Returns:
             Bytes per token of its context, and bytes of windows and states, whatever the context.
         """
-        _, element_bytes = kv_dtype(kv_cache_dtype, self.dtype, self.scheme)
+        element_bytes = kv_dtype(kv_cache_dtype, self.dtype, self.scheme).element_bytes
         caches = [cache for layer in self.kv_layers for cache in layer]
         per_token = sum(cache.token_bytes(tp, element_bytes) for cache in caches if cache.reach is None)
         windows = sum(cache.token_bytes(tp, element_bytes) * cache.reach for cache in caches if cache.reach is not None)

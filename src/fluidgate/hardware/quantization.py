@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluidgate.errors import InputError
+from fluidgate.hardware.kv_law import ASKED, KvDtype
 from fluidgate.jsonfile import JsonObject, read_object
 
 SECTIONS = ("quantization_config", "compression_config")
@@ -41,8 +42,8 @@ KV_DTYPES = {"bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1
 """Bytes per element of what `--kv-cache-dtype` takes besides `auto`."""
 
 
-def kv_dtype(asked: str, model_dtype: str, scheme: Scheme) -> tuple[str, int]:
-    """The dtype of the KV cache with its source, and bytes per element, for what `--kv-cache-dtype` says.
+def kv_dtype(asked: str, model_dtype: str, scheme: Scheme) -> KvDtype:
+    """The dtype of the KV cache for what `--kv-cache-dtype` says.
 
     `auto` is what the checkpoint's scheme says of the KV cache, or else the model's dtype: 8-bit weights alone do not
     make 8-bit KV.
@@ -53,10 +54,10 @@ def kv_dtype(asked: str, model_dtype: str, scheme: Scheme) -> tuple[str, int]:
     if asked != "auto":
         if asked not in KV_DTYPES:
             raise InputError(f"kv_cache_dtype = {asked!r} is not one of auto, {', '.join(KV_DTYPES)}")
-        return f"{asked} as asked", KV_DTYPES[asked]
+        return KvDtype(asked, KV_DTYPES[asked], ASKED)
     if scheme.kv_element_bytes == 1:
-        return f"fp8 by the checkpoint's KV scheme ({scheme.title})", 1
-    return f"{model_dtype}, the model's dtype", 2
+        return KvDtype("fp8", 1, f"by the checkpoint's KV scheme ({scheme.title})")
+    return KvDtype(model_dtype, 2, "the model's dtype")
 
 
 def read_scheme(config: JsonObject, *files: Path) -> Scheme:

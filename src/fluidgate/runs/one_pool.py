@@ -34,4 +34,4 @@ def one_pool(workload: Workload, hardware: Hardware) -> Hardware:
         stacklevel=3,
     )
     source = f"{hardware.source}; {len(law.groups)} KV groups as one pool of the right size for {workload.name}"
-    return replace(hardware, num_gpu_blocks=blocks, kv_law=None, source=source)
+    return replace(hardware, num_gpu_blocks=blocks, kv_law=replace(plain, dtype=law.dtype), source=source)

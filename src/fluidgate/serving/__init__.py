@@ -4,7 +4,8 @@ policy to a server."""
 from fluidgate.serving.emulator import emulate
 from fluidgate.serving.flags import Flag, serve_command, serve_flags
 from fluidgate.serving.parity import explain, first_difference
-from fluidgate.serving.planfile import PlanFile, ServedModel
+from fluidgate.serving.plan_sections import ServedModel
+from fluidgate.serving.planfile import PlanFile
 
 __all__ = [
     "Flag",

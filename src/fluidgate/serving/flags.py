@@ -152,10 +152,15 @@ def _memory(plan: PlanFile) -> list[Flag]:
     if model.tensor_parallel_size is not None and model.tensor_parallel_size > 1:
         gpus = str(model.tensor_parallel_size)
         flags.append(Flag("--tensor-parallel-size", gpus, "GPUs that share the model, as planned"))
+    if model.pipeline_parallel_size is not None and model.pipeline_parallel_size > 1:
+        stages = str(model.pipeline_parallel_size)
+        flags.append(Flag("--pipeline-parallel-size", stages, "stages that hold the layers in turn, as planned"))
+    if model.kv_cache_dtype is not None:
+        flags.append(Flag("--kv-cache-dtype", model.kv_cache_dtype, "of the KV cache, as planned; vLLM's own is auto"))
     if model.gpu_memory_utilization not in (None, DEFAULT_MEMORY_UTILIZATION):
         why = f"leaves about {machine.num_gpu_blocks:,} KV blocks; compare with vLLM's log"
         flags.append(Flag("--gpu-memory-utilization", repr(model.gpu_memory_utilization), why))
-    if machine.block_size != VLLM_BLOCK_SIZE:
+    if machine.block_size != VLLM_BLOCK_SIZE and not machine.chooses_block_size:
         flags.append(Flag("--block-size", str(machine.block_size), "tokens per KV block, as planned"))
     return flags
 
