@@ -13,6 +13,7 @@ from fluidgate.hardware.model_config import ModelShape
 WEIGHT_READ_EFFICIENCY = 0.9
 KV_READ_EFFICIENCY = 0.95
 MATMUL_EFFICIENCY = 0.8
+MATMUL_8_BIT_EFFICIENCY = 0.6
 ATTENTION_EFFICIENCY = 0.55
 LAYER_OVERHEAD_S = 30e-6
 
@@ -33,9 +34,9 @@ def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1, kv_cache_dtype:
     """The roofline estimate of a dense model's step time on `tp` GPUs.
 
     c0 reads every weight but the embedding once, as it is stored, plus a fixed time per layer; c_tok is 2
-    operations per layer weight, at the bf16 rate also where weights are quantised; c_kv reads one token's KV in the layers that
-    keep every token; c_attn is 4·layers·heads·head_dim operations per (query, key) pair, also where windows need fewer;
-    c_seq is 10 µs for any pair, the host's, and reads the windows, as if they were full.
+    operations per layer weight, at the rate of the type that the checkpoint is computed in; c_kv reads one token's KV
+    in the layers that keep every token; c_attn is 4·layers·heads·head_dim operations per (query, key) pair, also where
+    windows need fewer; c_seq is 10 µs for any pair, the host's, and reads the windows, as if they were full.
     Several GPUs add their activations up twice in a layer, which takes 2(tp − 1)/tp of their bytes over the link,
     and a fixed time.
 
@@ -49,6 +50,9 @@ def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1, kv_cache_dtype:
     """
     bytes_per_s = gpu.hbm_gb_per_s * 1e9
     flops = gpu.bf16_tflops * 1e12 * tp
+    in_8_bits = model.scheme.computes_in_8_bits and gpu.fp8_tflops is not None
+    efficiency = MATMUL_8_BIT_EFFICIENCY if in_8_bits else MATMUL_EFFICIENCY
+    matmul_flops = gpu.tflops(in_8_bits) * 1e12 * tp * efficiency
     head = model.vocab_size * model.hidden_size
     weight_bytes = (model.layer_bytes + head * model.dtype_bytes) / tp
     layer_s, token_s = _communication_s(model, gpu, tp)
@@ -56,7 +60,7 @@ def estimate_step_time(model: ModelShape, gpu: Gpu, tp: int = 1, kv_cache_dtype:
     kv_bytes_per_s = bytes_per_s * KV_READ_EFFICIENCY
     return StepTime(
         c0=weight_bytes / (bytes_per_s * WEIGHT_READ_EFFICIENCY) + model.layers * (LAYER_OVERHEAD_S + layer_s),
-        c_tok=2 * model.layer_parameters / (flops * MATMUL_EFFICIENCY) + token_s,
+        c_tok=2 * model.layer_parameters / matmul_flops + token_s,
         c_kv=per_token_bytes / kv_bytes_per_s,
         c_attn=4 * model.layers * model.heads * model.head_dim / (flops * ATTENTION_EFFICIENCY),
         c_seq=SEQUENCE_S + window_bytes / kv_bytes_per_s,

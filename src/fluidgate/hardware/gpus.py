@@ -31,6 +31,7 @@ class Gpu:
         hbm_gb_per_s: memory bandwidth, 10⁹ bytes per second.
         bf16_tflops: dense bfloat16 tensor throughput, 10¹² operations per second.
         source: where the numbers come from.
+        fp8_tflops: the same for 8-bit floats; None: it multiplies none.
         link_gb_per_s: bandwidth to the other GPUs of a server, 10⁹ bytes per second and direction; None: not known.
 
     Raises:
@@ -43,6 +44,7 @@ class Gpu:
     bf16_tflops: float
     source: str
     link_gb_per_s: float | None = None
+    fp8_tflops: float | None = None
 
     def __post_init__(self) -> None:
         check_name("GPU name", self.name)
@@ -51,10 +53,16 @@ class Gpu:
         check_number("GPU throughput", self.bf16_tflops, 0.1, 1e6, "TFLOP/s")
         if self.link_gb_per_s is not None:
             check_number("GPU link", self.link_gb_per_s, 0.1, 1e5, "GB/s")
+        if self.fp8_tflops is not None:
+            check_number("GPU throughput in 8 bits", self.fp8_tflops, 0.1, 1e6, "TFLOP/s")
+
+    def tflops(self, in_8_bits: bool) -> float:
+        """Dense tensor throughput for matrices of 16 or of 8 bits, 10¹² operations per second."""
+        return self.fp8_tflops or self.bf16_tflops if in_8_bits else self.bf16_tflops
 
 
 _FILE = Path(__file__).with_name("gpus.json")
-_KEYS = ("name", "memory_mib", "hbm_gb_per_s", "bf16_tflops", "link_gb_per_s", "source")
+_KEYS = ("name", "memory_mib", "hbm_gb_per_s", "bf16_tflops", "fp8_tflops", "link_gb_per_s", "source")
 
 
 def gpu_names() -> list[str]:
@@ -82,8 +90,8 @@ def find_gpu(name: str) -> Gpu:
 
 
 def read_gpu(path: Path | str) -> Gpu:
-    """The data sheet in a JSON file: `name`, `memory_mib`, `hbm_gb_per_s` and `bf16_tflops`; `link_gb_per_s` (for
-    several GPUs) and `source` are optional.
+    """The data sheet in a JSON file: `name`, `memory_mib`, `hbm_gb_per_s` and `bf16_tflops`; `fp8_tflops`,
+    `link_gb_per_s` (for several GPUs) and `source` are optional.
 
     Raises:
         InputError: no such file, or a key that is missing, unknown or malformed.
@@ -108,6 +116,7 @@ def _gpu(sheet: JsonObject, source: str | None = None) -> Gpu:
         bf16_tflops=sheet.number("bf16_tflops"),
         source=sheet.text("source", default=source),
         link_gb_per_s=sheet.number("link_gb_per_s") if sheet.has("link_gb_per_s") else None,
+        fp8_tflops=sheet.number("fp8_tflops") if sheet.has("fp8_tflops") else None,
     )
 
 

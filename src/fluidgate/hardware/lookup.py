@@ -218,7 +218,7 @@ def estimate_hardware(shape: ModelShape, gpu: Gpu, serving: Serving | None = Non
     serving = serving or Serving()
     refuse_moe(shape)
     law, gpus = serving.law(shape), serving.tp * serving.pp
-    source = f"ESTIMATE, not measured: roofline from the data sheet of {gpu.name} ({gpu.source}){_stored(shape)}"
+    source = f"ESTIMATE, not measured: roofline from the data sheet of {gpu.name} ({gpu.source}){_stored(shape, gpu)}"
     if serving.pp > 1:
         source += f"; {serving.pp} stages, one batch at a time: each GPU idles {1 - 1 / serving.pp:.0%} of a step"
     return Hardware(
@@ -232,11 +232,12 @@ def estimate_hardware(shape: ModelShape, gpu: Gpu, serving: Serving | None = Non
     )
 
 
-def _stored(shape: ModelShape) -> str:
+def _stored(shape: ModelShape, gpu: Gpu) -> str:
     """How the weights are stored, where it is not in 16 bits."""
     if shape.scheme == SIXTEEN_BIT:
         return ""
-    return f"; {shape.weight_bytes / GIB:.1f} GiB of weights ({shape.scheme.title}), computed at the bf16 rate"
+    rate = "fp8" if shape.scheme.computes_in_8_bits and gpu.fp8_tflops is not None else "bf16"
+    return f"; {shape.weight_bytes / GIB:.1f} GiB of weights ({shape.scheme.title}), computed at the {rate} rate"
 
 
 def _given(source: str) -> str:

@@ -29,11 +29,14 @@ class Scheme:
         title: the method, for people.
         weight_bits: per weight, scales and zero points included.
         kv_element_bytes: of the KV cache, where the checkpoint brings its scales; else 2.
+        computes_in_8_bits: whether activations are quantised as well, so that matrices multiply in 8 bits (or 4, which
+            is not counted apart).
     """
 
     title: str = "16-bit"
     weight_bits: float = 16.0
     kv_element_bytes: int = 2
+    computes_in_8_bits: bool = False
 
 
 SIXTEEN_BIT = Scheme()
@@ -114,7 +117,15 @@ def _scheme(section: JsonObject) -> Scheme:
     if method not in _METHODS:
         methods = ", ".join(sorted(_METHODS))
         raise section.error("quant_method", f"= {method!r} is not counted here ({methods} are); {_ELSEWHERE}")
-    return Scheme(method, _METHODS[method](section), _kv_element_bytes(section))
+    return Scheme(method, _METHODS[method](section), _kv_element_bytes(section), _computes_in_8_bits(method, section))
+
+
+def _computes_in_8_bits(method: str, section: JsonObject) -> bool:
+    if method == "compressed-tensors":
+        return any(group.has("input_activations") for group in _config_groups(section))
+    if method == "modelopt":
+        return section.text("quant_algo").upper().startswith(("FP8", "NVFP4", "INT8"))
+    return method == "fp8"
 
 
 def _grouped(section: JsonObject) -> float:
