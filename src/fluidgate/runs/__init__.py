@@ -6,7 +6,7 @@ from fluidgate.runs.frontier import FRONTIER_POLICIES, Frontier, StableRate, fro
 from fluidgate.runs.jobs import Runner
 from fluidgate.runs.one_pool import one_pool
 from fluidgate.runs.provenance import provenance
-from fluidgate.runs.simulation import plan_for, policy_for, simulate
+from fluidgate.runs.simulation import plan_for, policy_for, simulate, timings_of
 
 __all__ = [
     "DEFAULT_POLICIES",
@@ -26,6 +26,7 @@ __all__ = [
     "repeated",
     "rows",
     "simulate",
+    "timings_of",
     "write_csv",
     "write_parquet",
     "write_table",
