@@ -59,6 +59,11 @@ def test_an_old_result_is_lengths_whose_arrivals_are_drawn_as_it_says(save):
     assert read_trace(path, seed=4)[0].digest != workload.digest
 
 
+def test_endless_burstiness_is_requests_at_equal_distances(save):
+    workload, _ = read_trace(save(BENCH | {"burstiness": float("inf")}))
+    np.testing.assert_allclose(np.diff(workload.arrival_s), 0.5, rtol=0.01)
+
+
 @pytest.mark.parametrize("rate", ["inf", float("inf"), None, "trace"])
 def test_an_old_result_without_a_rate_is_lengths_alone(save, rate):
     workload, note = read_trace(save(BENCH | {"request_rate": rate}))

@@ -6,6 +6,7 @@ from fluidgate.runs.frontier import FRONTIER_POLICIES, Frontier, StableRate, fro
 from fluidgate.runs.jobs import Runner
 from fluidgate.runs.one_pool import one_pool
 from fluidgate.runs.provenance import provenance
+from fluidgate.runs.requests_fit import calibrate_requests
 from fluidgate.runs.simulation import plan_for, policy_for, simulate, timings_of
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Runner",
     "Scenario",
     "StableRate",
+    "calibrate_requests",
     "compare",
     "frontier",
     "one_pool",

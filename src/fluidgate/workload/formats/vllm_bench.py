@@ -27,6 +27,7 @@ from fluidgate.workload.formats._files import read_json_objects
 _MARKS = ('"input_lens"', '"request_throughput"', '"num_prompts"', '"endpoint_type"')
 _DETAILED = "run the benchmark with --save-result --save-detailed (SGLang: --output-details)"
 MAX_BURSTINESS = 1e6
+"""Beyond it gaps are equal, to a thousandth."""
 APPENDED = ", one a line, as --append-result writes them"
 
 
@@ -136,6 +137,8 @@ def _arrivals(path: Path, result: dict[str, Any]) -> ArrivalProcess | None:
     if rate is None or isinstance(rate, str):
         return None
     burstiness = 1.0 if result.get("burstiness") is None else result["burstiness"]
+    if burstiness == math.inf:  # requests at equal distances
+        burstiness = MAX_BURSTINESS
     for key, value, least, most in (
         ("request_rate", rate, MIN_RATE, MAX_RATE),
         ("burstiness", burstiness, 1 / MAX_BURSTINESS, MAX_BURSTINESS),
