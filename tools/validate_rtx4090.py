@@ -18,15 +18,16 @@ from fluidgate.engine import EngineConfig
 from fluidgate.hardware import StepTime, get_hardware
 from fluidgate.report import standalone
 from fluidgate.report.plots import Line, lines_over_time
+from fluidgate.runs import timings_of
 from fluidgate.studies.measured import (
     Gauges,
-    MeasuredRun,
-    Timings,
+    WatchedRun,
     fit_to_timings,
-    read_measured_run,
+    read_watched_run,
     replay,
     simulated_gauges,
 )
+from fluidgate.workload import Timings
 
 NUM_GPU_BLOCKS = 2588
 CONFIG = EngineConfig(max_num_batched_tokens=2048, max_num_seqs=256)
@@ -40,7 +41,7 @@ OTHER_SETTINGS = {
 STATISTICS = ("mean", "p50", "p90", "p99")
 
 
-def halves(run: MeasuredRun) -> tuple[slice, slice]:
+def halves(run: WatchedRun) -> tuple[slice, slice]:
     """The requests that are fitted, and those that are predicted."""
     middle = len(run.workload) // 2
     return slice(0, middle), slice(middle, len(run.workload))
@@ -51,7 +52,7 @@ def data_sheet() -> StepTime:
     return get_hardware("llama-3.1-8b", "rtx-4090").step_time
 
 
-def fit(run: MeasuredRun, config: EngineConfig = CONFIG) -> StepTime:
+def fit(run: WatchedRun, config: EngineConfig = CONFIG) -> StepTime:
     """The step time fitted to the first half."""
     return fit_to_timings(run, data_sheet(), NUM_GPU_BLOCKS, config, halves(run)[0])
 
@@ -108,7 +109,7 @@ def print_gauges(measured: Gauges, simulated: Gauges, after_s: float) -> None:
         print(f"| {name} | {' | '.join(shown)} |")
 
 
-def print_settings(run: MeasuredRun) -> None:
+def print_settings(run: WatchedRun) -> None:
     print(
         "\n| engine | step time from | TTFT mean | TTFT p99 | TPOT mean | E2E mean | TPOT each | evictions | c_kv, µs |"
     )
@@ -117,7 +118,7 @@ def print_settings(run: MeasuredRun) -> None:
     rows += [(name, "first half", config, fit(run, config)) for name, config in OTHER_SETTINGS.items()]
     for name, source, config, step_time in rows:
         records = replay(run, step_time, NUM_GPU_BLOCKS, config)
-        found = errors(run.timings, Timings.of(records), halves(run)[1])
+        found = errors(run.timings, timings_of(records), halves(run)[1])
         cells = [f"{found[key]:+.1%}" for key in ("TTFT mean", "TTFT p99", "TPOT mean", "E2E mean")]
         cells += [f"{found['TPOT each']:.1%}", str(int(records.preemptions.sum())), f"{1e6 * step_time.c_kv:.3f}"]
         print(f"| {name} | {source} | {' | '.join(cells)} |")
@@ -143,12 +144,12 @@ def main() -> None:
     parser.add_argument("trace", type=Path)
     parser.add_argument("--figures", type=Path)
     arguments = parser.parse_args()
-    run = read_measured_run(arguments.trace)
+    run = read_watched_run(arguments.trace)
     step_time, second = fit(run), halves(run)[1]
     print(f"step time: {step_time}\ndata sheet: {data_sheet()}\n")
     records = replay(run, step_time, NUM_GPU_BLOCKS, CONFIG, steps=True)
     gauges = simulated_gauges(records, run.gauges.at_s)
-    print_latencies(run.timings, Timings.of(records), second)
+    print_latencies(run.timings, timings_of(records), second)
     print_gauges(run.gauges, gauges, float(run.timings.first_scheduled_s[second].min()))
     print_settings(run)
     if arguments.figures is not None:

@@ -41,7 +41,7 @@ from fluidgate.runs import Runner, compare, plan_for
 from fluidgate.serving.flags import serve_command, serve_flags
 from fluidgate.serving.planfile import PlanFile
 from fluidgate.words import escaped
-from fluidgate.workload import Workload, info, read_trace, write_mooncake, write_vidur
+from fluidgate.workload import Workload, info, read_results, read_trace, write_mooncake, write_vidur
 from latency_grids import fit_grid, read_grids
 
 from . import seeds
@@ -94,6 +94,14 @@ def trace(format: str | None, **options: list[Any]) -> Callable[[Path, Random], 
             simulated(workload.scaled(rng.choice((1.0, 1.0, 3.0))), seeds.TINY)
 
     return use
+
+
+def times(path: Path, _rng: Random) -> None:
+    """Read a result's runs with the times of their requests."""
+    for measured in read_results(path, failed="drop"):
+        assert "\n" not in measured.note
+        for latencies_s in measured.timings.latencies_s.values():
+            assert np.all((latencies_s >= 0) | np.isnan(latencies_s))
 
 
 def hardware(path: Path, rng: Random) -> None:
@@ -264,9 +272,22 @@ READERS = (
     Reader("mooncake.jsonl", lambda: seeds.MOONCAKE, trace("mooncake", jitter_seed=[None, 3])),
     Reader("sharegpt.json", lambda: seeds.SHAREGPT, trace("sharegpt", failed=FAILED)),
     Reader("vllm-bench.json", lambda: seeds.VLLM_BENCH, trace("vllm-bench", failed=FAILED)),
+    Reader("appended.json", lambda: seeds.VLLM_APPENDED, trace("vllm-bench", failed=FAILED, run=[1, 2])),
+    Reader("guidellm.json", lambda: seeds.GUIDELLM[:1], trace("guidellm", failed=FAILED, run=[None, 1])),
+    Reader("aiperf.jsonl", lambda: seeds.AIPERF[:1], trace("aiperf", failed=FAILED)),
+    Reader("times.json", lambda: (*seeds.VLLM_BENCH, *seeds.VLLM_APPENDED, *seeds.GUIDELLM, *seeds.AIPERF), times),
     Reader(
         "any.trace",
-        lambda: (*seeds.AZURE, *seeds.BURSTGPT, *seeds.VIDUR, *seeds.MOONCAKE, *seeds.SHAREGPT, *seeds.VLLM_BENCH),
+        lambda: (
+            *seeds.AZURE,
+            *seeds.BURSTGPT,
+            *seeds.VIDUR,
+            *seeds.MOONCAKE,
+            *seeds.SHAREGPT,
+            *seeds.VLLM_BENCH,
+            *seeds.GUIDELLM[:1],
+            *seeds.AIPERF[:1],
+        ),
         trace(None),
     ),
     Reader("plan.json", seeds.plans, plan),

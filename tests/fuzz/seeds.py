@@ -93,12 +93,80 @@ VLLM_BENCH = (
             "num_prompts": 5,
             "request_throughput": 3.5,
             "input_lens": [10, 20, 30, 40, 50],
-            "output_lens": [5, 6, 7, 8, 9],
+            "output_lens": [2, 3, 2, 2, 2],
             "start_times": [1.5, 2.0, 2.25, 3.0, 4.0],
+            "ttfts": [0.1, 0.2, 0.1, 0.1, 0.3],
+            "itls": [[0.01], [0.01, 0.02], [0.02], [0.01], [0.01]],
             "errors": ["", "", "", "", ""],
         },
         indent=1,
     ),
+)
+VLLM_APPENDED = (
+    _lines(
+        *(
+            json.dumps(
+                {
+                    "request_throughput": 3.5,
+                    "request_rate": "inf",
+                    "burstiness": 1.0,
+                    "max_concurrency": 2,
+                    "input_lens": [10, 20, 30],
+                    "output_lens": [1, 2, 2],
+                    "ttfts": [0.1, 0.2, 0.1],
+                    "itls": [[], [0.02], [0.02]],
+                }
+            )
+            for _run in range(2)
+        )
+    ),
+)
+GUIDELLM = tuple(
+    json.dumps(
+        {
+            "benchmarks": [
+                {
+                    "config": {"strategy": {"type_": "concurrent", "streams": 2}},
+                    "requests": {
+                        "successful": [
+                            {
+                                "request_start_time": 10.0 + i,
+                                "request_end_time": 12.5 + i,
+                                "time_to_first_token_ms": 80.5,
+                                "prompt_tokens": 30 + i,
+                                "output_tokens": 9,
+                            }
+                            for i in range(4)
+                        ],
+                        "incomplete": [{"start_time": 15.0, "prompt_tokens": 3, "output_tokens": 2}][: runs - 1],
+                    },
+                }
+            ]
+            * runs
+        },
+        indent=1,
+    )
+    for runs in (1, 2)
+)
+AIPERF = tuple(
+    _lines(
+        *(
+            json.dumps(
+                {
+                    "metadata": {"request_start_ns": 10**18 + 10**9 * i, "request_end_ns": 10**18 + 10**9 * (i + 3)},
+                    "metrics": {
+                        "input_sequence_length": {"value": 20 + i, "unit": "tokens"},
+                        "output_sequence_length": {"value": 3, "unit": "tokens"},
+                        "time_to_first_token": {"value": 25.5, "unit": "ms"},
+                        "inter_chunk_latency": {"value": [5.5, 4.5], "unit": "ms"},
+                    },
+                    "error": {"type": "Timeout"} if i > 3 else None,
+                }
+            )
+            for i in range(requests)
+        )
+    )
+    for requests in (4, 6)
 )
 
 

@@ -59,12 +59,21 @@ def test_round_trip_of_an_unknown_error(tmp_path: Path) -> None:
     assert replace(back, relative_error=0.0) == replace(paper, relative_error=0.0)
 
 
+def test_round_trip_of_an_overhead(tmp_path: Path) -> None:
+    outside = Hardware("m", StepTime(0.01), 1000, overhead_s=0.0125)
+    write_hardware(outside, tmp_path / "h.json")
+    assert read_hardware(tmp_path / "h.json").overhead_s == 0.0125
+    with pytest.raises(InputError, match="overhead_s = nan must be at least 0"):
+        replace(outside, overhead_s=math.nan)
+
+
 def test_defaults(tmp_path: Path) -> None:
     path = tmp_path / "h.json"
     path.write_text(json.dumps(GOOD))
     hardware = read_hardware(path)
     assert hardware.step_time == StepTime(c0=0.01, c_kv=4e-7)
     assert (hardware.num_gpu_blocks, hardware.block_size, hardware.source) == (1000, 16, "")
+    assert hardware.overhead_s == 0
 
 
 @pytest.mark.parametrize(
@@ -88,6 +97,8 @@ def test_defaults(tmp_path: Path) -> None:
         ({"step_time": {"c0": 0.01, "d1": 1e-7}}, "'d1' is not a known key"),
         ({"step_time": {"c0": 0}}, "c0, c_tok and c_seq are all 0"),
         ({"relative_error": -0.1}, "'relative_error' = -0.1 must be finite"),
+        ({"overhead_s": -0.01}, "'overhead_s' = -0.01 must be finite and at least 0"),
+        ({"overhead_s": 1e7}, "'overhead_s' = 10000000.0 must be at most 1e+06"),
         ({"step_time": {"c0": 10**400}}, "'c0' = 100000000000… (401 digits) must be at most 1e+15"),
         ({"num_gpu_blocks": 10**12}, "'num_gpu_blocks' = 1000000000000 must be at least 2 and at most 2,147,483,647"),
         ({"block_size": 10**6}, "'block_size' = 1000000 must be at least 1 and at most 65,536"),

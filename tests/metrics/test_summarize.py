@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -193,3 +193,13 @@ def test_histogram_percentiles_are_exact_to_a_thousandth(gaps_s, times):
     counts, _ = np.histogram(gaps, edges_s)
     wanted = [0.0, 50.0, 90.0, 95.0, 99.0, 100.0]
     np.testing.assert_allclose(gap_percentiles_s(counts, edges_s, wanted), np.percentile(gaps, wanted), rtol=1e-3)
+
+
+def test_the_hardwares_overhead_is_part_of_ttft_and_e2e_latency_alone(five):
+    outside = replace(five, hardware=replace(five.hardware, overhead_s=0.25))
+    without, added = summarize(five, Slo(ttft_ms=1100)), summarize(outside, Slo(ttft_ms=1100))
+    for key in ("mean_ttft_ms", "p99_ttft_ms", "mean_e2el_ms", "median_e2el_ms"):
+        assert getattr(added, key) == getattr(without, key) + 250, key
+    for key in ("mean_tpot_ms", "mean_itl_ms", "output_throughput", "duration_s"):
+        assert getattr(added, key) == getattr(without, key), key
+    assert without.goodput_share > added.goodput_share, "a first token after 1,000 ms and 250 ms is late"

@@ -167,11 +167,17 @@ def _result(**changes):
 
 VLLM = {
     "broken JSON": ('{"input_lens":\n [1, 2', 2, "write the file again"),
-    "two results in a file": (_result() + "\n" + _result(), 2, "one JSON document"),
+    "two results in a file, none chosen": (_result() + "\n" + _result(), "holds 2 runs", "--run 1 to --run 2"),
+    "a second result that is cut off": (_result() + "\n" + _result()[:-9], 2, "as one JSON object"),
+    "a list": (_result() + "\n[1]", 2, "one JSON object"),
     "a key twice": (_result()[:-1] + ', "input_lens": [1, 2]}', "'input_lens' is given twice", "keep one"),
     "a start beyond any clock": (_result(start_times=[1.0, 1e17]), "request 1", "correct it"),
     "no details saved": ('{"num_prompts": 3, "request_throughput": 1.0}', "input_lens", "--save-detailed"),
-    "no start times": (_result(start_times=None), "start_times", "newer vLLM"),
+    "a rate below all": (_result(start_times=None, request_rate=-1), "request_rate", "correct it"),
+    "a burstiness of text": (_result(request_rate=2.0, burstiness="1"), "burstiness", "correct it"),
+    "half a request in flight": (_result(max_concurrency=0.5), "max_concurrency", "correct it"),
+    "gaps that are no list": (_result(itls=[[0.1], 0.1]), "request 1", "correct it"),
+    "a negative gap": (_result(itls=[[0.1], [-0.1]]), "request 1", "correct it"),
     "no output lengths": (_result(output_lens=None), "output_lens", "--save-detailed"),
     "an empty run": (_result(input_lens=[]), "input_lens", "run the benchmark again"),
     "lengths differ": (_result(output_lens=[5]), "output_lens has 1", "run the benchmark again"),
@@ -187,17 +193,99 @@ VLLM = {
     "an endless number": (_result().replace("20", "2" * 5000), "too long", "write the file again"),
     "not a list": (_result(input_lens=3), "input_lens", "run the benchmark again"),
 }
+
+
+def _guidellm(*, first=None, **changes):
+    requests = [
+        {"request_start_time": 100.0 + i, "request_end_time": 103.0 + i, "prompt_tokens": 10, "output_tokens": 5}
+        for i in range(2)
+    ]
+    requests[1] |= changes
+    requests[1] = {key: value for key, value in requests[1].items() if value is not None}
+    return json.dumps({"benchmarks": [*(first or []), {"requests": {"successful": requests}}]})
+
+
+GUIDELLM = {
+    "broken JSON": ('{"benchmarks":\n [1, 2', 2, "write the file again"),
+    "a list": ("[]", 1, "guidellm"),
+    "no benchmarks": ('{"benchmarks": []}', "'benchmarks'", "run the benchmark again"),
+    "benchmarks of text": ('{"benchmarks": ["a"]}', "'benchmarks'", "must be a list of objects"),
+    "no requests": ('{"benchmarks": [{"requests": {"successful": []}}]}', "'successful'", "run the benchmark again"),
+    "requests of a number": ('{"benchmarks": [{"requests": 3}]}', "'requests'", "must be an object"),
+    "no prompt": (_guidellm(prompt_tokens=None), "successful[1]", "is missing"),
+    "no start": (_guidellm(request_start_time=None), "successful[1]", "is missing"),
+    "half a token": (_guidellm(output_tokens=5.5), "request 1", "correct or remove"),
+    "text": (_guidellm(output_tokens="5"), "successful[1]", "must be a number"),
+    "a time beyond any clock": (_guidellm(request_start_time=1e17), "successful[1]", "must be at most"),
+    "NaN": (_guidellm(request_start_time=float("nan")), "successful[1]", "must be finite"),
+    "two benchmarks, none chosen": (
+        _guidellm(first=[{"requests": {"successful": [{"start_time": 1, "prompt_tokens": 1, "output_tokens": 1}]}}]),
+        "holds 2 runs",
+        "--run 1 to --run 2",
+    ),
+    "an incomplete request": (
+        _guidellm().replace("]}}", '], "incomplete": [{"prompt_tokens": 10, "start_time": 5}]}}'),
+        "unserved request 2",
+        "failed='drop'",
+    ),
+}
+
+
+def _aiperf(metadata=None, **metrics):
+    about = {"request_start_ns": 1764000000500000000, "request_end_ns": 1764000003500000000} | (metadata or {})
+    values = {"input_sequence_length": 10, "output_sequence_length": 5} | metrics
+    units = {"time_to_first_token": "ms", "inter_chunk_latency": "ms"}
+    return (
+        json.dumps(
+            {
+                "metadata": {key: value for key, value in about.items() if value is not None},
+                "metrics": {
+                    key: {"value": value, "unit": units.get(key, "tokens")}
+                    for key, value in values.items()
+                    if value is not None
+                },
+            }
+        )
+        + "\n"
+    )
+
+
+AIPERF = {
+    "cut off": (_aiperf() + _aiperf()[:40], 2, "one JSON object"),
+    "a list": (_aiperf() + "[1]", 2, "one JSON object"),
+    "a key twice": (_aiperf() + _aiperf().replace('"metrics"', '"metadata"'), 2, "keep one"),
+    "no metadata": (_aiperf() + '{"metrics": {}}', 2, "'metadata' is missing"),
+    "no start": (_aiperf() + _aiperf({"request_start_ns": None}), 2, "'request_start_ns' is missing"),
+    "a start of half a nanosecond": (_aiperf() + _aiperf({"request_start_ns": 0.5}), 2, "a whole number"),
+    "a start beyond any clock": (_aiperf() + _aiperf({"request_start_ns": 10**20}), 2, "and at most"),
+    "no metrics": (_aiperf() + '{"metadata": {"request_start_ns": 5}}', 2, "'metrics' is missing"),
+    "no prompt": (_aiperf() + _aiperf(input_sequence_length=None), 2, "'input_sequence_length' is missing"),
+    "half a token": (_aiperf() + _aiperf(output_sequence_length=5.5), 2, "correct or remove"),
+    "text": (_aiperf() + _aiperf(output_sequence_length="5"), 2, "must be a number"),
+    "an unknown unit": (_aiperf() + _aiperf(time_to_first_token=3).replace('"ms"', '"h"'), 2, "'unit'"),
+    "gaps of text": (_aiperf() + _aiperf(inter_chunk_latency=["a"]), 2, "must be a list of numbers"),
+    "a cancelled request": (_aiperf() + _aiperf({"was_cancelled": True}), 2, "failed='drop'"),
+    "an error": (
+        _aiperf() + _aiperf().replace('{"metadata"', '{"error": {"type": "Timeout"}, "metadata"'),
+        2,
+        "Timeout",
+    ),
+}
 BAD = {
+    "aiperf": AIPERF,
     "azure": AZURE,
     "burstgpt": BURSTGPT,
+    "guidellm": GUIDELLM,
     "mooncake": MOONCAKE,
     "sharegpt": SHAREGPT,
     "vidur": VIDUR,
     "vllm-bench": VLLM,
 }
 GOOD = {
+    "aiperf": _aiperf(),
     "azure": A,
     "burstgpt": B,
+    "guidellm": _guidellm(),
     "mooncake": M * 2,
     "sharegpt": _second(),
     "vidur": V,
@@ -265,7 +353,7 @@ def test_unknown_content_lists_the_known_formats(tmp_path):
 def test_unknown_format_option_and_choice_are_named(tmp_path):
     path = tmp_path / "trace.csv"
     path.write_text(B)
-    with pytest.raises(InputError, match="format 'csv' is not known; use one of azure"):
+    with pytest.raises(InputError, match="format 'csv' is not known; use one of aiperf"):
         read_trace(path, "csv")
     with pytest.raises(InputError, match="burstgpt has no option 'jitter_seed'; it knows failed"):
         read_trace(path, jitter_seed=1)

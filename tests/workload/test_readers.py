@@ -61,9 +61,36 @@ VLLM = {
     "start_times": [1000.5, 1001.0, 1002.0],
     "errors": ["", "", ""],
 }
+GUIDELLM = {
+    "metadata": {"guidellm_version": "0.5.0"},
+    "benchmarks": [
+        {
+            "requests": {
+                "successful": [
+                    {"request_start_time": 100.5, "request_end_time": 104, "prompt_tokens": 256, "output_tokens": 64},
+                    {"request_start_time": 100.0, "request_end_time": 103, "prompt_tokens": 512, "output_tokens": 128},
+                ]
+            }
+        }
+    ],
+}
+AIPERF = "\n".join(
+    json.dumps(
+        {
+            "metadata": {"request_start_ns": start_ns, "request_end_ns": start_ns + 3 * 10**9, "was_cancelled": False},
+            "metrics": {
+                "input_sequence_length": {"value": prompt, "unit": "tokens"},
+                "output_sequence_length": {"value": output, "unit": "tokens"},
+            },
+        }
+    )
+    for start_ns, prompt, output in ((1764000000 * 10**9, 512, 128), (17640000005 * 10**8, 256, 64))
+)
 GOOD = {
+    "aiperf": AIPERF,
     "azure": AZURE_2023,
     "burstgpt": BURSTGPT,
+    "guidellm": json.dumps(GUIDELLM),
     "mooncake": MOONCAKE,
     "sharegpt": SHAREGPT,
     "vidur": VIDUR,

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from fluidgate.cli import (
     calibrate,
     calibrate_aiconfigurator,
+    calibrate_requests,
     calibrate_server,
     compare,
     doctor,
@@ -55,6 +56,7 @@ app.command("frontier", epilog=frontier.EXAMPLE)(frontier.command)
 app.command("serve-args", epilog=serve_args.EXAMPLE)(serve_args.command)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.command)
 calibrate.app.command("aiconfigurator", epilog=calibrate_aiconfigurator.EXAMPLE)(calibrate_aiconfigurator.command)
+calibrate.app.command("requests", epilog=calibrate_requests.EXAMPLE)(calibrate_requests.command)
 calibrate.app.command("server", epilog=calibrate_server.EXAMPLE)(calibrate_server.command)
 app.add_typer(calibrate.app, name="calibrate")
 app.add_typer(trace.app, name="trace")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluidgate.cli import options as o
+from fluidgate.cli.overhead import Overhead, load_with
 from fluidgate.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ComparisonOptions:
     ] = None
     repeats: o.Repeats = 3
     goodput: o.Goodput = None
+    overhead: Overhead = True
     stable_rates: Annotated[
         bool,
         typer.Option("--frontier", help="With --html: find and show each policy's largest stable rate; takes longer."),
@@ -79,7 +81,7 @@ def command(
     with running.runner("simulating") as runner:
         result = compare(
             draws,
-            hardware.load(),
+            load_with(comparing.overhead, hardware),
             comparing.policies or DEFAULT_POLICIES,
             loads=comparing.loads,
             config=engine.load(),

@@ -50,6 +50,9 @@ JitterSeed = Annotated[
         _W, "--jitter-seed", help="Spread Mooncake's batches of equal timestamps, with this seed.", min=0, max=MAX_SEED
     ),
 ]
+Run = Annotated[
+    int | None, _option(_W, "--run", help="Which run of a benchmark result that holds several, from 1.", min=1)
+]
 Preset = Annotated[str, _option(_W, "--preset", help="Built-in workload, used where no trace is given.")]
 Requests = Annotated[
     int | None,
@@ -83,6 +86,7 @@ class WorkloadOptions:
     trace_format: TraceFormat = None
     failed: Failed = "stop"
     jitter_seed: JitterSeed = None
+    run: Run = None
     preset: Preset = "azure-conv-2023"
     requests: Requests = None
     rate: Rate = None
@@ -117,7 +121,9 @@ class WorkloadOptions:
         extra: dict[str, Any] = {"failed": self.failed} if self.failed != "stop" else {}
         if self.jitter_seed is not None:
             extra["jitter_seed"] = self.jitter_seed
-        workload, note = read_trace(self.trace, self.trace_format, **extra)
+        if self.run is not None:
+            extra["run"] = self.run
+        workload, note = read_trace(self.trace, self.trace_format, seed=self.seed, **extra)
         if workload.duration_s == 0 and self.rate is not None:  # lengths without arrivals
             workload, note = read_trace(
                 self.trace, self.trace_format, arrivals=Poisson(self.rate), seed=self.seed, **extra

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fluidgate.cli import options as o
+from fluidgate.cli.overhead import Overhead, load_with
 
 if TYPE_CHECKING:
     from fluidgate.engine import Fleet, RunRecords
@@ -36,6 +37,7 @@ class RunOptions:
     repeats: o.Repeats = 1
     goodput: o.Goodput = None
     perfetto: Perfetto = None
+    overhead: Overhead = True
 
 
 @o.grouped
@@ -80,14 +82,14 @@ def _run(
 ) -> None:
     from fluidgate.metrics import parse_goodput, summarize
     from fluidgate.policies import load_policy_file
-    from fluidgate.report import summary_table, write_perfetto
+    from fluidgate.report import outside_engine, summary_table, write_perfetto
     from fluidgate.runs import policy_for, provenance
 
     written = output.files("summary.json", "requests.csv")
     o.try_outputs(*written, options.perfetto, folders=[output.output_dir])
     load_policy_file(options.policy_file)
     settings = engine.load()
-    draws, hardware = workload.draws(options.repeats), hardware_options.load()
+    draws, hardware = workload.draws(options.repeats), load_with(options.overhead, hardware_options)
     config = settings.on(hardware)
     slo = parse_goodput(options.goodput) if options.goodput else None
     chosen = policy_for(options.policy, draws[0], hardware, config, fleet.replicas)
@@ -101,7 +103,8 @@ def _run(
     if output.as_json:
         o.write_json(numbers)
     else:
-        o.console().print(summary_table(summaries, title=f"{options.policy} on {draws[0].name}, {hardware.name}"))
+        title = f"{options.policy} on {draws[0].name}, {hardware.name}{outside_engine(hardware)}"
+        o.console().print(summary_table(summaries, title=title))
         for records in runs:
             _print_fleet(_fleet_facts(records))
     about = provenance(

@@ -29,13 +29,14 @@ def info(
     trace_format: o.TraceFormat = None,
     failed: o.Failed = "stop",
     jitter_seed: o.JitterSeed = None,
+    run: o.Run = None,
     output_format: o.OutputFormat = o.Format.TABLE,
 ) -> None:
     """Describe a trace: rate, burstiness, lengths, shared prefixes, classes."""
     from fluidgate.report import facts_table
     from fluidgate.workload import info as facts_of
 
-    workload = _read(path, trace_format, failed, jitter_seed)
+    workload = _read(path, trace_format, failed, jitter_seed, run)
     facts = facts_of(workload)
     if output_format is o.Format.JSON:
         o.write_json(facts)
@@ -50,13 +51,14 @@ def convert(
     trace_format: o.TraceFormat = None,
     failed: o.Failed = "stop",
     jitter_seed: o.JitterSeed = None,
+    run: o.Run = None,
     rate_scale: o.RateScale = 1.0,
     start: Start = 0.0,
     end: End = None,
 ) -> None:
     """Convert a trace to another format, sliced and scaled if asked."""
     write = _writer(target)
-    workload = _read(source, trace_format, failed, jitter_seed)
+    workload = _read(source, trace_format, failed, jitter_seed, run)
     if start > 0 or end is not None:
         workload = workload.between(start, float("inf") if end is None else end)
     write(workload if rate_scale == 1.0 else workload.scaled(rate_scale))
@@ -81,8 +83,10 @@ def generate(
     write(draw(preset, n=n, duration_s=duration, rate=rate, seed=seed))
 
 
-def _read(path: Path, trace_format: str | None, failed: str, jitter_seed: int | None) -> Workload:
-    return o.WorkloadOptions(trace=path, trace_format=trace_format, failed=failed, jitter_seed=jitter_seed).load()
+def _read(path: Path, trace_format: str | None, failed: str, jitter_seed: int | None, run: int | None) -> Workload:
+    return o.WorkloadOptions(
+        trace=path, trace_format=trace_format, failed=failed, jitter_seed=jitter_seed, run=run
+    ).load()
 
 
 def _writer(path: Path) -> Callable[[Workload], None]:

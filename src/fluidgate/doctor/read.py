@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import time
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from fluidgate.doctor.facts import Facts
 from fluidgate.doctor.logged import facts_of_log
 from fluidgate.doctor.scraped import facts_of
 from fluidgate.errors import InputError
-from fluidgate.input import read_text
-from fluidgate.vllm_metrics.address import Address, without_credentials
+from fluidgate.vllm_metrics.address import Address
 from fluidgate.vllm_metrics.log import MARK
+from fluidgate.vllm_metrics.saved import saved_page
 from fluidgate.vllm_metrics.scrape import Scrape, fetch
 
 MAX_LOOKS = 10
@@ -48,9 +47,9 @@ def read_facts(
         if second is not None:
             raise InputError("a second scrape in a file goes with a first one in a file; for an address use --wait-s")
         return _of_server(Address.of(source, api_key), wait_s)
-    text = _file(source)
+    text = saved_page(source)
     if second is not None:
-        return facts_of(Scrape.of(_file(second), str(second)), Scrape.of(text, source), wait_s)
+        return facts_of(Scrape.of(saved_page(second), str(second)), Scrape.of(text, source), wait_s)
     if wait_s is not None:
         raise InputError("--wait-s needs a server's address, or a --second scrape taken that much later")
     if MARK not in text and "vllm:" not in text:
@@ -77,15 +76,3 @@ def _of_server(address: Address, wait_s: float | None) -> Facts:
     assert first.taken_s is not None
     assert last.taken_s is not None
     return facts_of(last, first, round(last.taken_s - first.taken_s, 3), between)
-
-
-def _file(path: Path | str) -> str:
-    advice = f"give the last part of it, for example `tail -n 100000 {shlex.quote(str(path))} > last.log`"
-    try:
-        text = read_text(Path(path), advice, errors="replace")
-    except OSError as error:
-        hint = "; an address begins with http://" if ":" in str(path) else ""
-        raise InputError(f"{without_credentials(str(path))}: cannot be read ({error.strerror}){hint}") from None
-    if not text.strip():
-        raise InputError(f"{path}: is empty; save a scrape: `curl http://HOST:8000/metrics > scrape.txt`")
-    return text

@@ -83,6 +83,8 @@ class Hardware:
         kv_law: blocks that a request of n tokens holds, and their dtype; None: of one group that keeps every token, and
             not known.
         server: the limits that a vLLM server sets on it by itself.
+        overhead_s: what HTTP, the tokeniser and the delivery add to each request's TTFT and E2E latency, outside the
+            engine; reports add it, the engine's clock does not know it.
     """
 
     name: str
@@ -95,10 +97,15 @@ class Hardware:
     grid: StepGrid | None = None
     kv_law: KvLaw | None = None
     server: ServerDefaults = ServerDefaults()  # noqa: RUF009 - it is frozen
+    overhead_s: float = 0.0
 
     def __post_init__(self) -> None:
         check_name("hardware name", self.name)
         check_name("hardware source", self.source)
+        if not 0 <= self.overhead_s <= MAX_STEP_S:
+            raise InputError(
+                f"{self.name}: overhead_s = {self.overhead_s} must be at least 0 and at most {MAX_STEP_S:g}"
+            )
         if self.block_size < 1:
             raise InputError(f"{self.name}: block_size = {self.block_size} must be at least 1 token")
         for name, most in (("block_size", MAX_BLOCK_SIZE), ("num_gpu_blocks", MAX_COUNT)):

@@ -27,7 +27,7 @@ VERSION = 1
 MAX_LAYERS = 10_000
 GRID_DIGITS = 6
 _SERVER = ("max_num_seqs", "max_num_batched_tokens", "max_model_len")
-_OPTIONAL = ("block_size", "source", "relative_error", "calibration", "grid", "kv_cache", *_SERVER)
+_OPTIONAL = ("block_size", "source", "relative_error", "overhead_s", "calibration", "grid", "kv_cache", *_SERVER)
 WITHOUT_C_SEQ = 4
 """Coefficients of a calibration from before there was c_seq, which was 0 by definition."""
 _KEYS = ("version", "name", "step_time", "num_gpu_blocks", *_OPTIONAL)
@@ -41,7 +41,7 @@ def read_hardware(path: Path | str) -> Hardware:
     """The hardware in a JSON file as `write_hardware` writes it.
 
     `version`, `name`, `step_time` (with `c0`; `c_tok`, `c_kv`, `c_attn`, `c_seq` in seconds default to 0) and
-    `num_gpu_blocks` are required; `block_size` defaults to 16, `source` to empty, `relative_error`,
+    `num_gpu_blocks` are required; `block_size` defaults to 16, `source` to empty, `overhead_s` to 0, `relative_error`,
     `calibration`, `grid` and `kv_cache` to unknown, as do `max_num_seqs`, `max_num_batched_tokens` and `max_model_len`,
     which the server sets by itself.
 
@@ -63,6 +63,7 @@ def read_hardware(path: Path | str) -> Hardware:
             block_size=file.integer("block_size", at_most=MAX_BLOCK_SIZE, default=16),
             source=file.text("source", default=""),
             relative_error=file.number("relative_error") if file.has("relative_error") else math.nan,
+            overhead_s=file.number("overhead_s", at_most=MAX_STEP_S, default=0.0),
             calibration=_calibration(file.object("calibration")) if file.has("calibration") else None,
             grid=_grid(file.object("grid")) if file.has("grid") else None,
             kv_law=_law(file.object("kv_cache")) if file.has("kv_cache") else None,
@@ -89,6 +90,7 @@ def write_hardware(hardware: Hardware, path: Path | str) -> None:
         "source": hardware.source,
         "relative_error": None if math.isnan(hardware.relative_error) else float(hardware.relative_error),
         **{key: value for key, value in asdict(hardware.server).items() if value is not None},
+        **({} if hardware.overhead_s == 0 else {"overhead_s": float(hardware.overhead_s)}),
         **({} if hardware.calibration is None else {"calibration": _written(hardware.calibration)}),
         **({} if hardware.kv_law is None else {"kv_cache": _written_law(hardware.kv_law)}),
         **({} if hardware.grid is None else {"grid": _written_grid(hardware.grid)}),

@@ -39,13 +39,13 @@ def summarize(records: RunRecords, slo: Slo | None = None) -> Summary:
 
 
 def ttft_s(records: RunRecords) -> FloatArray:
-    """Arrival to first token, shape (n,), seconds; NaN without a first token."""
-    return records.first_token_s - records.arrival_s
+    """Arrival to first token, with the hardware's overhead, shape (n,), seconds; NaN without a first token."""
+    return records.first_token_s - records.arrival_s + records.hardware.overhead_s
 
 
 def e2el_s(records: RunRecords) -> FloatArray:
-    """Arrival to last token, shape (n,), seconds; NaN for unfinished requests."""
-    return np.where(records.finished, records.last_token_s - records.arrival_s, nan)
+    """Arrival to last token, with the hardware's overhead, shape (n,), seconds; NaN for unfinished requests."""
+    return np.where(records.finished, records.last_token_s - records.arrival_s + records.hardware.overhead_s, nan)
 
 
 def tpot_s(records: RunRecords) -> FloatArray:

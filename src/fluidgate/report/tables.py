@@ -13,7 +13,7 @@ from rich.text import Text
 from fluidgate.fluid import FluidPlan
 from fluidgate.metrics import METRICS, Interval, Summary, aggregate
 from fluidgate.report.shown_metrics import COLUMNS, judge
-from fluidgate.report.words import counted, load_title, or_dash, stability, unfinished
+from fluidgate.report.words import counted, load_title, or_dash, outside_engine, stability, unfinished
 from fluidgate.runs import Cell, Comparison, Frontier, StableRate
 from fluidgate.words import number, percent
 
@@ -34,7 +34,7 @@ def comparison_table(comparison: Comparison) -> Table:
         padding=(0, 0),
         pad_edge=False,
         caption=Text(f"means over {repeats}; {rule}{_too_long(comparison)}"),
-        title=Text(f"{comparison.workload_name}, {comparison.hardware.name}"),
+        title=Text(f"{comparison.workload_name}, {comparison.hardware.name}{outside_engine(comparison.hardware)}"),
     )
     with_left = any(unfinished(cell) for cell in comparison.cells)
     table.add_column("policy", overflow="fold", max_width=24)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import isfinite
 
+from fluidgate.hardware import Hardware
 from fluidgate.metrics import METRICS
 from fluidgate.runs import Cell, Scenario
 from fluidgate.words import number, percent
@@ -74,3 +75,8 @@ def stability(cell: Cell) -> str:
 def unfinished(cell: Cell) -> int:
     """Requests that never finished, over all repeats."""
     return sum(summary.unfinished for summary in cell.summaries)
+
+
+def outside_engine(hardware: Hardware) -> str:
+    """What to append to a title where latencies hold more than the engine's own; empty where they do not."""
+    return f", with {number(1e3 * hardware.overhead_s)} ms outside the engine" if hardware.overhead_s else ""

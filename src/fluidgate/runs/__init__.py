@@ -6,7 +6,8 @@ from fluidgate.runs.frontier import FRONTIER_POLICIES, Frontier, StableRate, fro
 from fluidgate.runs.jobs import Runner
 from fluidgate.runs.one_pool import one_pool
 from fluidgate.runs.provenance import provenance
-from fluidgate.runs.simulation import plan_for, policy_for, simulate
+from fluidgate.runs.requests_fit import calibrate_requests
+from fluidgate.runs.simulation import plan_for, policy_for, simulate, timings_of
 
 __all__ = [
     "DEFAULT_POLICIES",
@@ -17,6 +18,7 @@ __all__ = [
     "Runner",
     "Scenario",
     "StableRate",
+    "calibrate_requests",
     "compare",
     "frontier",
     "one_pool",
@@ -26,6 +28,7 @@ __all__ = [
     "repeated",
     "rows",
     "simulate",
+    "timings_of",
     "write_csv",
     "write_parquet",
     "write_table",

@@ -12,7 +12,7 @@ from fluidgate.fluid import FluidPlan, plan
 from fluidgate.hardware import Hardware
 from fluidgate.policies import Policy, make_policy
 from fluidgate.runs.one_pool import one_pool
-from fluidgate.workload import Workload
+from fluidgate.workload import Timings, Workload
 
 
 def plan_for(workload: Workload, hardware: Hardware, config: EngineConfig, replicas: int = 1) -> FluidPlan:
@@ -98,3 +98,14 @@ def simulate(
             raise InputError(f"iterations are recorded of one engine, and there are {fleet.replicas} replicas; use one")
         return run_fleet(workload, hardware, policy, fleet, config, compile=compile, progress=progress)
     return run(workload, hardware, policy, config, record=record, compile=compile, progress=progress)
+
+
+def timings_of(records: RunRecords) -> Timings:
+    """When the requests of a simulated run were served, as a client would have seen it."""
+    return Timings(
+        records.arrival_s,
+        records.first_token_s,
+        records.last_token_s,
+        records.workload.output_tokens,
+        first_scheduled_s=records.first_scheduled_s,
+    )

@@ -7,49 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from fluidgate.arrays import FloatArray, IntArray
+from fluidgate.arrays import FloatArray
 from fluidgate.engine import EngineConfig, RunRecords
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import Greedy
-from fluidgate.runs.simulation import simulate
-from fluidgate.workload import Workload, read_trace
+from fluidgate.runs import simulate, timings_of
+from fluidgate.workload import MeasuredRun, Timings, read_trace
 
 SEARCH_RUNS = 300
 SEARCH_STEP = 0.2
 TIMES = ("scheduled_at", "first_token_at", "last_token_at")
 GAUGES = ("t", "running", "waiting", "kv_cache_pct")
-
-
-@dataclass(frozen=True, eq=False)
-class Timings:
-    """What a client of n requests saw; arrays of shape (n,), seconds, in order of arrival."""
-
-    arrival_s: FloatArray
-    first_scheduled_s: FloatArray
-    first_token_s: FloatArray
-    last_token_s: FloatArray
-    output_tokens: IntArray
-
-    @classmethod
-    def of(cls, records: RunRecords) -> Timings:
-        """Those of a simulated run."""
-        return cls(
-            records.arrival_s,
-            records.first_scheduled_s,
-            records.first_token_s,
-            records.last_token_s,
-            records.workload.output_tokens,
-        )
-
-    @property
-    def latencies_s(self) -> dict[str, FloatArray]:
-        """TTFT, TPOT and E2E latency of every request."""
-        return {
-            "TTFT": self.first_token_s - self.arrival_s,
-            "TPOT": (self.last_token_s - self.first_token_s) / (self.output_tokens - 1),
-            "E2E": self.last_token_s - self.arrival_s,
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +31,14 @@ class Gauges:
     kv_use: FloatArray
 
 
-@dataclass(frozen=True, eq=False)
-class MeasuredRun:
-    """A run on a real server."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WatchedRun(MeasuredRun):
+    """A run on a real server whose gauges were read while it went."""
 
-    workload: Workload
-    timings: Timings
     gauges: Gauges
 
 
-def read_measured_run(path: Path | str) -> MeasuredRun:
+def read_watched_run(path: Path | str) -> WatchedRun:
     """A run in Vidur's format with the columns of `TIMES`, and its gauges in `NAME.timeseries.csv` beside it.
 
     Raises:
@@ -83,17 +50,15 @@ def read_measured_run(path: Path | str) -> MeasuredRun:
     if not np.array_equal(times["arrived_at"], workload.arrival_s):
         raise InputError(f"{path}: arrived_at must rise from 0; sort the requests by arrival")
     gauges = _columns(path.with_name(path.name.removesuffix(".gz").removesuffix(".csv") + ".timeseries.csv"), GAUGES)
-    return MeasuredRun(
-        workload,
-        Timings(
-            workload.arrival_s,
-            times["scheduled_at"],
-            times["first_token_at"],
-            times["last_token_at"],
-            workload.output_tokens,
-        ),
-        Gauges(gauges["t"], gauges["running"], gauges["waiting"], gauges["kv_cache_pct"] / 100.0),
+    timings = Timings(
+        workload.arrival_s,
+        times["first_token_at"],
+        times["last_token_at"],
+        workload.output_tokens,
+        first_scheduled_s=times["scheduled_at"],
     )
+    watched = Gauges(gauges["t"], gauges["running"], gauges["waiting"], gauges["kv_cache_pct"] / 100.0)
+    return WatchedRun(workload=workload, timings=timings, gauges=watched)
 
 
 def fit_to_timings(
@@ -120,7 +85,7 @@ def fit_to_timings(
     def loss(log_coefficients: FloatArray) -> float:
         records = replay(run, step_time(log_coefficients), num_gpu_blocks, config)
         total = 0.0
-        for name, simulated in Timings.of(records).latencies_s.items():
+        for name, simulated in timings_of(records).latencies_s.items():
             actual, modelled = measured[name][fitted_on], simulated[fitted_on]
             error = np.abs(np.log(modelled / actual)) if name == "TPOT" else np.abs(modelled - actual) / actual.mean()
             total += float(error.mean())

@@ -5,6 +5,19 @@ from fluidgate.vllm_metrics.histogram import Histogram
 from fluidgate.vllm_metrics.kv_size import KvSize, kv_size
 from fluidgate.vllm_metrics.log import ServerLog, read_log
 from fluidgate.vllm_metrics.moment import Moment
+from fluidgate.vllm_metrics.saved import read_page, saved_page
 from fluidgate.vllm_metrics.scrape import Scrape, fetch
 
-__all__ = ["Address", "Histogram", "KvSize", "Moment", "Scrape", "ServerLog", "fetch", "kv_size", "read_log"]
+__all__ = [
+    "Address",
+    "Histogram",
+    "KvSize",
+    "Moment",
+    "Scrape",
+    "ServerLog",
+    "fetch",
+    "kv_size",
+    "read_log",
+    "read_page",
+    "saved_page",
+]

@@ -2,7 +2,14 @@
 
 from fluidgate.workload.arrivals import MMPP2, AllAtOnce, ArrivalProcess, Cox, Gamma, Poisson
 from fluidgate.workload.core import Workload
-from fluidgate.workload.formats import FORMATS, detect_format, read_trace, write_mooncake, write_vidur
+from fluidgate.workload.formats import (
+    FORMATS,
+    detect_format,
+    read_results,
+    read_trace,
+    write_mooncake,
+    write_vidur,
+)
 from fluidgate.workload.lengths import (
     Discrete,
     Empirical,
@@ -19,6 +26,7 @@ from fluidgate.workload.lengths import (
 from fluidgate.workload.presets import PRESETS, Synthetic, generate
 from fluidgate.workload.resample import resample
 from fluidgate.workload.summary import dispersion, info
+from fluidgate.workload.timings import MeasuredRun, Timings
 
 __all__ = [
     "FORMATS",
@@ -36,8 +44,10 @@ __all__ = [
     "JointMixture",
     "Lengths",
     "LognormalMixture",
+    "MeasuredRun",
     "Poisson",
     "Synthetic",
+    "Timings",
     "Types",
     "Workload",
     "detect_format",
@@ -45,6 +55,7 @@ __all__ = [
     "generate",
     "info",
     "max_entropy",
+    "read_results",
     "read_trace",
     "resample",
     "survival",

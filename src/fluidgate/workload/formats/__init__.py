@@ -14,17 +14,22 @@ from fluidgate.errors import InputError
 from fluidgate.workload._random import random_streams
 from fluidgate.workload.arrivals import ArrivalProcess
 from fluidgate.workload.core import Workload
-from fluidgate.workload.formats import azure, burstgpt, mooncake, sharegpt, vidur, vllm_bench
+from fluidgate.workload.formats import aiperf, azure, burstgpt, guidellm, mooncake, sharegpt, vidur, vllm_bench
+from fluidgate.workload.formats._benchmark import as_measured
 from fluidgate.workload.formats._files import read_head
 from fluidgate.workload.formats.mooncake import write_mooncake
 from fluidgate.workload.formats.vidur import write_vidur
+from fluidgate.workload.timings import MeasuredRun
 
-__all__ = ["FORMATS", "detect_format", "read_trace", "write_mooncake", "write_vidur"]
+__all__ = ["FORMATS", "detect_format", "read_results", "read_trace", "write_mooncake", "write_vidur"]
 
-# A format is a module with `matches(head) -> bool` and `read(path, **options) -> (Workload, note)`.
+# A format is a module with `matches(head) -> bool` and `read(path, **options) -> (Workload, note)`. One that says when
+# requests were served has `runs(path) -> list[BenchmarkRun]` too.
 FORMATS: dict[str, ModuleType] = {
+    "aiperf": aiperf,
     "azure": azure,
     "burstgpt": burstgpt,
+    "guidellm": guidellm,
     "mooncake": mooncake,
     "sharegpt": sharegpt,
     "vidur": vidur,
@@ -46,9 +51,9 @@ def read_trace(
         path: the file.
         format: a key of `FORMATS`; None to tell from the content.
         arrivals: arrival times to use in place of the file's own, or where it has none.
-        seed: seeds `arrivals`.
-        options: the format's own, such as `failed="drop"` (burstgpt, sharegpt, vllm-bench), `jitter_seed=0`
-            (mooncake) or `count_tokens=…` (sharegpt).
+        seed: seeds `arrivals`, and those that a result of a load generator describes and does not hold.
+        options: the format's own, such as `failed="drop"` (burstgpt, sharegpt, load generators), `run=2` (vllm-bench,
+            guidellm), `jitter_seed=0` (mooncake) or `count_tokens=…` (sharegpt).
 
     Returns:
         The workload, first arrival at 0 unless `arrivals` were given, and a note on what was kept and
@@ -57,16 +62,43 @@ def read_trace(
     Errors: InputError with file and line for anything that cannot be read; no row is skipped silently.
     """
     path = Path(path)
-    name = format or detect_format(path)
-    if name not in FORMATS:
-        raise InputError(f"trace format {name!r} is not known; use one of {', '.join(FORMATS)}")
+    name = _known(format or detect_format(path))
     _check_options(name, options)
+    if "seed" in _options(name):
+        options["seed"] = None if arrivals is not None else seed
     workload, note = FORMATS[name].read(path, **options)
     if arrivals is not None:
         arrival_s = arrivals.sample(len(workload), np.random.default_rng(*random_streams(seed, 1)))
         workload = replace(workload, arrival_s=arrival_s)
         note += f"; arrivals drawn from {arrivals} with seed {seed}"
     return workload, f"{note} (format {name})"
+
+
+def read_results(path: str | Path, format: str | None = None, *, failed: str = "stop") -> list[MeasuredRun]:
+    """The runs in the result of a load generator, with the times at which each request was served.
+
+    Args:
+        path: a file of `vllm bench serve`, SGLang's bench_serving, guidellm or aiperf, gzipped or not; or a table in
+            Vidur's format with `first_token_at` and `last_token_at`.
+        format: a key of `FORMATS`; None to tell from the content.
+        failed: "stop" at a request that was not served, or "drop" such requests.
+
+    Errors: InputError for a file without these times, and for anything that cannot be read.
+    """
+    path = Path(path)
+    name = _known(format or detect_format(path))
+    runs_of = getattr(FORMATS[name], "runs", None)
+    if runs_of is None:
+        with_times = [known for known, module in FORMATS.items() if hasattr(module, "runs")]
+        raise InputError(
+            f"{path}: format {name} has no times at which requests were served; give a result in one of "
+            f"{', '.join(with_times)}"
+        )
+    runs = runs_of(path)
+    return [
+        as_measured(path, run, failed, path.name if len(runs) == 1 else f"{path.name}, run {number}")
+        for number, run in enumerate(runs, 1)
+    ]
 
 
 def detect_format(path: str | Path) -> str:
@@ -83,8 +115,18 @@ def detect_format(path: str | Path) -> str:
     )
 
 
+def _known(name: str) -> str:
+    if name not in FORMATS:
+        raise InputError(f"trace format {name!r} is not known; use one of {', '.join(FORMATS)}")
+    return name
+
+
+def _options(name: str) -> list[str]:
+    return list(inspect.signature(FORMATS[name].read).parameters)[1:]
+
+
 def _check_options(name: str, options: dict[str, Any]) -> None:
-    allowed = list(inspect.signature(FORMATS[name].read).parameters)[1:]
+    allowed = [option for option in _options(name) if option != "seed"]
     for option in options:
         if option not in allowed:
             raise InputError(f"format {name} has no option {option!r}; it knows {', '.join(allowed) or 'none'}")

@@ -49,8 +49,43 @@ def read_head(path: Path, size: int = 65536) -> str:
 
 def read_json(path: Path) -> Any:
     """The file as one JSON document. Errors: InputError at the line where the JSON breaks, or for a doubled key."""
+    return _document(path, read_text(path))
+
+
+def read_json_objects(path: Path) -> list[dict[str, Any]]:
+    """The JSON object that the file is, or those that are its lines. Errors: as of `read_json`, or another value."""
+    text = read_text(path)
+    lines = text.split("\n")
     try:
-        return decode(read_text(path))
+        values = [decode(text)]
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data" or len(lines) == 1:
+            _document(path, text)
+        values = [json_line(path, number, line) for number, line in enumerate(lines, 1)]
+    except (DuplicateKey, ValueError, RecursionError):
+        values = [_document(path, text)]
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, dict):
+            refuse(path, number, "not a JSON object; give the file as the benchmark wrote it")
+    return values
+
+
+def json_line(path: Path, number: int, line: str) -> dict[str, Any]:
+    """The JSON object that a line is. Errors: InputError that names the line."""
+    try:
+        row = decode(line)
+    except DuplicateKey as problem:
+        refuse(path, number, str(problem))
+    except (ValueError, RecursionError):
+        refuse(path, number, f"{line[:60]!r} is not valid JSON; write one request per line as one JSON object")
+    if not isinstance(row, dict):
+        refuse(path, number, f"{line[:60]!r} is not a JSON object; write one request per line as one JSON object")
+    return row
+
+
+def _document(path: Path, text: str) -> Any:
+    try:
+        return decode(text)
     except json.JSONDecodeError as error:
         # Before its base class, ValueError, which json raises for an integer of thousands of digits.
         refuse(path, error.lineno, f"not valid JSON ({error.msg}); write the file again, as one JSON document")

@@ -45,7 +45,7 @@ def finish(
     if arrival_s is None:
         arrival_s = np.zeros(len(prompt_tokens))
         said.append("no arrival times in the file: all arrive at 0")
-    order, late = _arrival_order(arrival_s)
+    order, late = arrival_order(arrival_s)
     if late:
         said.append(f"sorted by arrival ({late:,} came before the row ahead)")
     fields: dict[str, Any] = {}
@@ -85,7 +85,8 @@ def drop_failed(path: Path, failed: str, bad: BoolArray, where: str, why: str) -
     return ~bad, [f"{int(bad.sum()):,} failed requests dropped"] if bad.any() else []
 
 
-def _arrival_order(arrival_s: FloatArray) -> tuple[IntArray, int]:
+def arrival_order(arrival_s: FloatArray) -> tuple[IntArray, int]:
+    """The rows in order of arrival, and how many came before the row ahead of them."""
     late = int((np.diff(arrival_s) < 0).sum())
     order = np.argsort(arrival_s, kind="stable") if late else np.arange(len(arrival_s))
     return order, late

@@ -17,11 +17,10 @@ import numpy as np
 from fluidgate.arrays import BoolArray, FloatArray, IntArray
 from fluidgate.bounds import MAX_COUNT, MAX_SECONDS
 from fluidgate.errors import InputError
-from fluidgate.jsonfile import DuplicateKey, decode
 from fluidgate.words import has_control, shown
 from fluidgate.workload._random import random_streams
 from fluidgate.workload.core import Workload
-from fluidgate.workload.formats._files import read_text, refuse, write_text
+from fluidgate.workload.formats._files import json_line, read_text, refuse, write_text
 from fluidgate.workload.formats._finish import finish
 
 BLOCK_TOKENS = 512
@@ -90,19 +89,7 @@ def write_mooncake(workload: Workload, path: str | Path) -> None:
 
 
 def _parse(path: Path) -> Rows:
-    return [_row(path, number, line) for number, line in enumerate(read_text(path).split("\n"), 1)]
-
-
-def _row(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = decode(line)
-    except DuplicateKey as problem:
-        refuse(path, number, str(problem))
-    except (ValueError, RecursionError):
-        refuse(path, number, f"{line[:60]!r} is not valid JSON; write one request per line as one JSON object")
-    if type(row) is not dict:
-        refuse(path, number, f"{line[:60]!r} is not a JSON object; write one request per line as one JSON object")
-    return row
+    return [json_line(path, number, line) for number, line in enumerate(read_text(path).split("\n"), 1)]
 
 
 def _numbers(path: Path, rows: Rows, key: str) -> FloatArray:

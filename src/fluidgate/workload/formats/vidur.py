@@ -1,7 +1,8 @@
 """Vidur's trace format (CSV): `arrived_at` in seconds, `num_prefill_tokens`, `num_decode_tokens`.
 
 Source: github.com/microsoft/vidur, `data/processed_traces`. Without `arrived_at` it is a table of lengths. A
-column `class`, our addition, names each request's class. Other columns are named in the note and not used.
+column `class`, our addition, names each request's class; `first_token_at` and `last_token_at` make it a measured run
+(`runs`). Other columns are named in the note and not used.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from fluidgate.workload.core import Workload
+from fluidgate.workload.formats._benchmark import BenchmarkRun
 from fluidgate.workload.formats._files import write_text
 from fluidgate.workload.formats._finish import finish
 from fluidgate.workload.formats._table import read_table
 
 LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
 OPTIONAL = ("arrived_at", "class")
+SERVED = ("first_token_at", "last_token_at")
 
 
 def matches(head: str) -> bool:
@@ -39,6 +42,27 @@ def read(path: Path) -> tuple[Workload, str]:
         classes=table.labels("class") if "class" in table.columns else None,
         remarks=[f"columns not used: {', '.join(unused)}"] if unused else [],
     )
+
+
+def runs(path: Path) -> list[BenchmarkRun]:
+    """The one run of a table with the columns of `SERVED`, in seconds on the clock of `arrived_at`.
+
+    Raises:
+        InputError: a column is missing, or a value is not a number.
+    """
+    table = read_table(path, (*LENGTHS, "arrived_at", *SERVED), ("class",))
+    arrival_s, first_s, last_s = (table.seconds(name) for name in ("arrived_at", *SERVED))
+    return [
+        BenchmarkRun(
+            prompt_tokens=table.tokens("num_prefill_tokens").astype(np.float64),
+            output_tokens=table.tokens("num_decode_tokens").astype(np.float64),
+            start_s=arrival_s,
+            ttft_s=first_s - arrival_s,
+            e2e_s=last_s - arrival_s,
+            failure=[""] * len(table),
+            place=lambda row: f":{row + 2}",
+        )
+    ]
 
 
 def write_vidur(workload: Workload, path: str | Path) -> None:
