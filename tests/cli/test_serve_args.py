@@ -214,3 +214,29 @@ def test_bad_input_is_one_sentence(arguments: tuple[str, ...], words: str, folde
 
 def test_help_shows_an_example(folder: Path) -> None:
     assert "fluidgate serve-args plan.json" in " ".join(good("serve-args", "--help", cwd=folder).stdout.split())
+
+
+def test_a_cache_of_several_groups_is_left_to_stock_vllm(folder: Path) -> None:
+    """Gemma 3 12B: 40 layers with windows, 8 without, in 6 groups."""
+    config = {
+        "model_type": "gemma3_text",
+        "hidden_size": 3840,
+        "intermediate_size": 15360,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 256,
+        "num_hidden_layers": 48,
+        "sliding_window": 1024,
+        "vocab_size": 262208,
+        "max_position_embeddings": 131072,
+    }
+    (folder / "gemma.json").write_text(json.dumps(config))
+    model = ("--model", "gemma-3-12b", "--model-config", "gemma.json", "--gpu", "l40s", "--kv-cache-dtype", "fp8")
+    good("plan", *model, "--preset", "p512-d20", "--rate", "1", "--save", "gemma-plan.json", cwd=folder)
+    done = good("serve-args", "gemma-plan.json", "--model-name", "google/gemma-3-12b-it", cwd=folder)
+    assert "6 groups of layers, on which fluidgate's scheduler leaves admission to vLLM" in " ".join(
+        done.stderr.split()
+    )
+    assert "--kv-cache-dtype fp8" in done.stdout
+    text = " ".join(done.stdout.split())
+    assert "40 × sliding window of 1,024 tokens + 8 × full attention, fp8, as asked" in text

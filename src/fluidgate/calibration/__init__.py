@@ -2,12 +2,14 @@
 
 from fluidgate.calibration.aiconfigurator import QueriedHardware, ServerLimits, Spread, query_aiconfigurator
 from fluidgate.calibration.points import StepPoints
+from fluidgate.calibration.requests.report import RequestsReport
 from fluidgate.calibration.steps import CalibrationReport, calibrate_steps
 from fluidgate.calibration.steps_file import StepFile, read_steps, write_steps
 
 __all__ = [
     "CalibrationReport",
     "QueriedHardware",
+    "RequestsReport",
     "ServerLimits",
     "Spread",
     "StepFile",

@@ -97,6 +97,11 @@ def command(
                 o.console().print(_table(flags))
         if plan.hardware.kv_cache:
             o.console().print(f"KV cache as planned: {plan.hardware.kv_cache}", highlight=False)
+    if plan.hardware.kv_groups > 1:
+        o.say(
+            f"the KV cache has {plan.hardware.kv_groups} groups of layers, on which fluidgate's scheduler leaves admission "
+            "to vLLM: take the stock line"
+        )
     for sentence in dict.fromkeys([*losses["plugin"], *losses["stock"]]):
         o.say(sentence)
     if plan.planned.load > 1.0 and max_wait_s is None:

@@ -13,7 +13,7 @@ from fluidgate.hardware.lookup import Serving, estimate_hardware, get_hardware
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
 from fluidgate.hardware.quantization import Scheme
-from fluidgate.hardware.server_defaults import ServerDefaults, server_defaults
+from fluidgate.hardware.server_defaults import LimitsInForce, ServerDefaults, server_defaults
 from fluidgate.hardware.step_grid import StepGrid
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "KvLaw",
     "KvLayer",
     "KvLayers",
+    "LimitsInForce",
     "ModelShape",
     "Profile",
     "Scheme",

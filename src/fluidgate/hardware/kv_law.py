@@ -215,10 +215,15 @@ class KvLaw:
 
     @property
     def title(self) -> str:
-        """Groups and dtype, for people."""
+        """What its layers keep, and the dtype, for people."""
         if self.is_one_full_group and not self.bytes_per_block:
             return str(self.dtype)
-        return " + ".join(group.title for group in self.groups) + (f", {self.dtype}" if self.dtype.name else "")
+        layers: dict[KvGroup, int] = {}
+        for group in self.groups:
+            alike = replace(group, layers=1)
+            layers[alike] = layers.get(alike, 0) + group.layers
+        kept = [replace(group, layers=count).title for group, count in layers.items()]
+        return " + ".join(kept) + (f", {self.dtype}" if self.dtype.name else "")
 
 
 def _start(piece: Piece) -> int:

@@ -66,6 +66,7 @@ class Machine(Section):
     kv_capacity_tokens: Annotated[int, Field(ge=1, le=MAX_KV_TOKENS)]
     longest_held_tokens: Count | None = None
     kv_cache: Name = ""
+    kv_groups: Count = 1
     chooses_block_size: bool = False
 
     @model_validator(mode="after")
@@ -190,6 +191,7 @@ def machine_of(plan: FluidPlan, max_model_len: int | None) -> Machine:
         kv_capacity_tokens=int(hardware.kv_capacity_tokens),
         longest_held_tokens=None if max_model_len is None else _longest_held(hardware, max_model_len),
         kv_cache=hardware.law.title,
+        kv_groups=len(hardware.law.groups),
         chooses_block_size=any(group.kind == "state" for group in hardware.law.groups),
     )
 

@@ -104,7 +104,7 @@ class RequestsReport:
 
     @property
     def relative_error(self) -> float:
-        """Mean |error| of the mean TPOTs, held out where there are such."""
+        """Mean absolute error of the mean TPOTs, held out where there are such."""
         tpot = LATENCIES.index("TPOT")
         return float(np.mean([abs((load.held_out_errors or load.errors)[tpot]) for load in self.loads]))
 
