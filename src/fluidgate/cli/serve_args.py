@@ -99,8 +99,8 @@ def command(
             o.console().print(f"KV cache as planned: {plan.hardware.kv_cache}", highlight=False)
     if plan.hardware.kv_groups > 1:
         o.say(
-            f"the KV cache has {plan.hardware.kv_groups} groups of layers, on which fluidgate's scheduler leaves admission "
-            "to vLLM: take the stock line"
+            f"the KV cache has {plan.hardware.kv_groups} groups of layers, on which fluidgate's scheduler leaves "
+            "admission to vLLM: take the stock line"
         )
     for sentence in dict.fromkeys([*losses["plugin"], *losses["stock"]]):
         o.say(sentence)
