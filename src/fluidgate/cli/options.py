@@ -149,7 +149,7 @@ class HardwareOptions:
         float | None, _option(_H, "--gpu-bandwidth", help="Its memory bandwidth, GB/s (10⁹ bytes).")
     ] = None
     gpu_link: Annotated[
-        float | None, _option(_H, "--gpu-link", help="Bandwidth to the server's other GPUs, GB/s per direction.")
+        float | None, _option(_H, "--gpu-link", help="What an all-reduce gets of the GPUs' link, GB/s per direction.")
     ] = None
     gpu_tflops: Annotated[float | None, _option(_H, "--gpu-tflops", help="Its dense bf16 throughput, TFLOP/s.")] = None
     tp: Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1

@@ -17,9 +17,8 @@ MATMUL_8_BIT_EFFICIENCY = 0.6
 ATTENTION_EFFICIENCY = 0.55
 LAYER_OVERHEAD_S = 30e-6
 
-# Of the data sheet's link, what an all-reduce of activations reaches, and the time that a layer's two all-reduces take
-# whatever their size: `python tools/tensor_parallel_errors.py` prints the errors with them.
-LINK_EFFICIENCY = 0.5
+# The time that a layer's two all-reduces take whatever their size: `python tools/tensor_parallel_errors.py` prints the
+# errors with it, and with the share of a data sheet's link that `gpus.LINK_EFFICIENCY` says.
 ALL_REDUCES_OVERHEAD_S = 25e-6
 
 # What a server's host does per scheduled request and step: sampling, detokenising, bookkeeping. A round number for a
@@ -75,4 +74,4 @@ def _communication_s(model: ModelShape, gpu: Gpu, tp: int) -> tuple[float, float
         raise InputError(f"the data sheet of {gpu.name} does not give its link, which tp = {tp} needs: add --gpu-link")
     activation_bytes = 2 * model.layers * model.hidden_size * model.dtype_bytes
     share = 2 * (tp - 1) / tp
-    return ALL_REDUCES_OVERHEAD_S, activation_bytes * share / (gpu.link_gb_per_s * 1e9 * LINK_EFFICIENCY)
+    return ALL_REDUCES_OVERHEAD_S, activation_bytes * share / (gpu.link_gb_per_s * 1e9)

@@ -19,6 +19,9 @@ GIB = 2**30
 DEFAULT_MEMORY_UTILIZATION = 0.92
 """vLLM's own, in all releases from 0.24 to 0.33 (vllm/config/cache.py)."""
 DEFAULT_RESERVE_GIB = 2.0
+LINK_EFFICIENCY = 0.5
+"""Of a data sheet's link, what an all-reduce of activations gets. Those that aiconfigurator-core has measured, of 4 to
+130 MB, get 0.4 to 0.65 of it over two H100 (NVLink), and 0.5 to 0.6 over two RTX PRO 6000 (PCIe)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Gpu:
         bf16_tflops: dense bfloat16 tensor throughput, 10¹² operations per second.
         source: where the numbers come from.
         fp8_tflops: the same for 8-bit floats; None: it multiplies none.
-        link_gb_per_s: bandwidth to the other GPUs of a server, 10⁹ bytes per second and direction; None: not known.
+        link_gb_per_s: what an all-reduce really gets of the link to a server's other GPUs, 10⁹ bytes per second and
+            direction, as nccl-tests print it (busbw); `LINK_EFFICIENCY` of what a data sheet states; None: not known.
 
     Raises:
         InputError: a number that no GPU has.
@@ -91,7 +95,7 @@ def find_gpu(name: str) -> Gpu:
 
 def read_gpu(path: Path | str) -> Gpu:
     """The data sheet in a JSON file: `name`, `memory_mib`, `hbm_gb_per_s` and `bf16_tflops`; `fp8_tflops`,
-    `link_gb_per_s` (for several GPUs) and `source` are optional.
+    `link_gb_per_s` (for several GPUs, as the data sheet states it) and `source` are optional.
 
     Raises:
         InputError: no such file, or a key that is missing, unknown or malformed.
@@ -115,7 +119,7 @@ def _gpu(sheet: JsonObject, source: str | None = None) -> Gpu:
         hbm_gb_per_s=sheet.number("hbm_gb_per_s"),
         bf16_tflops=sheet.number("bf16_tflops"),
         source=sheet.text("source", default=source),
-        link_gb_per_s=sheet.number("link_gb_per_s") if sheet.has("link_gb_per_s") else None,
+        link_gb_per_s=LINK_EFFICIENCY * sheet.number("link_gb_per_s") if sheet.has("link_gb_per_s") else None,
         fp8_tflops=sheet.number("fp8_tflops") if sheet.has("fp8_tflops") else None,
     )
 

@@ -104,6 +104,15 @@ class StepGrid:
             self, decode_s=self.decode_s + token_s * decodes[:, None], shared_s=self.shared_s + token_s * tokens
         )
 
+    def with_prefill_factor(self, factor: float) -> StepGrid:
+        """With steps that hold a prefill `factor` times as long; steps of decodes alone stay."""
+        return replace(
+            self,
+            decode_attention_s=factor * self.decode_attention_s,
+            shared_s=factor * self.shared_s,
+            prefill_attention_s=factor * self.prefill_attention_s,
+        )
+
     @property
     def shortest_step_s(self) -> float:
         """Seconds that every step takes at least."""
