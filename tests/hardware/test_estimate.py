@@ -101,7 +101,10 @@ def test_more_gpus_sustain_what_measured_operators_say(model: str, gpu: str, tp:
 
 @needs_aiconfigurator
 def test_8_bit_matrices_multiply_at_the_rate_of_measured_operators() -> None:
-    """Prompts and decodes of five pairs of model and GPU in FP8; at the bf16 rate prompts took up to twice as long."""
+    """Prompts and decodes of five pairs of model and GPU in FP8; at the bf16 rate prompts took up to twice as long.
+
+    Of the operators alone, as above.
+    """
     errors = []
     for model, gpu, tp in (
         ("qwen3-32b", "h100", 1),
@@ -117,7 +120,7 @@ def test_8_bit_matrices_multiply_at_the_rate_of_measured_operators() -> None:
         estimate = estimate_step_time(shape, find_gpu(gpu), tp)
         for length, prompts in ((512, 1), (2048, 1), (2048, 4)):
             tokens, pairs = length * prompts, prompts * length * (length + 1) / 2
-            measured_s = grid.tables_s(0, 0, tokens, pairs).item()
+            measured_s = grid.tables_s(0, 0, tokens, pairs).item() / PREFILL_FACTOR
             errors.append(abs(estimate.duration_s(tokens, tokens, pairs, 0) / measured_s - 1.0))
         measured_s = grid.tables_s(64, 64_000, 0, 0).item()
         errors.append(abs((estimate.duration_s(64, 64_000, 0, 0)) / measured_s - 1.0))

@@ -34,7 +34,10 @@ Page = Annotated[Path, typer.Option("--page", help="Write the tables to this Mar
 QUALITY_EXAMPLE = "Example: `fluidgate experiment plan-quality --jobs 2 --results plan-quality.jsonl`"
 
 
-_KEPT = {name: o.RunningOptions(results=Path(name)) for name in ("gate.jsonl", "plan-quality.jsonl", "paper.jsonl")}
+_KEPT = {
+    name: o.RunningOptions(results=Path(name))
+    for name in ("gate.jsonl", "plan-quality.jsonl", "paper.jsonl", "accuracy.jsonl")
+}
 """Studies take long, so each keeps its runs."""
 
 
@@ -121,3 +124,33 @@ def paper(
     write_text(page, paper_page(result))
     written = [page, *(write_paper_figures(result, figures) if figures is not None else [])]
     o.say(f"wrote {', '.join(str(path) for path in written)}")
+
+
+ACCURACY_EXAMPLE = "Example: `fluidgate experiment accuracy --part development --jobs 2 --results accuracy.jsonl`"
+
+AccuracyParts = Annotated[
+    list[str] | None,
+    typer.Option("--part", help="open-loop, development or judges; may be repeated. If not given: all that has data."),
+]
+Measured = Annotated[Path | None, typer.Option("--measured", help="Folder of the measured runs, for open-loop.")]
+
+
+@app.command("accuracy", epilog=ACCURACY_EXAMPLE)
+@o.grouped
+def accuracy(
+    running: o.RunningOptions = _KEPT["accuracy.jsonl"],
+    parts: AccuracyParts = None,
+    measured: Measured = None,
+    every: Annotated[int, typer.Option("--every", help="Take one closed loop in so many.", min=1)] = 1,
+    page: Page = Path("accuracy-results.md"),
+) -> None:
+    """How far predictions are from measured servers, by the source of their step times."""
+    from fluidgate.studies.accuracy import accuracy_page, run_accuracy
+
+    o.try_outputs(page, running.results)
+    with running.runner("simulating") as runner:
+        result = run_accuracy(parts, measured=measured, every=every, runner=runner)
+    command = ["fluidgate experiment accuracy", *(f"--part {part}" for part in parts or ())]
+    command += ["--measured FOLDER"] * (measured is not None) + [f"--every {every}"] * (every > 1)
+    write_text(page, accuracy_page(result, " ".join(command)))
+    o.say(f"wrote {page}")
