@@ -116,8 +116,8 @@ def _in_flight(least: int) -> str:
 
 
 def _lengths(are_long: tuple[bool, bool]) -> str:
-    prompt, output = ("above" if is_long else "up to" for is_long in are_long)
-    return f"prompt {prompt}, output {output} {SHORT:,} tokens"
+    prompt, output = (f"{'>' if is_long else '≤'} {SHORT:,}" for is_long in are_long)
+    return f"prompt {prompt}, output {output} tokens"
 
 
 def _by(closed: Sequence[Closed], what: str, key: Callable[[Closed], Any], title: Callable[[Any], str] = str) -> str:
@@ -132,9 +132,13 @@ def _refused(result: AccuracyResult) -> list[str]:
     lines = []
     for source, reasons in result.refusals.items():
         if source == "grid" and reasons:
-            said = (f"- {count}: {reason.partition(';')[0][:LONGEST_REASON]}" for reason, count in reasons.items())
+            said = (f"- {count}: {_short(reason.partition(';')[0])}" for reason, count in reasons.items())
             lines += ["### Rows without a grid", "\n".join(said)]
     return lines
+
+
+def _short(reason: str) -> str:
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON].rpartition(' ')[0]} …"
 
 
 def _spread(closed: Sequence[Closed]) -> tuple[str, ...]:
