@@ -24,7 +24,7 @@ from fluidgate.hardware.fit import fit_step_grid
 from fluidgate.hardware.gpus import canonical_gpu_name, check_memory_utilization
 from fluidgate.hardware.kv_groups import kv_law
 from fluidgate.hardware.kv_law import KvDtype, KvLaw
-from fluidgate.hardware.kv_layers import read_kv_layers
+from fluidgate.hardware.kv_layers import read_kv_layers, text_config
 from fluidgate.hardware.model_config import canonical_model_name, stated_dtype
 from fluidgate.hardware.quantization import kv_dtype, read_kv_scheme, scheme_files
 from fluidgate.hardware.step_grid import StepGrid
@@ -227,8 +227,7 @@ def _kv_dtype(config: JsonObject, model: str, spread: Spread) -> KvDtype:
     """The dtype of the KV cache: the one asked for, the checkpoint's, or the model's."""
     folder = Path(model)
     files = scheme_files(folder) if folder.is_dir() else [_shipped(model, "hf_quant_config")]
-    text = config.object("text_config") if config.has("text_config") else config
-    return kv_dtype(spread.kv_cache_dtype, stated_dtype(text), read_kv_scheme(config, *files))
+    return kv_dtype(spread.kv_cache_dtype, stated_dtype(text_config(config)), read_kv_scheme(config, *files))
 
 
 def _law(config: JsonObject, spread: Spread, dtype: KvDtype) -> KvLaw | None:
@@ -256,7 +255,7 @@ def _with_link(grid: StepGrid, config: JsonObject, system: str, spread: Spread) 
         return grid
     from aiconfigurator_core.sdk.perf_database import load_system_spec
 
-    text = config.object("text_config") if config.has("text_config") else config
+    text = text_config(config)
     assumed = float(load_system_spec(system)["node"]["intra_node_bw"])
     activations = 2 * text.integer("num_hidden_layers") * text.integer("hidden_size") * ACTIVATION_BYTES
     token_bytes = activations * 2 * (spread.tp - 1) / spread.tp

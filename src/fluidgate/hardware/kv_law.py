@@ -6,6 +6,7 @@ own from the pool for every request (vllm/v1/core/kv_cache_utils.py).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -169,8 +170,9 @@ class KvLaw:
         unit = self.block_size
         groups = [group.mean_blocks(longest) for group in self.groups]
         pieces = []
-        for start in sorted({piece.start for group in groups for piece in group}):
-            parts = [max((piece for piece in group if piece.start <= start), key=_start) for group in groups]
+        begins = [[piece.start for piece in group] for group in groups]
+        for start in sorted({start for group in begins for start in group}):
+            parts = [group[bisect_right(starts, start) - 1] for group, starts in zip(groups, begins, strict=True)]
             pieces.append(
                 Piece(start, unit * sum(part.slope for part in parts), unit * sum(part.intercept for part in parts))
             )
@@ -224,7 +226,3 @@ class KvLaw:
             layers[alike] = layers.get(alike, 0) + group.layers
         kept = [replace(group, layers=count).title for group, count in layers.items()]
         return " + ".join(kept) + (f", {self.dtype}" if self.dtype.name else "")
-
-
-def _start(piece: Piece) -> int:
-    return piece.start
