@@ -47,7 +47,7 @@ def kv_size(case: Case) -> Finding | None:
             f"while those that finished are so short that {number(numbers['most_tokens_each'])} is the most. The cache "
             "is smaller than stated"
         )
-    says += ", so nothing is reckoned from its size."
+    says += ", so nothing is derived from its size."
     change = STATE_IT if facts.kv_source == "the page" else CORRECT_IT
     return Finding("kv-size", Severity.WATCH, says, 0.0, numbers, (change,))
 
