@@ -55,5 +55,5 @@ def test_tokens_of_several_groups_are_those_that_a_server_logs(tmp_path: Path) -
 
 
 def test_blocks_of_several_groups_keep_their_size(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="blocks of a cache of several kinds"):
+    with pytest.raises(InputError, match=r"block_size = 32: the blocks of a cache of several kinds .* have 16 tokens"):
         loaded(tmp_path, SEVERAL, block_size=32, num_gpu_blocks=100)

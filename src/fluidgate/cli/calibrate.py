@@ -44,7 +44,7 @@ class MemoryOptions:
     tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
     pp: Annotated[int, typer.Option("--pp", help="Stages of the pipeline.", min=1, max=MAX_GPUS)] = 1
     kv_cache_dtype: Annotated[
-        str, typer.Option("--kv-cache-dtype", help="Of the KV cache: auto, bfloat16, fp8 … as vLLM's option.")
+        str, typer.Option("--kv-cache-dtype", help="Dtype of the KV cache, as in vLLM: auto, bfloat16, fp8 …")
     ] = "auto"
     gpu_memory_utilization: Annotated[
         float, typer.Option("--gpu-memory-utilization", help="Share of GPU memory to use; the default is vLLM's own.")

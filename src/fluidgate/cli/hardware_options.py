@@ -53,7 +53,7 @@ class HardwareOptions:
         int | None, option(_H, "--block-size", help="Tokens per KV block.", min=1, max=MAX_BLOCK_SIZE)
     ] = None
     kv_cache_dtype: Annotated[
-        str, option(_H, "--kv-cache-dtype", help="Of the KV cache: auto, bfloat16, fp8 … as vLLM's option.")
+        str, option(_H, "--kv-cache-dtype", help="Dtype of the KV cache, as in vLLM: auto, bfloat16, fp8 …")
     ] = "auto"
 
     def load(self) -> Hardware:

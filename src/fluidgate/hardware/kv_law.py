@@ -89,7 +89,7 @@ class KvGroup:
         return -(-tokens // self.block_size) - dropped // self.block_size
 
     def most_blocks(self, max_model_len: int, in_flight_tokens: int, prefix_caching: bool = True) -> int:
-        """Blocks that vLLM reserves for a request of the longest length, with so many tokens on their way."""
+        """Blocks that vLLM reserves for a request of the longest length, with so many tokens in flight."""
         if self.kind == "state":
             return self.copies if prefix_caching else 1
         if self.reach is None:
@@ -145,7 +145,8 @@ class KvLaw:
         """
         if not self.is_one_full_group:
             raise InputError(
-                f"block_size = {block_size}: blocks of a cache of several kinds ({self.title}) have theirs"
+                f"block_size = {block_size}: the blocks of a cache of several kinds ({self.title}) have "
+                f"{self.block_size} tokens, which follows from the model; leave it out"
             )
         group = replace(self.groups[0], block_size=block_size)
         return KvLaw((group,), self.bytes_per_block * block_size // self.block_size, self.dtype)
@@ -205,7 +206,7 @@ class KvLaw:
         return total, squares
 
     def most_blocks(self, max_model_len: int, in_flight_tokens: int, prefix_caching: bool = True) -> int:
-        """Blocks that vLLM reserves for a request of the longest length, with so many tokens on their way."""
+        """Blocks that vLLM reserves for a request of the longest length, with so many tokens in flight."""
         return sum(group.most_blocks(max_model_len, in_flight_tokens, prefix_caching) for group in self.groups)
 
     def size_tokens(

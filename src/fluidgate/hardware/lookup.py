@@ -97,7 +97,7 @@ def get_hardware(
         gpu: name of the GPU, a data sheet, or the path of one (`read_gpu`).
         tp: tensor-parallel GPUs.
         pp: stages of the pipeline, which hold the layers in turn. The step time is that of one batch at a time, so each
-            GPU idles 1 - 1/pp of it: vLLM keeps up to `pp` batches on their way, and does better.
+            GPU idles 1 - 1/pp of it: vLLM keeps up to `pp` batches in flight, and does better.
         gpu_memory_utilization: fraction of GPU memory the engine may use, in (0, 1].
         num_gpu_blocks: KV blocks, instead of computing them.
         kv_cache_tokens: the same in tokens, as vLLM logs them ("GPU KV cache size").
