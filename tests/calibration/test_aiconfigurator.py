@@ -72,7 +72,9 @@ def test_the_kv_capacity_and_the_decodes_are_those_of_an_earlier_query(
 ) -> None:
     grids = json.loads((shared_dir / "hardware" / "latency_grids.json").read_text())["grids"]
     earlier = next(g for g in grids if (g["model"], g["system"]) == ("Qwen/Qwen3-30B-A3B", "h100_sxm"))
-    large = query_aiconfigurator("qwen3-30b-a3b", "h100", limits=ServerLimits(max_model_len=16384)).hardware
+    large = query_aiconfigurator(
+        "qwen3-30b-a3b", "h100", limits=ServerLimits(max_model_len=16384, gpu_memory_utilization=0.9)
+    ).hardware
     assert large.num_gpu_blocks == earlier["kv_capacity_tokens"] // 16
     assert mixture.hardware.num_gpu_blocks > large.num_gpu_blocks  # smaller batches take less memory
     contexts = np.array(earlier["decode"]["ctx"])
@@ -203,6 +205,12 @@ def test_other_refusals() -> None:
             query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL, num_gpu_blocks=given)
     with pytest.raises(InputError, match=r"a KV memory of 32 tokens .* give more KV blocks"):
         query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL, num_gpu_blocks=2)
+    with pytest.raises(InputError, match="KV blocks of 16 tokens take 1,953 GiB on each GPU, and h100-80gb has 80"):
+        query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL, num_gpu_blocks=1_000_000)
+    with pytest.raises(InputError, match="precision = 'int3' is not one of auto, bfloat16, "):
+        query_aiconfigurator("llama-3.1-8b", "h100", limits=SMALL, spread=Spread(precision="int3"))
+    with pytest.raises(InputError, match="the link between GPUs counts where tensor parallelism"):
+        Spread(attention_dp=2, link_gb_per_s=16.0)
     with pytest.raises(InputError, match=r"gpu_memory_utilization = 1.5 must be"):
         ServerLimits(gpu_memory_utilization=1.5)
 
@@ -212,6 +220,7 @@ def test_other_refusals() -> None:
     [
         ("{", r"config\.json:1: is not JSON"),
         ("[1]", r"config\.json: holds a JSON list, not an object"),
+        ('{"num_attention_heads": 32}', r"config\.json: 'architectures' is missing"),
         ('{"num_attention_heads": 0}', r"config\.json: 'num_attention_heads' = 0 must be at least 1"),
     ],
 )

@@ -91,6 +91,24 @@ def test_steps_that_do_not_tell_the_kv_cost_take_it_from_the_data_sheet(steps: P
     assert "the data sheet's" in json.loads((tmp_path / "h.json").read_text())["source"]
 
 
+def test_steps_of_a_named_model_keep_the_groups_of_its_cache(steps: Path, tmp_path: Path) -> None:
+    """Six layers of Gemma 3, one of which keeps every token: blocks without their groups would hold six times less."""
+    folder, out = tmp_path / "gemma", tmp_path / "h.json"
+    folder.mkdir()
+    windows = {"model_type": "gemma3_text", "sliding_window": 1024, "sliding_window_pattern": 6}
+    (folder / "config.json").write_text(json.dumps(CONFIG | windows | {"num_hidden_layers": 6}))
+    good("calibrate", "steps", steps, "--model-config", folder, "--gpu", "rtx-4090", "--out", out)
+    kinds = [group["kind"] for group in json.loads(out.read_text())["kv_cache"]["groups"]]
+    assert sorted(kinds) == ["full", *["sliding"] * 5]
+
+
+def test_options_that_size_no_cache_are_refused(steps: Path, tmp_path: Path) -> None:
+    more = ("--num-gpu-blocks", "8000", "--kv-cache-dtype", "fp8", "--tp", "2", "--out", tmp_path / "h.json")
+    done = run("calibrate", "steps", steps, *more)
+    assert done.returncode == 1
+    assert "--tp and --kv-cache-dtype without a model: add --gpu and --model, or leave them out" in done.stderr
+
+
 def test_a_config_and_a_gpu_become_an_estimate(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

@@ -111,6 +111,7 @@ def test_json_has_everything(results: Path, tmp_path: Path) -> None:
         (("--metrics", "bench.json"), "is not a page of metrics"),
         (("--trace-format", "azure"), "format azure has no times at which requests were served"),
         (("--num-gpu-blocks", "20"), "KV"),
+        (("--max-model-len", "500"), "tokens was served, so max_model_len = 500 is not the server's"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(results: Path, arguments: tuple[str, ...], message: str) -> None:

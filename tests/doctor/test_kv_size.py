@@ -12,7 +12,7 @@ from fluidgate.doctor import Diagnosis, Facts, Finding, Severity, diagnose, fact
 from fluidgate.doctor.finding import GATE
 from fluidgate.doctor.held import held_of
 from fluidgate.errors import InputError
-from fluidgate.hardware import Hardware, StepTime
+from fluidgate.hardware import Hardware, KvGroup, KvLaw, ServerDefaults, StepTime
 from fluidgate.vllm_metrics import Scrape, kv_size
 
 from .pages import log_line, page
@@ -124,7 +124,7 @@ def names(found: Diagnosis) -> set[str]:
     return {finding.name for finding in found.findings}
 
 
-def test_several_groups_are_reckoned_by_their_tokens() -> None:
+def test_several_groups_are_counted_by_their_tokens() -> None:
     """About 110,000 of them, where the blocks would make 656,000."""
     tokens = HYBRID["config"]["kv_cache_size_tokens"]
     assert tokens == pytest.approx(110_000, rel=0.01)
@@ -159,7 +159,7 @@ def test_a_block_size_that_is_not_the_engines_is_found_out() -> None:
     assert "in doubt" in finding(diagnose(facts(**STALE), MACHINE), "load").says
 
 
-def test_the_size_that_the_log_prints_mends_it() -> None:
+def test_the_size_that_the_log_prints_corrects_it() -> None:
     """3,199 blocks of 528 tokens."""
     found = diagnose(facts(**STALE).with_kv_tokens(3199 * 528))
     assert "kv-size" not in names(found)
@@ -242,3 +242,25 @@ def test_the_size_in_a_log_is_not_the_hardwares() -> None:
     found = facts_of_log("\n".join(lines), "vllm.log")
     assert finding(diagnose(found, MACHINE), "kv-binds").numbers == finding(diagnose(found), "kv-binds").numbers
     assert found.with_kv_tokens(50_000).kv_tokens == 50_000
+
+
+WINDOWS = replace(
+    MACHINE,
+    kv_law=KvLaw((KvGroup("full", 4, 16), KvGroup("sliding", 4, 16, 128), KvGroup("sliding", 4, 16, 128))),
+    server=ServerDefaults(64, 2048, 131_072),
+)
+
+
+def test_the_boundary_counts_stated_tokens_once_however_many_groups_keep_them() -> None:
+    """The page's size is in tokens of requests; the hardware's law would count each short one three times."""
+    found = [finding(diagnose(facts(**HYBRID), machine), "load").numbers for machine in (MACHINE, WINDOWS)]
+    assert found[0] == found[1]
+
+
+def test_the_hardwares_size_of_several_groups_is_as_a_server_states_it() -> None:
+    """131,072 tokens take 8,192 blocks, and of each window ⌈(127 + 2 · 2,048)/16⌉ + 1."""
+    found = diagnose(facts(**HYBRID | {"config": {"num_gpu_blocks": "None"}}), WINDOWS)
+    tokens = int(5000 / (8192 + 2 * 265) * 131_072)
+    stated = diagnose(facts(**HYBRID | {"config": {"num_gpu_blocks": "None"}}).with_kv_tokens(tokens), WINDOWS)
+    assert finding(found, "load").numbers == finding(stated, "load").numbers
+    assert any("several groups" in note for note in found.notes)

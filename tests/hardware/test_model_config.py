@@ -155,6 +155,12 @@ def test_a_window_that_never_slides_is_fine(tmp_path: Path, changes: dict[str, A
         ({"layer_types": "full_attention"}, "'layer_types' must name the type of each of 32"),
         ({"layer_types": ["rotating_attention"] * 32}, "'layer_types' has 'rotating_attention', which is not counted"),
         ({"layer_types": ["sliding_attention"] * 32}, "'sliding_window' is missing"),
+        ({"layer_types": [["full_attention"]] * 32}, "'layer_types' must name the type of each of 32"),
+        ({"layers_block_type": [["mamba"]] * 32}, "'layers_block_type' must hold mamba, attention, mlp or moe"),
+        ({"hybrid_layer_pattern": [[0]] * 32}, "'hybrid_layer_pattern' must hold 0 or 1 for each of 32 layers"),
+        ({"attn_type_list": [[1]]}, "'attn_type_list' has layers of linear attention"),
+        ({"num_kv_shared_layers": 32}, "'num_kv_shared_layers' = 32 must be at least 0 and at most 31"),
+        ({"num_hidden_layers": 2**31 - 1}, "'num_hidden_layers' = 2147483647 must be at least 1 and at most 10,000"),
         (
             {"quantization_config": {"quant_method": "aqlm"}},
             "'quant_method' = 'aqlm' is not counted",

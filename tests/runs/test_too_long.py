@@ -145,7 +145,7 @@ def test_a_stable_rate_is_of_what_is_taken_on_each_machine() -> None:
     found = frontier("three-types", short, ["greedy"], requests=200, tolerance=0.1, replications=4)
     assert 0.3 < found.rates[0].refused_share == pytest.approx(share_above("three-types", 220), abs=0.05)
     assert found.rates[0].share == pytest.approx(1.0, abs=0.15)
-    assert "are too long, and not in these rates" in shown(found)
+    assert "are too long, and left out" in shown(found)
     assert found.rates[0].boundary_rate == pytest.approx(
         plan(generate("three-types", n=4000, seed=0), short).stability.boundary_rate, rel=0.1
     )

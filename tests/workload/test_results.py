@@ -91,6 +91,11 @@ def test_a_result_without_times_of_requests_is_refused(save):
         read_results(save({key: value for key, value in BENCH.items() if key != "ttfts"}))
 
 
+def test_a_first_token_at_once_is_none(save):
+    with pytest.raises(InputError, match=r"request 1: its first token after 0 s"):
+        read_results(save(BENCH | {"start_times": [0, 1, 2], "ttfts": [0.1, 0, 0.3]}))
+
+
 def test_appended_results_are_runs_of_their_own(save):
     path = save(
         BENCH | {"start_times": [0, 1, 2]}, BENCH | {"start_times": [700, 700.5, 702], "output_lens": [3, 2, 0]}

@@ -21,10 +21,17 @@ from fluidgate.hardware._names import resolve
 from fluidgate.hardware.core import Hardware
 from fluidgate.hardware.estimate import SEQUENCE_S
 from fluidgate.hardware.fit import fit_step_grid
-from fluidgate.hardware.gpus import canonical_gpu_name, check_memory_utilization
+from fluidgate.hardware.gpus import (
+    DEFAULT_MEMORY_UTILIZATION,
+    canonical_gpu_name,
+    check_kv_fits,
+    check_memory_utilization,
+    find_gpu,
+    gpu_names,
+)
 from fluidgate.hardware.kv_groups import kv_law
 from fluidgate.hardware.kv_law import KvDtype, KvLaw
-from fluidgate.hardware.kv_layers import read_kv_layers
+from fluidgate.hardware.kv_layers import read_kv_layers, text_config
 from fluidgate.hardware.model_config import canonical_model_name, stated_dtype
 from fluidgate.hardware.quantization import kv_dtype, read_kv_scheme, scheme_files
 from fluidgate.hardware.step_grid import StepGrid
@@ -57,7 +64,7 @@ class ServerLimits:
     max_num_seqs: int = 1024
     max_num_batched_tokens: int = 8192
     max_model_len: int = 131072
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float = DEFAULT_MEMORY_UTILIZATION
 
     def __post_init__(self) -> None:
         for name, least in (("max_num_seqs", 2), ("max_num_batched_tokens", 64), ("max_model_len", 256)):
@@ -116,6 +123,11 @@ class Spread:
             check_whole(name, getattr(self, name), 1, MAX_LIMIT)
         if self.link_gb_per_s is not None:
             check_number("GPU link", self.link_gb_per_s, 0.1, 1e5, "GB/s")
+            if self.tp == 1:
+                raise InputError(
+                    "the link between GPUs counts where tensor parallelism adds activations up over it: give tp > 1 "
+                    "(--tp), or leave the link out"
+                )
 
     @property
     def gpus(self) -> int:
@@ -163,9 +175,8 @@ def query_aiconfigurator(
             an operator, or leaves no room for KV.
     """
     limits, spread = limits or ServerLimits(), spread or Spread()
-    if num_gpu_blocks is not None:
-        check_whole("num_gpu_blocks", num_gpu_blocks, 2, MAX_LIMIT)
     _refuse_missing()
+    _refuse_unknown_precision(spread.precision)
     known_model, (system, version) = _model(model), _system(gpu, engine, engine_version)
     label = f"{canonical_model_name(known_model)} on {f'{spread.gpus} × ' if spread.gpus > 1 else ''}"
     label += canonical_gpu_name(system)
@@ -175,7 +186,7 @@ def query_aiconfigurator(
     with _refused_as(label):
         kv_bytes, token_bytes = _kv_memory(at, cut, limits)
         law = _law(config, spread, dtype) or _counted_law(spread, dtype, token_bytes)
-        blocks = num_gpu_blocks or kv_bytes // law.bytes_per_block
+        blocks = kv_bytes // law.bytes_per_block if num_gpu_blocks is None else _given(num_gpu_blocks, law, system)
         handle = _open(at, cut)
         tables = query_grid(handle, limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_model_len)
         points, steps = draw_steps(handle, tables, blocks * law.block_size)
@@ -193,6 +204,14 @@ def query_aiconfigurator(
         kv_law=law,
     )
     return QueriedHardware(hardware, points, tables.tables_s(*steps))
+
+
+def _given(num_gpu_blocks: int, law: KvLaw, system: str) -> int:
+    """Blocks as the server logs them, if they fit its GPUs."""
+    check_whole("num_gpu_blocks", num_gpu_blocks, 2, MAX_LIMIT)
+    if canonical_gpu_name(system) in gpu_names():
+        check_kv_fits(law, find_gpu(system), num_gpu_blocks)
+    return num_gpu_blocks
 
 
 def _source(at: tuple[str, str, str], cut: dict[str, Any], spread: Spread, num_gpu_blocks: int | None) -> str:
@@ -235,8 +254,7 @@ def _kv_dtype(config: JsonObject, model: str, spread: Spread) -> KvDtype:
     """The dtype of the KV cache: the one asked for, the checkpoint's, or the model's."""
     folder = Path(model)
     files = scheme_files(folder) if folder.is_dir() else [_shipped(model, "hf_quant_config")]
-    text = config.object("text_config") if config.has("text_config") else config
-    return kv_dtype(spread.kv_cache_dtype, stated_dtype(text), read_kv_scheme(config, *files))
+    return kv_dtype(spread.kv_cache_dtype, stated_dtype(text_config(config)), read_kv_scheme(config, *files))
 
 
 def _law(config: JsonObject, spread: Spread, dtype: KvDtype) -> KvLaw | None:
@@ -264,7 +282,7 @@ def _with_link(grid: StepGrid, config: JsonObject, system: str, spread: Spread) 
         return grid
     from aiconfigurator_core.sdk.perf_database import load_system_spec
 
-    text = config.object("text_config") if config.has("text_config") else config
+    text = text_config(config)
     assumed = float(load_system_spec(system)["node"]["intra_node_bw"])
     activations = 2 * text.integer("num_hidden_layers") * text.integer("hidden_size") * ACTIVATION_BYTES
     token_bytes = activations * 2 * (spread.tp - 1) / spread.tp
@@ -277,6 +295,13 @@ def _refuse_missing() -> None:
         import aiconfigurator_core  # noqa: F401
     except ImportError:
         raise InputError(f"{LIBRARY} is not installed; install it: `pip install 'fluidgate[hardware]'`") from None
+
+
+def _refuse_unknown_precision(precision: str) -> None:
+    from aiconfigurator_core.sdk.common import GEMMQuantMode
+
+    if precision != "auto" and precision not in GEMMQuantMode.__members__:
+        raise InputError(f"precision = {precision!r} is not one of auto, {', '.join(GEMMQuantMode.__members__)}")
 
 
 def _version() -> str:
@@ -293,6 +318,8 @@ def _model(name: str) -> str:
         config = read_object(Path(name, "config.json"), "a model's config.json")
         for size in filter(config.has, _SIZES):
             config.integer(size)
+        if not config.has("architectures"):
+            raise config.error("architectures", f"is missing; {LIBRARY} tells models by it")
         return str(Path(name).resolve())
     spellings: dict[str, str] = {canonical_model_name(model): model for model in sorted(get_default_models())}
     advice = "Or give a folder with the model's config.json."
@@ -328,7 +355,7 @@ def _refused_as(label: str) -> Iterator[None]:
         raise
     except Exception as error:  # asserts and errors of its own and of its compiled part
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        advice = "another --gpu, --engine, --tp, --expert-parallel or --gpu-memory-utilization may do"
+        advice = "another --gpu, --engine, --tp, --expert-parallel, --precision or --gpu-memory-utilization may do"
         raise InputError(f"{LIBRARY} cannot tell the step times of {label}: {reason}; {advice}") from error
     finally:
         library.setLevel(before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_GPUS
 from fluidgate.cli import options as o
 from fluidgate.errors import InputError
 from fluidgate.output import write_text
+from fluidgate.words import listed
 
 if TYPE_CHECKING:
     from fluidgate.calibration import CalibrationReport
@@ -43,11 +44,23 @@ class MemoryOptions:
     tp: Annotated[int, typer.Option("--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
     pp: Annotated[int, typer.Option("--pp", help="Stages of the pipeline.", min=1, max=MAX_GPUS)] = 1
     kv_cache_dtype: Annotated[
-        str, typer.Option("--kv-cache-dtype", help="Of the KV cache: auto, bfloat16, fp8 … as vLLM's option.")
+        str, typer.Option("--kv-cache-dtype", help="Dtype of the KV cache, as in vLLM: auto, bfloat16, fp8 …")
     ] = "auto"
     gpu_memory_utilization: Annotated[
         float, typer.Option("--gpu-memory-utilization", help="Share of GPU memory to use; the default is vLLM's own.")
     ] = 0.92
+
+    def refuse_unused(self) -> None:
+        """Refuse what only sizes the cache of a model that is named."""
+        names = ("tp", "pp", "kv_cache_dtype", "gpu_memory_utilization")
+        given = [
+            f"--{field.name.replace('_', '-')}"
+            for field in fields(self)
+            if field.name in names and getattr(self, field.name) != field.default
+        ]
+        if given:
+            them = "them" if len(given) > 1 else "it"
+            raise InputError(f"{listed(given)} without a model: add --gpu and --model, or leave {them} out")
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,7 @@ class SheetOptions:
         if self.model is not None and self.model_config is not None:
             raise InputError("--model and --model-config both name the model: give one")
         if self.gpu is None and self.model is None and self.model_config is None:
+            memory.refuse_unused()
             return None
         if self.gpu is None:
             raise InputError("the model alone has no data sheet: add --gpu")
@@ -113,9 +127,10 @@ def steps(
         has_sequences=file.has_sequences,
         sheet=None if estimate is None else estimate.step_time,
     )
-    machine = report.hardware(name or path.stem, blocks, memory.block_size, source=f"calibrated on {path.name}")
+    block_size = memory.block_size if estimate is None else estimate.block_size
+    machine = report.hardware(name or path.stem, blocks, block_size, source=f"calibrated on {path.name}")
     if estimate is not None:
-        machine = replace(machine, server=estimate.server)
+        machine = replace(machine, kv_law=estimate.kv_law, server=estimate.server)
     write_hardware(machine, out)
     o.say(f"wrote {out}")
     if plot is not None:

@@ -75,7 +75,7 @@ def _with_page(hardware: o.HardwareOptions, page: Path | None) -> o.HardwareOpti
 
     if page is None:
         return hardware
-    if hardware.num_gpu_blocks or hardware.kv_cache_tokens or hardware.block_size:
+    if any(given is not None for given in (hardware.num_gpu_blocks, hardware.kv_cache_tokens, hardware.block_size)):
         raise InputError(
             "--metrics states the KV cache: leave --num-gpu-blocks, --kv-cache-tokens and --block-size out"
         )

@@ -65,6 +65,8 @@ class MachineOptions:
         if self.hardware_file is None and self.model is None and self.gpu is None:
             return None
         if self.hardware_file is not None:
+            if (self.model, self.gpu, self.tp, self.model_config) != (None, None, 1, None):
+                raise InputError("--hardware states the machine: leave --model, --gpu, --tp and --model-config out")
             options = o.HardwareOptions(hardware_file=self.hardware_file)
         elif self.model is not None and self.gpu is not None:
             options = o.HardwareOptions(model=self.model, gpu=self.gpu, tp=self.tp, model_config=self.model_config)

@@ -1,4 +1,4 @@
-"""`grouped`: commands whose options come in groups, each a dataclass."""
+"""`option` and `grouped`: commands whose options come in groups, each a dataclass."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
+
+import typer
+
+
+def option(panel: str, *names: str, help: str, **more: Any) -> Any:
+    """An option under a heading of its command's help."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fluidgate.bounds import MAX_GPUS, MAX_JOBS, MAX_REPEATS, MAX_REQUESTS, MAX_SEED
+from fluidgate.bounds import MAX_JOBS, MAX_REPEATS, MAX_REQUESTS, MAX_SEED
 from fluidgate.cli.groups import grouped as grouped
-from fluidgate.errors import InputError
+from fluidgate.cli.groups import option as _option
+from fluidgate.cli.hardware_options import HardwareOptions as HardwareOptions
 from fluidgate.output import check_writable, make_folder, write_text
 from fluidgate.words import escaped
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fluidgate.engine import EngineConfig, Fleet
-    from fluidgate.hardware import Gpu, Hardware
     from fluidgate.runs import Runner
     from fluidgate.workload import Workload
 
@@ -36,11 +36,7 @@ class Format(StrEnum):
     JSON = "json"
 
 
-def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
-
-
-_W, _H, _E, _F, _O, _R = "Workload", "Hardware", "Engine", "Replicas", "Output", "Running"
+_W, _E, _F, _O, _R = "Workload", "Engine", "Replicas", "Output", "Running"
 
 TraceFormat = Annotated[str | None, _option(_W, "--trace-format", help="Format of the trace, if not recognised.")]
 Failed = Annotated[str, _option(_W, "--failed", help="What to do at failed requests in a trace: stop, or drop them.")]
@@ -134,94 +130,6 @@ class WorkloadOptions:
         if self.rate is None or workload.duration_s == 0:
             return workload
         return workload.scaled(self.rate / workload.rate)
-
-
-@dataclass(frozen=True)
-class HardwareOptions:
-    """What the requests run on."""
-
-    model: Annotated[str, _option(_H, "--model", help="Model name, or any name with --model-config.")] = "llama-2-7b"
-    gpu: Annotated[str, _option(_H, "--gpu", help="GPU name, or a JSON file with its data sheet.")] = "a100-80gb"
-    gpu_memory_gib: Annotated[
-        float | None, _option(_H, "--gpu-memory-gib", help="GPU memory, for a GPU without a built-in data sheet.")
-    ] = None
-    gpu_bandwidth: Annotated[
-        float | None, _option(_H, "--gpu-bandwidth", help="Its memory bandwidth, GB/s (10⁹ bytes).")
-    ] = None
-    gpu_link: Annotated[
-        float | None, _option(_H, "--gpu-link", help="What an all-reduce gets of the GPUs' link, GB/s per direction.")
-    ] = None
-    gpu_tflops: Annotated[float | None, _option(_H, "--gpu-tflops", help="Its dense bf16 throughput, TFLOP/s.")] = None
-    tp: Annotated[int, _option(_H, "--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
-    pp: Annotated[int, _option(_H, "--pp", help="Stages of the pipeline.", min=1, max=MAX_GPUS)] = 1
-    variant: Annotated[str | None, _option(_H, "--variant", help="Profile variant, such as `paper`.")] = None
-    model_config: Annotated[
-        Path | None, _option(_H, "--model-config", help="Hugging Face config.json of the model.")
-    ] = None
-    hardware_file: Annotated[
-        Path | None, _option(_H, "--hardware", help="Hardware file, instead of model and GPU.")
-    ] = None
-    gpu_memory_utilization: Annotated[
-        float, _option(_H, "--gpu-memory-utilization", help="Share of GPU memory to use; the default is vLLM's own.")
-    ] = 0.92
-    num_gpu_blocks: Annotated[int | None, _option(_H, "--num-gpu-blocks", help="KV blocks, as vLLM counts them.")] = (
-        None
-    )
-    kv_cache_tokens: Annotated[
-        int | None, _option(_H, "--kv-cache-tokens", help="KV cache in tokens, as vLLM logs its size.")
-    ] = None
-    block_size: Annotated[int | None, _option(_H, "--block-size", help="Tokens per KV block.")] = None
-    kv_cache_dtype: Annotated[
-        str, _option(_H, "--kv-cache-dtype", help="Of the KV cache: auto, bfloat16, fp8 … as vLLM's option.")
-    ] = "auto"
-
-    def load(self) -> Hardware:
-        """The hardware file, or the profile or estimate of the model on the GPU."""
-        from fluidgate.hardware import get_hardware, read_hardware
-
-        if self.hardware_file is None:
-            return get_hardware(
-                self.model,
-                self.data_sheet() or self.gpu,
-                tp=self.tp,
-                pp=self.pp,
-                gpu_memory_utilization=self.gpu_memory_utilization,
-                num_gpu_blocks=self.num_gpu_blocks,
-                kv_cache_tokens=self.kv_cache_tokens,
-                block_size=self.block_size or 16,
-                kv_cache_dtype=self.kv_cache_dtype,
-                variant=self.variant,
-                config=self.model_config,
-            )
-        if self.data_sheet() is not None:
-            raise InputError("--hardware states the machine: leave --gpu-memory-gib, -bandwidth, -tflops and -link out")
-        hardware = read_hardware(self.hardware_file)
-        block_size = self.block_size or hardware.block_size
-        if self.num_gpu_blocks and self.kv_cache_tokens:
-            raise InputError("the KV cache is given twice: leave --num-gpu-blocks or --kv-cache-tokens out")
-        stated = self.kv_cache_tokens and self.kv_cache_tokens // block_size
-        return replace(
-            hardware,
-            num_gpu_blocks=self.num_gpu_blocks or stated or hardware.num_gpu_blocks,
-            block_size=block_size,
-        )
-
-    def data_sheet(self) -> Gpu | None:
-        """The GPU that the options describe; None where they only name one."""
-        from fluidgate.hardware import Gpu, find_gpu
-
-        sheet = {
-            "--gpu-memory-gib": self.gpu_memory_gib,
-            "--gpu-bandwidth": self.gpu_bandwidth,
-            "--gpu-tflops": self.gpu_tflops,
-        }
-        missing = [name for name, value in sheet.items() if value is None]
-        if len(missing) == len(sheet):
-            return None if self.gpu_link is None else replace(find_gpu(self.gpu), link_gb_per_s=self.gpu_link)
-        if missing:
-            raise InputError(f"a GPU's data sheet needs {', '.join(sheet)}: add {' and '.join(missing)}")
-        memory_gib, bandwidth, tflops = (float(value) for value in sheet.values() if value is not None)
-        return Gpu(self.gpu, memory_gib, bandwidth, tflops, "given on the command line", self.gpu_link)
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,6 @@ def served(hardware: o.HardwareOptions, machine: Hardware) -> ServedModel:
         kv_cache_dtype=asked,
         # blocks that were given, not computed from a share of the memory, do not determine the share
         gpu_memory_utilization=None
-        if hardware.num_gpu_blocks or hardware.kv_cache_tokens
+        if hardware.num_gpu_blocks is not None or hardware.kv_cache_tokens is not None
         else hardware.gpu_memory_utilization,
     )

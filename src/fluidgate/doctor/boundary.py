@@ -80,13 +80,16 @@ def memory_of(facts: Facts) -> Memory | None:
 
 
 def boundary_of(facts: Facts, memory: Memory, hardware: Hardware) -> Boundary:
-    """The boundary of the served lengths on `hardware`, whose KV capacity gives way to the one the server states."""
+    """The boundary of the served lengths on `hardware`, whose KV capacity gives way to the one that the facts have.
+
+    A size in tokens counts every token of a request once, however many groups of layers keep it, and so do requests.
+    """
     machine, limits = hardware, Limits.of(hardware, facts.max_num_batched_tokens, facts.max_num_seqs)
-    if facts.kv_tokens is not None and facts.block_size is not None:  # as tokens: in several groups they are not blocks
+    if facts.kv_tokens is not None and facts.block_size is not None:
         blocks = max(2, 1 + int(facts.kv_tokens // facts.block_size))
-        machine = hardware.with_cache(blocks, facts.block_size)
-        limits = replace(limits, kv_tokens=facts.kv_tokens, block_size=facts.block_size)
-    twice = Limits(2 * limits.kv_tokens, limits.block_size, limits.max_num_batched_tokens, limits.max_num_seqs)
+        machine = replace(hardware, num_gpu_blocks=blocks, block_size=facts.block_size, kv_law=None)
+        limits = replace(limits, kv_tokens=facts.kv_tokens, block_size=facts.block_size, kv_law=None)
+    twice = replace(limits, kv_tokens=2 * limits.kv_tokens)
     per_engine = (facts.rate or 1.0) / facts.engines
     mixes = {spread: memory.law.mix(spread, per_engine) for spread in ("most", "even", "least")}
     least, even, most = (_stability(mix, machine, limits) for mix in mixes.values())

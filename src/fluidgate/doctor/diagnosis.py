@@ -83,7 +83,7 @@ def diagnose(facts: Facts, hardware: Hardware | None = None) -> Diagnosis:
         InputError: lengths that contradict their buckets or the KV memory.
     """
     if hardware is not None and facts.kv_tokens is None:
-        facts = facts.with_kv(hardware.num_gpu_blocks, hardware.block_size, source="the hardware's KV cache")
+        facts = _with_kv_of(hardware, facts)
     held = held_of(facts)
     contradiction = held if held is not None and held.contradicts else None
     if contradiction is not None:
@@ -111,3 +111,13 @@ def _nothing_wrong(facts: Facts) -> Finding:
     else:
         says = "Nothing to change: memory does not bind, and no queue builds up."
     return Finding("nothing-wrong", Severity.FINE, says, benefit=1.0)
+
+
+def _with_kv_of(hardware: Hardware, facts: Facts) -> Facts:
+    """The facts with the hardware's KV cache: its size as a server with these limits would state it."""
+    several, source = not hardware.law.is_one_full_group, "the hardware's KV cache"
+    limits = hardware.server.with_flags(facts.max_num_seqs, facts.max_num_batched_tokens)
+    tokens = None
+    if several and limits.max_model_len is not None:
+        tokens = float(hardware.logged_kv_tokens(limits.max_num_batched_tokens, limits.max_model_len))
+    return facts.with_kv(hardware.num_gpu_blocks, hardware.block_size, tokens, several_groups=several, source=source)

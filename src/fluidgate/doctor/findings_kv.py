@@ -10,8 +10,8 @@ STATE_IT = Change(
 )
 CORRECT_IT = Change("correct the size of the KV cache that was given", "the server's log prints it at the start")
 SEVERAL_GROUPS = (
-    "The server keeps its KV in several groups of layers, which fluidgate's scheduler does not gate yet; vLLM's own "
-    "flags stand in for it. The size of the cache is that of requests of the longest length: shorter ones hold more "
+    "The server keeps its KV in several groups of layers, which fluidgate's scheduler does not gate yet; use vLLM's "
+    "own flags instead. The size of the cache is that of requests of the longest length: shorter ones hold more "
     "per token."
 )
 
@@ -32,7 +32,7 @@ def kv_size(case: Case) -> Finding | None:
     whose = "itself" if facts.kv_source == "the page" else "the page"
     says = (
         f"{facts.kv_source[0].upper()}{facts.kv_source[1:]} contradicts {whose}: {number(held.running)} requests run "
-        f"with {percent(held.kv_use)} of a KV cache of {number(numbers['kv_tokens'])} tokens in use, which makes "
+        f"with {percent(held.kv_use)} of a KV cache of {number(numbers['kv_tokens'])} tokens in use, which is "
         f"{number(each)} tokens each, "
     )
     if each < numbers["least_tokens_each"]:
@@ -47,7 +47,7 @@ def kv_size(case: Case) -> Finding | None:
             f"while those that finished are so short that {number(numbers['most_tokens_each'])} is the most. The cache "
             "is smaller than stated"
         )
-    says += ", so nothing is reckoned from its size."
+    says += ", so nothing is derived from its size."
     change = STATE_IT if facts.kv_source == "the page" else CORRECT_IT
     return Finding("kv-size", Severity.WATCH, says, 0.0, numbers, (change,))
 

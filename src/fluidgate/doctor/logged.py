@@ -11,7 +11,7 @@ NO_PREEMPTIONS = (
     "`fluidgate doctor http://HOST:8000`."
 )
 FIRST_ENGINE = (
-    "The log is of vLLM's first engine: fluidgate's scheduler and the flags are those of vLLM 0.24 and later."
+    "The log is of vLLM's first engine (V0): fluidgate's scheduler and the flags given here need vLLM 0.24 or later."
 )
 NO_LENGTHS = (
     "Cannot tell the lengths of requests, nor the stability boundary: a log has neither. Scrape /metrics instead."
@@ -19,7 +19,7 @@ NO_LENGTHS = (
 
 
 def _of_the_lines(log: ServerLog) -> tuple[str, ...]:
-    """What the lines do not tell, or tell of an engine that no flag of today fits."""
+    """What the lines do not say, and whether they are of an engine that had other flags."""
     notes = (FIRST_ENGINE,) if log.first_engine else ()
     if not log.left_out:
         return notes

@@ -31,7 +31,7 @@ PROMPT_TOKENS = ("vllm:prompt_tokens_total", "vllm:prompt_tokens_by_source_total
 FIRST_TOKENS = "vllm:time_to_first_token_seconds_count"
 ABANDONED = (
     "About {} requests began and did not finish: their clients gave up. They count as arrivals; those that gave up "
-    "while they waited are in no metric, and come on top."
+    "while they waited are in no metric, and come on top of these."
 )
 FEW, MANY_ABANDONED = 5.0, 0.05
 """Fewer, or a smaller share of those that finished, may be a matter of when a counter was read."""

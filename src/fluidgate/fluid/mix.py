@@ -87,7 +87,7 @@ class RequestMix:
         if too_long.all():
             raise InputError(
                 f"request mix: every type has more than the {max_model_len:,} tokens, prompt and output, that the "
-                "model takes (max_model_len); use a model with a longer context"
+                "model takes (max_model_len); raise it, or use a model with a longer context"
             )
         taken, refused = (
             RequestMix(self.rate[k], self.prompt_tokens[k], self.output_tokens[k], self.prefill_emits_token)

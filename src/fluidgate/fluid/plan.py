@@ -21,7 +21,6 @@ from fluidgate.fluid.thresholds import WaitThresholds, wait_thresholds
 from fluidgate.fluid.uncertainty import PlanUncertainty, plan_uncertainty, warn_if_extrapolated
 from fluidgate.fluid.verdict import verdict
 from fluidgate.hardware.core import Hardware
-from fluidgate.hardware.kv_law import IN_FLIGHT_BATCHES
 from fluidgate.jsonfile import plain
 from fluidgate.words import number, percent
 from fluidgate.workload.core import Workload
@@ -174,12 +173,11 @@ class FluidPlan:
         tokens = f"{number(self.limits.kv_tokens)} tokens"
         if law.is_one_full_group:
             return f"{tokens}, {law.dtype}" if law.dtype.name else tokens
-        blocks, longest = self.hardware.num_gpu_blocks, self.limits.max_model_len
-        text = f"{blocks:,} blocks of {len(law.groups)} groups: {law.title}"
-        if longest is None or self.limits.max_num_batched_tokens is None:
+        budget, longest = self.limits.max_num_batched_tokens, self.limits.max_model_len
+        text = f"{self.hardware.num_gpu_blocks:,} blocks of {len(law.groups)} groups: {law.title}"
+        if longest is None or budget is None:
             return text
-        flying = IN_FLIGHT_BATCHES * self.limits.max_num_batched_tokens
-        return f"{text}; as vLLM logs it, {number(law.size_tokens(blocks, longest, flying))} tokens"
+        return f"{text}; as vLLM logs it, {number(self.hardware.logged_kv_tokens(budget, longest))} tokens"
 
     def _limit(self, name: str) -> str:
         limit = getattr(self.limits, name)

@@ -9,7 +9,7 @@ from fluidgate.hardware.gpus import Gpu, find_gpu, gpu_names, kv_blocks, read_gp
 from fluidgate.hardware.kv_groups import kv_law
 from fluidgate.hardware.kv_law import KvDtype, KvGroup, KvLaw
 from fluidgate.hardware.kv_layers import KvLayer, KvLayers, read_kv_layers
-from fluidgate.hardware.lookup import Serving, estimate_hardware, get_hardware
+from fluidgate.hardware.lookup import Serving, estimate_hardware, get_hardware, stated_blocks
 from fluidgate.hardware.model_config import ModelShape, find_model, model_names, read_model_config
 from fluidgate.hardware.profiles import Profile, find_profile, load_profile, profile_names
 from fluidgate.hardware.quantization import Scheme
@@ -52,5 +52,6 @@ __all__ = [
     "read_kv_layers",
     "read_model_config",
     "server_defaults",
+    "stated_blocks",
     "write_hardware",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_STEP_S, MIN_STEP_S, check_name
 from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import Calibration
-from fluidgate.hardware.kv_law import KvLaw
+from fluidgate.hardware.kv_law import IN_FLIGHT_BATCHES, KvLaw
 from fluidgate.hardware.server_defaults import ServerDefaults
 from fluidgate.hardware.step_grid import StepGrid
 from fluidgate.words import shown
@@ -160,6 +160,10 @@ class Hardware:
     def kv_capacity_tokens(self) -> int:
         """Tokens of KV that fit: every block but the null block."""
         return (self.num_gpu_blocks - 1) * self.block_size
+
+    def logged_kv_tokens(self, max_num_batched_tokens: int, max_model_len: int) -> int:
+        """The size of the KV cache that a vLLM server with these limits logs: longest requests that fit, in tokens."""
+        return self.law.size_tokens(self.num_gpu_blocks, max_model_len, IN_FLIGHT_BATCHES * max_num_batched_tokens)
 
     def step_s(
         self, decodes: Any, decode_kv_tokens: Any, prefill: Any, prefill_kv_tokens: Any, pairs: Any, chunks: Any

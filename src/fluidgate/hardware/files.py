@@ -17,14 +17,13 @@ from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import COEFFICIENTS, Calibration
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.kv_law import KvDtype, KvGroup, KvLaw
-from fluidgate.hardware.kv_layers import KIND_TITLES
+from fluidgate.hardware.kv_layers import KIND_TITLES, MAX_LAYERS
 from fluidgate.hardware.server_defaults import ServerDefaults
 from fluidgate.hardware.step_grid import PARTS, TABLES, StepGrid
 from fluidgate.jsonfile import JsonObject, read_object
 from fluidgate.output import write_text
 
 VERSION = 1
-MAX_LAYERS = 10_000
 GRID_DIGITS = 6
 _SERVER = ("max_num_seqs", "max_num_batched_tokens", "max_model_len")
 _OPTIONAL = ("block_size", "source", "relative_error", "overhead_s", "calibration", "grid", "kv_cache", *_SERVER)

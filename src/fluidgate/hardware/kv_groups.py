@@ -75,8 +75,10 @@ def _group(caches: list[_Cache]) -> KvGroup:
 
 
 def _refuse_uneven(layers: KvLayers, tp: int, pp: int) -> None:
-    if tp < 1 or not 1 <= pp <= len(layers):
-        raise InputError(f"tp = {tp} and pp = {pp} must be at least 1, and pp at most the {len(layers)} layers")
+    if tp < 1:
+        raise InputError(f"tp = {tp} must be at least 1")
+    if not 1 <= pp <= len(layers):
+        raise InputError(f"pp = {pp} must be at least 1 and at most {len(layers)}, the number of layers")
     for cache in (cache for layer in layers for cache in layer):
         if cache.kind != "latent" and cache.heads % tp and tp % cache.heads:
             raise InputError(f"tp = {tp} neither divides the {cache.heads} KV heads nor is a multiple of them")

@@ -6,6 +6,7 @@ own from the pool for every request (vllm/v1/core/kv_cache_utils.py).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -88,7 +89,7 @@ class KvGroup:
         return -(-tokens // self.block_size) - dropped // self.block_size
 
     def most_blocks(self, max_model_len: int, in_flight_tokens: int, prefix_caching: bool = True) -> int:
-        """Blocks that vLLM reserves for a request of the longest length, with so many tokens on their way."""
+        """Blocks that vLLM reserves for a request of the longest length, with so many tokens in flight."""
         if self.kind == "state":
             return self.copies if prefix_caching else 1
         if self.reach is None:
@@ -144,7 +145,8 @@ class KvLaw:
         """
         if not self.is_one_full_group:
             raise InputError(
-                f"block_size = {block_size}: blocks of a cache of several kinds ({self.title}) have theirs"
+                f"block_size = {block_size}: the blocks of a cache of several kinds ({self.title}) have "
+                f"{self.block_size} tokens, which follows from the model; leave it out"
             )
         group = replace(self.groups[0], block_size=block_size)
         return KvLaw((group,), self.bytes_per_block * block_size // self.block_size, self.dtype)
@@ -169,8 +171,9 @@ class KvLaw:
         unit = self.block_size
         groups = [group.mean_blocks(longest) for group in self.groups]
         pieces = []
-        for start in sorted({piece.start for group in groups for piece in group}):
-            parts = [max((piece for piece in group if piece.start <= start), key=_start) for group in groups]
+        begins = [[piece.start for piece in group] for group in groups]
+        for start in sorted({start for group in begins for start in group}):
+            parts = [group[bisect_right(starts, start) - 1] for group, starts in zip(groups, begins, strict=True)]
             pieces.append(
                 Piece(start, unit * sum(part.slope for part in parts), unit * sum(part.intercept for part in parts))
             )
@@ -203,7 +206,7 @@ class KvLaw:
         return total, squares
 
     def most_blocks(self, max_model_len: int, in_flight_tokens: int, prefix_caching: bool = True) -> int:
-        """Blocks that vLLM reserves for a request of the longest length, with so many tokens on their way."""
+        """Blocks that vLLM reserves for a request of the longest length, with so many tokens in flight."""
         return sum(group.most_blocks(max_model_len, in_flight_tokens, prefix_caching) for group in self.groups)
 
     def size_tokens(
@@ -224,7 +227,3 @@ class KvLaw:
             layers[alike] = layers.get(alike, 0) + group.layers
         kept = [replace(group, layers=count).title for group, count in layers.items()]
         return " + ".join(kept) + (f", {self.dtype}" if self.dtype.name else "")
-
-
-def _start(piece: Piece) -> int:
-    return piece.start

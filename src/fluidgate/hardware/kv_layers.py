@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from fluidgate.errors import InputError
 from fluidgate.jsonfile import JsonObject
 
 KvKind = Literal["full", "sliding", "chunked", "latent", "state"]
@@ -18,6 +17,8 @@ KIND_TITLES: dict[KvKind, str] = {
     "state": "state",
 }
 _ELSEWHERE = "give the KV cache size that the server logs, --kv-cache-tokens"
+MAX_LAYERS = 10_000
+"""Of a model; the largest have a few hundred."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,21 @@ PACKED_LATENT_BYTES = 656
 """Of a token in the 8-bit cache of sparse attention (vLLM's fp8_ds_mla): latent, scales, rotary key in 16 bits."""
 
 
+def text_config(config: JsonObject) -> JsonObject:
+    """What a Hugging Face config says of the text model: all of it, unless the model is multimodal."""
+    return config.object("text_config") if config.has("text_config") else config
+
+
 def read_kv_layers(config: JsonObject) -> KvLayers:
     """The layers of a Hugging Face config; of a multimodal one, those of its text model.
 
     Raises:
         InputError: a key is missing or malformed, or the layers are of a kind that is not counted here.
     """
-    text = config.object("text_config") if config.has("text_config") else config
+    text = text_config(config)
     _refuse_unknown(text)
     layers = _layer_count(text)
-    shared = text.integer("num_kv_shared_layers", at_least=0, default=0)
+    shared = text.integer("num_kv_shared_layers", at_least=0, at_most=layers - 1, default=0)
     read = next((read for key, read in _READERS.items() if text.has(key)), _uniform)
     return read(text, layers)[: layers - shared] + ((),) * shared
 
@@ -84,7 +90,9 @@ def read_kv_layers(config: JsonObject) -> KvLayers:
 def _layer_count(config: JsonObject) -> int:
     """As stated, or as many as a list of them has."""
     listed = config.values.get("layers_block_type")
-    return config.integer("num_hidden_layers", default=len(listed) if isinstance(listed, list) else None)
+    return config.integer(
+        "num_hidden_layers", at_most=MAX_LAYERS, default=len(listed) if isinstance(listed, list) else None
+    )
 
 
 def _refuse_unknown(config: JsonObject) -> None:
@@ -92,7 +100,7 @@ def _refuse_unknown(config: JsonObject) -> None:
         if key.startswith(_UNKNOWN_KEYS) and config.has(key):
             raise config.error(key, f"marks layers whose cache is not counted here; {_ELSEWHERE}")
     kinds = config.values.get("attn_type_list")
-    if kinds is not None and (not isinstance(kinds, list) or set(kinds) != {1}):
+    if kinds is not None and (not isinstance(kinds, list) or any(kind != 1 for kind in kinds)):
         raise config.error(
             "attn_type_list", f"has layers of linear attention, which are not counted here; {_ELSEWHERE}"
         )
@@ -209,7 +217,8 @@ def _by_pattern(config: JsonObject, layers: int) -> KvLayers:
 def _by_block_type(config: JsonObject, layers: int) -> KvLayers:
     """Nemotron-H since transformers 5: a word a layer."""
     types = config.values["layers_block_type"]
-    if not isinstance(types, list) or len(types) != layers or not set(types) <= {"mamba", "attention", "mlp", "moe"}:
+    known = ("mamba", "attention", "mlp", "moe")
+    if not isinstance(types, list) or len(types) != layers or any(kind not in known for kind in types):
         raise config.error("layers_block_type", f"must hold mamba, attention, mlp or moe for each of {layers} layers")
     mamba, full = _mamba2(config), _full(config)
     return tuple({"mamba": (mamba,), "attention": (full,)}.get(kind, ()) for kind in types)
@@ -219,9 +228,9 @@ def _mamba2(config: JsonObject) -> KvLayer:
     heads, size = config.integer("mamba_num_heads"), config.integer("ssm_state_size")
     inner = heads * config.integer("mamba_head_dim")
     conv = inner + 2 * config.integer("n_groups") * size
-    state_type = config.text("mamba_ssm_cache_dtype", default="float32")
+    element_bytes = _state_bytes(config, "mamba_ssm_cache_dtype", default="float32")
     rows = config.integer("conv_kernel") - 1
-    return KvLayer("state", state=((rows * conv, 2), (inner * size, _dtype_bytes(config, state_type))), copies=3)
+    return KvLayer("state", state=((rows * conv, 2), (inner * size, element_bytes)), copies=3)
 
 
 def _by_interval(config: JsonObject, layers: int) -> KvLayers:
@@ -235,25 +244,26 @@ def _gated_delta_net(config: JsonObject) -> KvLayer:
     keys, values = config.integer("linear_num_key_heads"), config.integer("linear_num_value_heads")
     key_dim, value_dim = config.integer("linear_key_head_dim"), config.integer("linear_value_head_dim")
     rows = config.integer("linear_conv_kernel_dim") - 1
-    state_type = config.text("mamba_ssm_dtype", default="bfloat16")
     matrices = values * value_dim * key_dim
     conv = 2 * keys * key_dim + values * value_dim
-    return KvLayer("state", state=((rows * conv, 2), (matrices, _dtype_bytes(config, state_type))))
+    element_bytes = _state_bytes(config, "mamba_ssm_dtype", default="bfloat16")
+    return KvLayer("state", state=((rows * conv, 2), (matrices, element_bytes)))
 
 
-def _dtype_bytes(config: JsonObject, name: str) -> int:
-    sizes = {"float32": 4, "bfloat16": 2, "float16": 2}
+def _state_bytes(config: JsonObject, key: str, default: str) -> int:
+    """Of an element of a state."""
+    name, sizes = config.text(key, default=default), {"float32": 4, "bfloat16": 2, "float16": 2}
     if name not in sizes:
-        raise InputError(f"{config.where}: a state of {name!r} is not one of {', '.join(sizes)}")
+        raise config.error(key, f"= {name!r} is not one of {', '.join(sizes)}")
     return sizes[name]
 
 
 def _by_type(config: JsonObject, layers: int) -> KvLayers:
     """A list of types, one a layer."""
     types = config.values["layer_types"]
-    if not isinstance(types, list) or len(types) != layers:
+    if not isinstance(types, list) or len(types) != layers or not all(isinstance(kind, str) for kind in types):
         raise config.error("layer_types", f"must name the type of each of {layers} layers")
-    made = {kind: _TYPES[kind](config) for kind in dict.fromkeys(map(str, types)) if kind in _TYPES}
+    made = {kind: _TYPES[kind](config) for kind in dict.fromkeys(types) if kind in _TYPES}
     for kind in types:
         if kind not in made:
             raise config.error("layer_types", f"has {kind!r}, which is not counted here; {_ELSEWHERE}")
@@ -285,7 +295,7 @@ def _chunked(config: JsonObject, layers: int) -> KvLayers:
 def _hybrid_windows(config: JsonObject, layers: int) -> KvLayers:
     """MiMo-V2: 1 marks a window, whose heads have numbers of their own."""
     pattern = config.values["hybrid_layer_pattern"]
-    if not isinstance(pattern, list) or len(pattern) != layers or not set(pattern) <= {0, 1}:
+    if not isinstance(pattern, list) or len(pattern) != layers or any(mark not in (0, 1) for mark in pattern):
         raise config.error("hybrid_layer_pattern", f"must hold 0 or 1 for each of {layers} layers")
     width = config.integer("swa_head_dim") + config.integer("swa_v_head_dim")
     local = KvLayer("sliding", config.integer("swa_num_key_value_heads"), width, config.integer("sliding_window"))

@@ -97,7 +97,7 @@ def get_hardware(
         gpu: name of the GPU, a data sheet, or the path of one (`read_gpu`).
         tp: tensor-parallel GPUs.
         pp: stages of the pipeline, which hold the layers in turn. The step time is that of one batch at a time, so each
-            GPU idles 1 - 1/pp of it: vLLM keeps up to `pp` batches on their way, and does better.
+            GPU idles 1 - 1/pp of it: vLLM keeps up to `pp` batches in flight, and does better.
         gpu_memory_utilization: fraction of GPU memory the engine may use, in (0, 1].
         num_gpu_blocks: KV blocks, instead of computing them.
         kv_cache_tokens: the same in tokens, as vLLM logs them ("GPU KV cache size").
@@ -117,7 +117,7 @@ def get_hardware(
     serving = Serving(tp, pp, gpu_memory_utilization, num_gpu_blocks, block_size, kv_cache_dtype)
     law = serving.law(shape)  # refuses a parallelism that does not divide the model
     server = server_defaults(known_gpu.name, known_gpu.memory_gib, shape.max_model_len)
-    num_gpu_blocks = _blocks_given(num_gpu_blocks, kv_cache_tokens, law, server)
+    num_gpu_blocks = stated_blocks(num_gpu_blocks, kv_cache_tokens, law, server)
     serving = replace(serving, num_gpu_blocks=num_gpu_blocks)
     if num_gpu_blocks is not None:
         check_kv_fits(law, known_gpu, num_gpu_blocks)
@@ -135,12 +135,15 @@ def _is_built_in(gpu: Gpu, tp: int) -> bool:
     return gpu == (replace(sheet, link_gb_per_s=gpu.link_gb_per_s) if tp == 1 else sheet)
 
 
-def _blocks_given(
+def stated_blocks(
     num_gpu_blocks: int | None, kv_cache_tokens: int | None, law: KvLaw, server: ServerDefaults
 ) -> int | None:
     """The KV blocks that the user states, in blocks or in tokens; None where neither is stated.
 
     Tokens of several groups of layers are what vLLM logs: the requests of the longest length that fit, times that.
+
+    Raises:
+        InputError: both are stated, or tokens that hold nothing or cannot be converted.
     """
     if kv_cache_tokens is None:
         return num_gpu_blocks

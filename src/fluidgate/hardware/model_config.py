@@ -9,7 +9,7 @@ from fluidgate.errors import InputError
 from fluidgate.hardware._names import resolve, simple_model_name
 from fluidgate.hardware.kv_groups import kv_law
 from fluidgate.hardware.kv_law import KvLaw
-from fluidgate.hardware.kv_layers import KvLayer, KvLayers, kv_heads_of, read_kv_layers
+from fluidgate.hardware.kv_layers import KvLayer, KvLayers, kv_heads_of, read_kv_layers, text_config
 from fluidgate.hardware.model_length import model_length
 from fluidgate.hardware.quantization import SIXTEEN_BIT, Scheme, checkpoint_bytes, kv_dtype, read_scheme, scheme_files
 from fluidgate.jsonfile import JsonObject, read_object
@@ -216,7 +216,7 @@ def read_model_config(path: Path | str) -> ModelShape:
     path = Path(path)
     file = path / "config.json" if path.is_dir() else path
     whole = read_object(file, "a Hugging Face config.json")
-    config = whole.object("text_config") if whole.has("text_config") else whole
+    config = text_config(whole)
     dtype = stated_dtype(config)
     windows = read_kv_layers(config)
     is_moe = any(config.integer(key, at_least=0, default=0) > 1 for key in _EXPERT_KEYS)

@@ -53,7 +53,8 @@ def _too_long(comparison: Comparison) -> str:
     first = comparison.cells[0].summaries[0]
     if not first.refused:
         return ""
-    return f"; {first.refused:,} of {first.offered:,} requests are refused as too long for the model, and count nowhere"
+    refused = f"{first.refused:,} of {first.offered:,} requests are too long for the model and refused"
+    return f"; {refused}; only goodput counts them"
 
 
 def _values(comparison: Comparison, cell: Cell) -> Iterator[Text]:
@@ -90,9 +91,7 @@ def frontier_table(frontier: Frontier) -> Table:
             table.add_row(Text(rate.policy), *map(Text, values))
         table.add_row(Text(f"fluid boundary, set by {rates[0].limit}"), Text(_rate(rates[0].boundary_rate)))
         if rates[0].refused_share:
-            table.add_row(
-                Text(f"{percent(rates[0].refused_share)} of the requests are too long, and not in these rates")
-            )
+            table.add_row(Text(f"{percent(rates[0].refused_share)} of the requests are too long, and left out"))
         table.add_section()
     return table
 

@@ -43,11 +43,12 @@ def calibrate_requests(
         progress: called now and then with (fits done, fits in all).
 
     Raises:
-        InputError: no run, one with too few requests, or a request that does not fit the KV cache.
+        InputError: no run, one with too few requests, or a request that does not fit the KV cache or the given limit.
     """
     if not runs:
         raise InputError("no run to calibrate from; give the result of a benchmark")
     config = config or EngineConfig()
+    _refuse_longer(runs, config.max_model_len)
     loads = [Load(measured) for measured in runs]
     prior = estimate.step_time
     pools = {id(measured.workload): one_pool(measured.workload, estimate) for measured in runs}
@@ -79,6 +80,17 @@ def calibrate_requests(
         calibration=calibration_of(posterior, *_range(loads, posterior.step_time, pools, config)),
         shares=tuple(np.mean([load.shares(posterior.step_time) for load in loads], axis=0).tolist()),
     )
+
+
+def _refuse_longer(runs: Sequence[MeasuredRun], max_model_len: int | None) -> None:
+    """Refuse a given limit that a server with such requests cannot have had."""
+    for measured in runs:
+        longest = int((measured.workload.prompt_tokens + measured.workload.output_tokens).max())
+        if max_model_len is not None and longest > max_model_len:
+            raise InputError(
+                f"{measured.name}: a request of {longest:,} tokens was served, so max_model_len = {max_model_len} is "
+                "not the server's; leave it out"
+            )
 
 
 def _simulated(

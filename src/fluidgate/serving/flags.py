@@ -169,7 +169,7 @@ def _longest_request(plan: PlanFile) -> list[Flag]:
     longest, own, held = plan.engine.max_model_len, plan.defaults.max_model_len, plan.hardware.longest_held_tokens
     # check_enough_kv_cache_memory in vllm/v1/core/kv_cache_utils.py
     if longest is not None and held is not None and longest > held:
-        return [Flag(LONGEST, str(held), f"as the KV cache holds no {longest:,} tokens, vLLM would not start")]
+        return [Flag(LONGEST, str(held), f"the KV cache does not hold {longest:,} tokens, and vLLM would not start")]
     if longest in (None, own):
         return []
     why = "tokens of the longest request, as planned"

@@ -8,7 +8,7 @@ from math import ceil
 from fluidgate.vllm_metrics.scrape import CONFIG, Scrape
 
 ROUNDED = 2e-3
-"""A concurrency may be told with two digits behind the point."""
+"""A concurrency may be stated with two decimals."""
 
 LEAST_WHOLE = 0.9
 """Share of blocks × block size that one group's tokens make up where the longest request is ten blocks or more: only

@@ -37,7 +37,7 @@ _OLDER_BLOCK_SIZE = re.compile(r"\bblock_size=(\d+)\b", re.ASCII)
 _BUDGET = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)", re.ASCII)
 _ARGUMENTS = re.compile(r"non-default args: (\{.*\})")
 USUAL_BLOCK_SIZE = 16
-"""vLLM's own, in tokens, where nobody says."""
+"""vLLM's own, in tokens, where a log does not say."""
 
 MAX_CHARACTERS = 16_384
 """Of a line that is looked at; vLLM's longest, with all its arguments, has a few thousand."""

@@ -161,7 +161,8 @@ class Workload:
         if too_long.all():
             raise InputError(
                 f"{self.name}: every request has more than the {max_model_len:,} tokens, prompt and output, that the "
-                "model takes (max_model_len), so a server refuses them all; use a model with a longer context"
+                "model takes (max_model_len), so a server refuses them all; raise it, or use a model with a longer "
+                "context"
             )
         taken, refused = (
             self.reordered(rows, self.arrival_s[rows]) for rows in (np.flatnonzero(~too_long), np.flatnonzero(too_long))

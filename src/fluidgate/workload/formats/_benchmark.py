@@ -121,7 +121,7 @@ def as_measured(path: Path, run: BenchmarkRun, failed: str, name: str) -> Measur
             raise InputError(
                 f"{where}: no {what}; run the benchmark with streaming, and keep the times of each request"
             )
-    early = keep & ((run.ttft_s < 0) | (run.e2e_s < run.ttft_s - CLOCK_SLACK_S))
+    early = keep & ((run.ttft_s <= 0) | (run.e2e_s < run.ttft_s - CLOCK_SLACK_S))
     if early.any():
         row = int(np.argmax(early))
         what = f"its first token after {run.ttft_s[row]:g} s and its last after {run.e2e_s[row]:g} s"
