@@ -304,7 +304,12 @@ CONFIGS = tuple(
     for config in (
         _CONFIG,
         _CONFIG | {"model_type": "qwen3", "head_dim": 128, "sliding_window": None, "tie_word_embeddings": True},
-        _CONFIG | {"model_type": "mistral", "sliding_window": 131072, "layer_types": ["full_attention"] * 3},
+        _CONFIG
+        | {
+            "model_type": "mistral",
+            "sliding_window": 131072,
+            "layer_types": ["full_attention"] * _CONFIG["num_hidden_layers"],
+        },
     )
 )
 QUANTISED = tuple(

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from fluidgate.bounds import check_name, check_number
+from fluidgate.bounds import MAX_COUNT, check_name, check_number
 from fluidgate.errors import InputError
 from fluidgate.hardware._names import resolve, simple_gpu_name
 from fluidgate.hardware.kv_law import KvLaw
 from fluidgate.hardware.model_config import ModelShape
 from fluidgate.jsonfile import JsonObject, read_object
+from fluidgate.words import shown
 
 GIB = 2**30
 DEFAULT_MEMORY_UTILIZATION = 0.92
@@ -142,6 +143,8 @@ def check_kv_fits(law: KvLaw, gpu: Gpu, num_gpu_blocks: int) -> None:
         InputError: they do not fit; says how many tokens would.
     """
     block_size = law.block_size
+    if num_gpu_blocks > MAX_COUNT:
+        raise InputError(f"num_gpu_blocks = {shown(num_gpu_blocks)} must be at most {MAX_COUNT:,}")
     held_gib = num_gpu_blocks * law.bytes_per_block / GIB
     if held_gib > gpu.memory_gib:
         raise InputError(
