@@ -44,6 +44,8 @@ def test_the_size_of_the_cache_can_be_given(tmp_path: Path) -> None:
     twice = doctor(stale, "--kv-cache-tokens", 10_000, "--num-gpu-blocks", 9, "--block-size", 16)
     assert twice.returncode == 1
     assert "the KV cache is given twice" in twice.stderr
+    for options in (("--tp", 2), ("--hardware", "nowhere.json", "--tp", 2)):
+        assert "--tp" in doctor(stale, *options).stderr
 
 
 def test_the_log_of_another_engine_is_named(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def test_a_data_sheet_that_cannot_be_is_refused(tmp_path: Path, sheet: str, mess
     with pytest.raises(InputError) as refusal:
         find_gpu(str(file))
     assert message in str(refusal.value)
+    assert str(file) in str(refusal.value)
 
 
 def test_tokens_taken_for_blocks_are_found_out() -> None:

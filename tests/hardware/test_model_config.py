@@ -158,6 +158,12 @@ def test_a_window_that_never_slides_is_fine(tmp_path: Path, changes: dict[str, A
         ({"layer_types": [["full_attention"]] * 32}, "'layer_types' must name the type of each of 32"),
         ({"layers_block_type": [["mamba"]] * 32}, "'layers_block_type' must hold mamba, attention, mlp or moe"),
         ({"hybrid_layer_pattern": [[0]] * 32}, "'hybrid_layer_pattern' must hold 0 or 1 for each of 32 layers"),
+        ({"rope_scaling": {"type": ["linear"], "factor": 2}}, "'type' = ['linear'] must be a text in quotes"),
+        ({"rope_parameters": {"rope_type": 5}}, "'rope_type' = 5 must be a text in quotes"),
+        (
+            {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": True}},
+            "'group_size' = True must be a number of weights",
+        ),
         ({"attn_type_list": [[1]]}, "'attn_type_list' has layers of linear attention"),
         ({"num_kv_shared_layers": 32}, "'num_kv_shared_layers' = 32 must be at least 0 and at most 31"),
         ({"num_hidden_layers": 2**31 - 1}, "'num_hidden_layers' = 2147483647 must be at least 1 and at most 10,000"),

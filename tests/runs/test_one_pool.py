@@ -40,11 +40,17 @@ def test_requests_have_the_room_of_the_real_cache(prompt: int, output: int, more
     assert boundaries[1] == pytest.approx(boundaries[0], rel=0.01), "the plan and the runs agree"
 
 
+def test_layers_that_all_have_a_window_are_no_group_too_many() -> None:
+    window = replace(MACHINE, kv_law=KvLaw((KvGroup("sliding", 20, 16, 512),)), block_size=1)
+    with pytest.warns(KvPoolWarning, match="layers that do not keep every token, and a run counts one pool"):
+        one_pool(traffic(1000, 300), window)
+
+
 def test_runs_count_the_pool_and_say_so() -> None:
     workload = traffic(1000, 300)
     with pytest.warns(KvPoolWarning):
         records = simulate(workload, MACHINE, "greedy")
-    assert "3 KV groups as one pool" in records.hardware.source
+    assert "3 groups of layers as one pool" in records.hardware.source
     assert records.hardware.num_gpu_blocks < MACHINE.num_gpu_blocks
     with pytest.warns(KvPoolWarning):
         comparison = compare(workload, MACHINE, policies=("greedy",), repeats=1)

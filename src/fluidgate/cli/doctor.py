@@ -63,17 +63,22 @@ class MachineOptions:
         if self.kv_cache_tokens is None and (self.num_gpu_blocks is None) != (self.block_size is None):
             raise InputError("--num-gpu-blocks and --block-size go together: give both")
         if self.hardware_file is None and self.model is None and self.gpu is None:
+            if (self.tp, self.model_config) != (1, None):
+                raise InputError("--tp and --model-config describe a model on a GPU: add --model and --gpu")
             return None
         if self.hardware_file is not None:
             if (self.model, self.gpu, self.tp, self.model_config) != (None, None, 1, None):
                 raise InputError("--hardware states the machine: leave --model, --gpu, --tp and --model-config out")
-            options = o.HardwareOptions(hardware_file=self.hardware_file)
-        elif self.model is not None and self.gpu is not None:
-            options = o.HardwareOptions(model=self.model, gpu=self.gpu, tp=self.tp, model_config=self.model_config)
-        else:
+            return o.HardwareOptions(
+                hardware_file=self.hardware_file
+            ).load()  # whose KV cache gives way, see `stated_in`
+        if self.model is None or self.gpu is None:
             raise InputError("--model and --gpu go together: step times depend on both")
-        return replace(
-            options,
+        return o.HardwareOptions(
+            model=self.model,
+            gpu=self.gpu,
+            tp=self.tp,
+            model_config=self.model_config,
             num_gpu_blocks=self.num_gpu_blocks,
             kv_cache_tokens=self.kv_cache_tokens,
             block_size=self.block_size,

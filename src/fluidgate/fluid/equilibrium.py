@@ -40,7 +40,7 @@ class Equilibrium:
 def equilibrium(mix: RequestMix, step_time: StepTime, law: KvLaw | None = None) -> Equilibrium | None:
     """The equilibrium of `mix`, or None when the work λw that arrives per second takes a second or more.
 
-    Source: model.md §2, the four-term iteration time; the paper's case is c_tok = c_attn = 0.
+    Source: model.md §2, the iteration time; the paper's case is c_tok = c_attn = 0.
     """
     busy = float(mix.rate @ mix.work_s(step_time))
     if busy >= 1.0:

@@ -23,7 +23,7 @@ class PlanUncertainty:
 
     Attributes:
         iteration_time: half-width of the iteration time at the boundary, relative: the coefficients' errors with
-            their correlation, and the misfit of the four-term form.
+            their correlation, and the misfit of the affine form.
         boundary_rate: low and high, requests per second.
         safety_buffer_tokens: low and high of the memory that Nested WAIT needs at the plan's rate; infinite where
             it cannot serve that rate.

@@ -103,7 +103,11 @@ def read_gpu(path: Path | str) -> Gpu:
     """
     sheet = read_object(path, "a GPU's data sheet (JSON)")
     sheet.refuse_others(_KEYS)
-    return _gpu(sheet, source=str(path))
+    try:
+        return _gpu(sheet, source=str(path))
+    except InputError as problem:
+        where = str(path)
+        raise problem if where in str(problem) else InputError(f"{where}: {problem}") from None
 
 
 @cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fluidgate.bounds import MAX_COUNT
 from fluidgate.jsonfile import JsonObject
 
@@ -64,5 +62,4 @@ def _rope_parameters(config: JsonObject) -> list[JsonObject]:
 
 
 def _kind(rope: JsonObject) -> str:
-    value: Any = rope.values.get("rope_type") or rope.values.get("type")
-    return value if isinstance(value, str) else "default"
+    return rope.text("rope_type" if rope.has("rope_type") else "type", default="default")

@@ -132,7 +132,7 @@ def _grouped(section: JsonObject) -> float:
     """AWQ and GPTQ: integers in groups, each with a scale and a zero point."""
     bits = section.integer("w_bit" if section.has("w_bit") else "bits", at_most=16)
     group = section.values.get("q_group_size", section.values.get("group_size", 128))
-    if not isinstance(group, int) or group == 0 or group < -1:
+    if type(group) is not int or group == 0 or group < -1:
         raise section.error("group_size", f"= {group!r} must be a number of weights, or -1 for whole columns")
     return bits if group == -1 else bits + (SCALE_BITS + bits) / group
 

@@ -27,11 +27,13 @@ def one_pool(workload: Workload, hardware: Hardware) -> Hardware:
     mix, plain = RequestMix.from_workload(workload, 1.0), KvLaw.full(law.block_size)
     ratio = mix.mean(mix.memory_token_iterations(plain)) / mix.mean(mix.memory_token_iterations(law))
     blocks = max(2, int((hardware.num_gpu_blocks - 1) * ratio) + 1)
+    several = len(law.groups) > 1
+    kept = f"{len(law.groups)} groups of layers" if several else "layers that do not keep every token"
     warnings.warn(
-        f"{hardware.name}: its KV cache has {len(law.groups)} groups of layers, and a run counts one pool of the right "
-        f"size for these requests: {blocks:,} blocks of {law.block_size} tokens for its {hardware.num_gpu_blocks:,}",
+        f"{hardware.name}: its KV cache has {kept}, and a run counts one pool of the right size for these requests: "
+        f"{blocks:,} blocks of {law.block_size} tokens for its {hardware.num_gpu_blocks:,}",
         KvPoolWarning,
         stacklevel=3,
     )
-    source = f"{hardware.source}; {len(law.groups)} KV groups as one pool of the right size for {workload.name}"
+    source = f"{hardware.source}; KV cache with {kept} as one pool of the right size for {workload.name}"
     return replace(hardware, num_gpu_blocks=blocks, kv_law=replace(plain, dtype=law.dtype), source=source)
