@@ -132,7 +132,8 @@ def law_of(config: dict[str, Any], settings: Any, tp: int, pp: int = 1) -> KvLaw
     from .kv_specs import BLOCK_SIZE
 
     latent = settings.model_config.use_mla
-    config = config | {"mamba_ssm_dtype": "float32"}  # as the CPU's kernel of linear attention wants it
+    if "linear_num_value_heads" in config:
+        config = config | {"mamba_ssm_dtype": "float32"}  # as the CPU's kernel of linear attention wants it
     return kv_law(
         read_kv_layers(JsonObject(config, "config")),
         dtype=KvDtype("bfloat16"),
