@@ -2,7 +2,8 @@
 
 It needs the extra `[dev]` and Chromium. What it shows is the page of
 
-    fluidgate compare --preset r1-reasoning --policy greedy --policy fluid --load 0.9 --html report.html
+    fluidgate compare --model llama-3.1-8b --gpu l40s --preset r1-reasoning --policy greedy --policy fluid --load 0.9 \
+      --html report.html
 """
 
 from __future__ import annotations
