@@ -40,7 +40,9 @@ def test_the_size_of_the_cache_can_be_given(tmp_path: Path) -> None:
     prompts, outputs, config = (1000,) * 900, (200,) * 900, {"num_gpu_blocks": 3200, "enable_prefix_caching": "False"}
     stale.write_text(page_of(running=250, kv_use=0.19, finished=900, prompts=prompts, outputs=outputs, config=config))
     assert "The page contradicts itself" in good(stale)
-    assert "memory allows about" in good(stale, "--kv-cache-tokens", 3199 * 528)
+    given = good(stale, "--kv-cache-tokens", 3199 * 528)
+    assert "memory allows about" in given
+    assert "KV cache of an engine: 1,689,072 tokens" in given
     twice = doctor(stale, "--kv-cache-tokens", 10_000, "--num-gpu-blocks", 9, "--block-size", 16)
     assert twice.returncode == 1
     assert "the KV cache is given twice" in twice.stderr

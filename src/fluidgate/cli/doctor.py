@@ -148,6 +148,8 @@ def _print(diagnosis: Diagnosis) -> None:
     if diagnosis.changes:
         console.print("What to change, in order of benefit", style="bold", highlight=False)
         console.print(_changes(diagnosis))
+    if diagnosis.kv_cache:
+        console.print(f"KV cache of an engine: {escaped(diagnosis.kv_cache)}", highlight=False)
     for note in diagnosis.notes:
         console.print(note, highlight=False)
 

@@ -18,6 +18,7 @@ from fluidgate.doctor.findings_queue import kv_binds, other_limit
 from fluidgate.doctor.held import held_of
 from fluidgate.hardware import Hardware
 from fluidgate.jsonfile import plain
+from fluidgate.words import number
 
 EXAMINATIONS: tuple[Callable[[Case], Finding | None], ...] = (
     gate,
@@ -46,11 +47,13 @@ class Diagnosis:
         source: what was read.
         findings: the most urgent first, and the largest benefit first among equals.
         notes: what cannot be determined, why, and what to do.
+        kv_cache: size and dtype of an engine's KV cache, and who says so; empty where neither is known.
     """
 
     source: str
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
+    kv_cache: str = ""
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -68,6 +71,7 @@ class Diagnosis:
             "findings": plain(self.findings, finite=True),
             "changes": plain(self.changes),
             "notes": list(self.notes),
+            "kv_cache": self.kv_cache,
         }
 
 
@@ -102,7 +106,17 @@ def diagnose(facts: Facts, hardware: Hardware | None = None) -> Diagnosis:
     notes = (*facts.notes, SEVERAL_GROUPS) if facts.several_kv_groups else facts.notes
     order = list(Severity)
     findings.sort(key=lambda finding: (order.index(finding.severity), -finding.benefit))
-    return Diagnosis(facts.source, tuple(findings), notes)
+    return Diagnosis(facts.source, tuple(findings), notes, _kv_cache(facts, hardware))
+
+
+def _kv_cache(facts: Facts, hardware: Hardware | None) -> str:
+    """Size and dtype; the page says `auto` where the dtype is the checkpoint's or the model's."""
+    size = [] if facts.kv_tokens is None else [f"{number(facts.kv_tokens)} tokens"]
+    if facts.kv_cache_dtype is not None:
+        dtype = [f"{facts.kv_cache_dtype}, as the server states"]
+    else:
+        dtype = [str(hardware.law.dtype)] if hardware is not None and hardware.law.dtype.name else []
+    return ", ".join(size + dtype)
 
 
 def _nothing_wrong(facts: Facts) -> Finding:
