@@ -159,6 +159,14 @@ def test_a_slower_link_costs_what_the_activations_take() -> None:
         assert other - one == pytest.approx((step[0] + step[2]) * token_s)
 
 
+def test_a_grid_comes_with_the_limits_that_the_server_sets_by_itself() -> None:
+    """vLLM's on an H100 are 1,024 seats and 8,192 tokens; a grid that reaches less far leaves them unknown."""
+    whole = query_aiconfigurator("qwen3-30b-a3b", "h100", limits=ServerLimits(max_model_len=8192)).hardware.server
+    assert (whole.max_num_seqs, whole.max_num_batched_tokens, whole.max_model_len) == (1024, 8192, 40960)
+    small = query_aiconfigurator("qwen3-30b-a3b", "h100", limits=SMALL).hardware.server
+    assert (small.max_num_seqs, small.max_num_batched_tokens) == (None, None)
+
+
 def test_replicas_of_attention_and_precision_are_options() -> None:
     rank = query_aiconfigurator(
         "deepseek-v3",

@@ -23,6 +23,7 @@ from fluidgate.hardware.estimate import SEQUENCE_S
 from fluidgate.hardware.fit import fit_step_grid
 from fluidgate.hardware.gpus import (
     DEFAULT_MEMORY_UTILIZATION,
+    GIB,
     canonical_gpu_name,
     check_kv_fits,
     check_memory_utilization,
@@ -33,7 +34,9 @@ from fluidgate.hardware.kv_groups import kv_law
 from fluidgate.hardware.kv_law import KvDtype, KvLaw
 from fluidgate.hardware.kv_layers import read_kv_layers, text_config
 from fluidgate.hardware.model_config import canonical_model_name, stated_dtype
+from fluidgate.hardware.model_length import model_length
 from fluidgate.hardware.quantization import kv_dtype, read_kv_scheme, scheme_files
+from fluidgate.hardware.server_defaults import ServerDefaults, server_defaults
 from fluidgate.hardware.step_grid import StepGrid
 from fluidgate.jsonfile import JsonObject, read_object
 
@@ -202,6 +205,7 @@ def query_aiconfigurator(
         relative_error=report.mean_error,
         grid=grid,
         kv_law=law,
+        server=_server(config, system, limits),
     )
     return QueriedHardware(hardware, points, tables.tables_s(*steps))
 
@@ -231,6 +235,19 @@ def _source(at: tuple[str, str, str], cut: dict[str, Any], spread: Spread, num_g
         f"{source}; the GPUs' time, steps with a prefill × {PREFILL_FACTOR:g}, and {SEQUENCE_S * 1e6:.0f} µs per "
         "scheduled request, assumed"
     )
+
+
+def _server(config: JsonObject, system: str, limits: ServerLimits) -> ServerDefaults:
+    """What vLLM sets on such a server by itself, as far as the grid reaches; None for a limit beyond it."""
+    from aiconfigurator_core.sdk.perf_database import load_system_spec
+
+    memory_gib = float(load_system_spec(system)["gpu"]["mem_capacity"]) / GIB
+    own = server_defaults(canonical_gpu_name(system), memory_gib, model_length(text_config(config)))
+    reached = {
+        name: value if (value := getattr(own, name)) is not None and value <= getattr(limits, name) else None
+        for name in ("max_num_seqs", "max_num_batched_tokens")
+    }
+    return replace(own, **reached)
 
 
 def _config(model: str) -> JsonObject:
