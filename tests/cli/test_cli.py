@@ -207,7 +207,7 @@ BAD = [
     (("plan", "--gpu", "a1000"), "give its data sheet"),
     (("plan", "--gpu", "mine", "--gpu-memory-gib", "48"), "add --gpu-bandwidth and --gpu-tflops"),
     (("plan", "--num-gpu-blocks", "100", "--kv-cache-tokens", "1600"), "the KV cache is given twice"),
-    (("plan", "--hardware", "nowhere.json", "--gpu-link", "16"), "--hardware states the machine"),
+    (("plan", "--hardware", "nowhere.json", "--link-gbps", "16"), "--hardware states the machine"),
     (("plan", "--preset", "nothing"), "no synthetic workload 'nothing'"),
     (("plan", "--rate", "-1"), "rate"),
     (("plan", "--rate", "nan"), "rate"),

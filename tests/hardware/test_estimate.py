@@ -53,7 +53,7 @@ def test_a_slower_link_slows_tokens_by_its_bytes() -> None:
 def test_several_gpus_need_a_link() -> None:
     unlinked = replace(H100, name="mine", link_gb_per_s=None)
     assert estimate_step_time(LLAMA, unlinked) == estimate_step_time(LLAMA, H100)
-    with pytest.raises(InputError, match=r"of mine does not give its link, which tp = 2 needs: add --gpu-link"):
+    with pytest.raises(InputError, match=r"of mine does not give its link, which tp = 2 needs: add --link-gbps"):
         estimate_step_time(LLAMA, unlinked, 2)
 
 

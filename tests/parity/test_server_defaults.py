@@ -24,20 +24,8 @@ CUTS_ANSWERS_SINCE = (0, 32)
 NAMES = {"a100-80gb": "NVIDIA A100-SXM4-80GB", "a800": "NVIDIA A800-SXM4-80GB", "mi300x": "AMD Instinct MI300X"}
 """As the driver spells them, where that matters; else our own."""
 
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "vocab_size": 1000,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "torch_dtype": "float32",
-}
+LENGTHS = {"max_position_embeddings": 8192, "rope_theta": 10000.0}
+"""Of the tiny model whose config.json the tests change."""
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +151,9 @@ def test_the_longest_request_is_the_one_that_vllm_derives(
 ) -> None:
     from vllm.engine.arg_utils import EngineArgs
 
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG | changes), encoding="utf-8")
+    from fluidgate.serving.vllm_core import TINY_LLAMA
+
+    (tmp_path / "config.json").write_text(json.dumps(TINY_LLAMA | LENGTHS | changes), encoding="utf-8")
     args = EngineArgs(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32", load_format="dummy")
     assert read_model_config(tmp_path).max_model_len == args.create_model_config().max_model_len
 

@@ -97,7 +97,7 @@ def test_replicas_are_sent_none_of_them() -> None:
 def test_a_workload_of_them_alone_is_refused_in_one_sentence() -> None:
     with pytest.raises(InputError, match=r"every request has more than the 10 tokens, .* \(max_model_len\)"):
         simulate(MIXED, MACHINE, "greedy", config=EngineConfig(max_model_len=10))
-    with pytest.raises(InputError, match=r"every type has more than the 10 tokens"):
+    with pytest.raises(InputError, match=r"request mix: every request has more than the 10 tokens"):
         plan(RequestMix([1.0], [10], [10]), UNLIMITED, max_model_len=10)
 
 

@@ -38,7 +38,7 @@ class SpreadOptions:
         str, typer.Option("--precision", help="Of matrices: bfloat16, fp8, fp8_block …; `auto`: the checkpoint's.")
     ] = "auto"
     link_gbps: Annotated[
-        float | None, typer.Option("--link-gbps", help="What the link between GPUs gives, GB/s per direction.")
+        float | None, typer.Option("--link-gbps", help="What an all-reduce gets of the GPUs' link, GB/s per direction.")
     ] = None
 
     def spread(self, memory: c.MemoryOptions) -> Spread:

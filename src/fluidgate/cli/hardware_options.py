@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_GPUS
 from fluidgate.cli.groups import option
@@ -29,10 +29,13 @@ class HardwareOptions:
     gpu_bandwidth: Annotated[
         float | None, option(_H, "--gpu-bandwidth", help="Its memory bandwidth, GB/s (10⁹ bytes).")
     ] = None
-    gpu_link: Annotated[
-        float | None, option(_H, "--gpu-link", help="What an all-reduce gets of the GPUs' link, GB/s per direction.")
+    link_gbps: Annotated[
+        float | None, option(_H, "--link-gbps", help="What an all-reduce gets of the GPUs' link, GB/s per direction.")
     ] = None
     gpu_tflops: Annotated[float | None, option(_H, "--gpu-tflops", help="Its dense bf16 throughput, TFLOP/s.")] = None
+    gpu_fp8_tflops: Annotated[
+        float | None, option(_H, "--gpu-fp8-tflops", help="Its dense FP8 throughput, TFLOP/s, if it has any.")
+    ] = None
     tp: Annotated[int, option(_H, "--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
     pp: Annotated[int, option(_H, "--pp", help="Stages of the pipeline.", min=1, max=MAX_GPUS)] = 1
     variant: Annotated[str | None, option(_H, "--variant", help="Profile variant, such as `paper`.")] = None
@@ -112,9 +115,11 @@ class HardwareOptions:
             "--gpu-tflops": self.gpu_tflops,
         }
         missing = [name for name, value in sheet.items() if value is None]
+        given = (("link_gb_per_s", self.link_gbps), ("fp8_tflops", self.gpu_fp8_tflops))
+        more: dict[str, Any] = {name: value for name, value in given if value is not None}
         if len(missing) == len(sheet):
-            return None if self.gpu_link is None else replace(find_gpu(self.gpu), link_gb_per_s=self.gpu_link)
+            return replace(find_gpu(self.gpu), **more) if more else None
         if missing:
             raise InputError(f"a GPU's data sheet needs {', '.join(sheet)}: add {' and '.join(missing)}")
         memory_gib, bandwidth, tflops = (float(value) for value in sheet.values() if value is not None)
-        return Gpu(self.gpu, memory_gib, bandwidth, tflops, "given on the command line", self.gpu_link)
+        return Gpu(self.gpu, memory_gib, bandwidth, tflops, "given on the command line", **more)

@@ -14,7 +14,7 @@ from fluidgate.bounds import MAX_RATE, MIN_RATE, check_number
 from fluidgate.errors import InputError
 from fluidgate.hardware.core import StepTime
 from fluidgate.hardware.kv_law import KvLaw
-from fluidgate.workload.core import Workload
+from fluidgate.workload.core import Workload, longer_than
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +81,9 @@ class RequestMix:
         Raises:
             InputError: it takes none of them.
         """
-        too_long = self.prompt_tokens + self.output_tokens > (max_model_len or np.inf)
+        too_long = longer_than(max_model_len, self.prompt_tokens, self.output_tokens, "request mix")
         if not too_long.any():
             return self
-        if too_long.all():
-            raise InputError(
-                f"request mix: every type has more than the {max_model_len:,} tokens, prompt and output, that the "
-                "model takes (max_model_len); raise it, or use a model with a longer context"
-            )
         taken, refused = (
             RequestMix(self.rate[k], self.prompt_tokens[k], self.output_tokens[k], self.prefill_emits_token)
             for k in (~too_long, too_long)

@@ -71,7 +71,7 @@ def _communication_s(model: ModelShape, gpu: Gpu, tp: int) -> tuple[float, float
     if tp == 1:
         return 0.0, 0.0
     if gpu.link_gb_per_s is None:
-        raise InputError(f"the data sheet of {gpu.name} does not give its link, which tp = {tp} needs: add --gpu-link")
+        raise InputError(f"the data sheet of {gpu.name} does not give its link, which tp = {tp} needs: add --link-gbps")
     activation_bytes = 2 * model.layers * model.hidden_size * model.dtype_bytes
     share = 2 * (tp - 1) / tp
     return ALL_REDUCES_OVERHEAD_S, activation_bytes * share / (gpu.link_gb_per_s * 1e9)

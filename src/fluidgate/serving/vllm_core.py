@@ -34,7 +34,7 @@ from fluidgate.serving.versions import cuts_lone_prefill
 LONGEST_MODEL_LEN = 1 << 20
 
 # The smallest config.json that vLLM takes for a text model: the scheduler asks only for lengths and limits.
-_TINY_LLAMA = {
+TINY_LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 64,
@@ -60,7 +60,7 @@ def _hash_function() -> Any:
 def _base_config() -> Any:
     """A vLLM configuration for the tiny model; making one takes seconds, so it is made once and copied."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(_TINY_LLAMA), encoding="utf-8")
+        Path(folder, "config.json").write_text(json.dumps(TINY_LLAMA), encoding="utf-8")
         return EngineArgs(
             model=folder,
             load_format="dummy",

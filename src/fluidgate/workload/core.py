@@ -155,15 +155,9 @@ class Workload:
         Raises:
             InputError: it takes none of them.
         """
-        too_long = self.prompt_tokens + self.output_tokens > (max_model_len or np.inf)
+        too_long = longer_than(max_model_len, self.prompt_tokens, self.output_tokens, self.name)
         if not too_long.any():
             return self
-        if too_long.all():
-            raise InputError(
-                f"{self.name}: every request has more than the {max_model_len:,} tokens, prompt and output, that the "
-                "model takes (max_model_len), so a server refuses them all; raise it, or use a model with a longer "
-                "context"
-            )
         taken, refused = (
             self.reordered(rows, self.arrival_s[rows]) for rows in (np.flatnonzero(~too_long), np.flatnonzero(too_long))
         )
@@ -246,3 +240,18 @@ def _array(values: Any, dtype: type, column: str) -> NDArray[Any]:
         raise InputError(f"{column} must hold numbers, not {array.dtype}")
     out: NDArray[Any] = np.ascontiguousarray(array, dtype=dtype)
     return out.copy() if out is values else out
+
+
+def longer_than(max_model_len: int | None, prompt_tokens: IntArray, output_tokens: IntArray, name: str) -> BoolArray:
+    """Which requests (or types of them) have more tokens, prompt and output, than a model takes; None: it takes any.
+
+    Raises:
+        InputError: all of them.
+    """
+    too_long: BoolArray = prompt_tokens + output_tokens > (max_model_len or np.inf)
+    if too_long.any() and too_long.all():
+        raise InputError(
+            f"{name}: every request has more than the {max_model_len:,} tokens, prompt and output, that the model "
+            "takes (max_model_len), so a server refuses them all; raise it, or use a model with a longer context"
+        )
+    return too_long
