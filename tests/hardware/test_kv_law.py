@@ -137,6 +137,28 @@ def test_published_block_sizes_of_hybrid_models() -> None:
         assert law.block_size == block_size
 
 
+def test_windows_alone_keep_the_block_size_of_the_server(tmp_path: Path) -> None:
+    """Mistral-7B v0.1: 32 layers with a window of 4,096 tokens, and no other; a block is still one of 16 tokens."""
+    config = {
+        "model_type": "mistral",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "num_hidden_layers": 32,
+        "sliding_window": 4096,
+        "vocab_size": 32000,
+        "max_position_embeddings": 32768,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    machine = get_hardware("mistral-7b-v0.1", "a100-80gb", config=tmp_path)
+    assert machine.block_size == 16
+    assert machine.kv_capacity_tokens == 16 * (machine.num_gpu_blocks - 1)
+    stable = plan(RequestMix([1.0], [8000], [1000]), machine, max_num_seqs=None).stability
+    blocks = machine.law.blocks(np.arange(8000, 9000)).sum()
+    assert stable.memory_limit == pytest.approx((machine.num_gpu_blocks - 1) / blocks, rel=0.01)
+
+
 def gemma(place: Path, **changes: Any) -> Path:
     """Gemma 3 1B by its published dimensions."""
     config = {

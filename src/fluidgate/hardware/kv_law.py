@@ -153,8 +153,9 @@ class KvLaw:
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block of the first group that grows with the request: the unit that the pool is measured in."""
-        return next((group.block_size for group in self.groups if group.reach is None and group.kind != "state"), 1)
+        """Tokens of a block, the unit that the pool is measured in: of the first group that keeps every token, or else
+        of the first that keeps a window, or of the states."""
+        return min(self.groups, key=lambda group: (group.kind == "state", group.reach is not None)).block_size
 
     @property
     def is_one_full_group(self) -> bool:

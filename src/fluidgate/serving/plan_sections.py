@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_COUNT, MAX_KV_TOKENS, MAX_NUMBER
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, ServerDefaults
+from fluidgate.hardware.quantization import KV_DTYPES
 from fluidgate.serving.labels import Classes
 from fluidgate.words import has_control
 
@@ -33,6 +34,12 @@ def _without_control(text: str) -> str:
     return text
 
 
+def _known_dtype(text: str) -> str:
+    if text not in KV_DTYPES:
+        raise ValueError(f"it must be one of {', '.join(KV_DTYPES)}")
+    return text
+
+
 Name = Annotated[str, AfterValidator(_without_control)]
 
 
@@ -48,7 +55,7 @@ class ServedModel(Section):
     name: Annotated[Name, Field(min_length=1)] | None = None
     tensor_parallel_size: Count | None = None
     pipeline_parallel_size: Count | None = None
-    kv_cache_dtype: Annotated[Name, Field(min_length=1)] | None = None
+    kv_cache_dtype: Annotated[str, AfterValidator(_known_dtype)] | None = None
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
