@@ -48,7 +48,7 @@ nitpick_ignore_regex = [
     (
         "py:class",
         r"fluidgate\..*\.(F|J|P|Findings|ClassSummary|Machine|EngineLimits|Traffic|Planned|ClassNames|Release|Address|Sample|Rule|Setting"
-        r"|Trial|Html|_without_control|Piece|JsonObject|Defaults|Posterior|LoadErrors)",
+        r"|Trial|Html|_without_control|_known_dtype|Piece|JsonObject|Defaults|Posterior|LoadErrors)",
     ),  # of no page of their own
 ]
 
