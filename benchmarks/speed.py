@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fluidgate import EngineConfig, Hardware, Workload, generate, read_trace
-from fluidgate.engine import RunRecords, run
+from fluidgate.engine import run
 from fluidgate.hardware import StepGrid, load_profile
 from fluidgate.hardware.knots import TOKEN_KNOTS_PER_OCTAVE, knots_to
-from fluidgate.policies import ConcurrencyCap, Greedy
+from fluidgate.policies import Greedy
 
 TRACE = Path(__file__).parents[2] / "shared" / "traces" / "AzureLLMInferenceTrace_conv.csv"
 HARDWARE = load_profile("llama-2-7b", "a100-80gb")
@@ -151,49 +151,6 @@ def grid_cost(trace: Workload) -> None:
     CONSOLE.print(table)
 
 
-def step_cost() -> None:
-    """Time of a step against the batch (linear) and against the queue (flat)."""
-    output = 2000
-    table = Table(title="Time of a decode step against the batch")
-    for column in ("batch", "µs per step", "ns per request"):
-        table.add_column(column, justify="right")
-    for batch in (1, 4, 16, 64, 256, 1024):
-        workload = Workload(np.zeros(batch), np.full(batch, 16), np.full(batch, output))
-        hardware = replace(HARDWARE, num_gpu_blocks=batch * (output // 16 + 2))
-        config = EngineConfig(max_num_seqs=batch, max_num_batched_tokens=16 * batch)
-
-        def decode(w: Workload = workload, h: object = hardware, c: EngineConfig = config) -> RunRecords:
-            return run(w, h, Greedy(), c)  # type: ignore[arg-type]
-
-        per_step = timed(decode) / decode().iterations
-        table.add_row(str(batch), f"{1e6 * per_step:.2f}", f"{1e9 * per_step / batch:.1f}")
-    CONSOLE.print(table)
-    table = Table(title="Time of a step against the number waiting (32 residents, nobody else fits)")
-    for column in ("waiting", "µs per step, greedy", "µs per step, concurrency-cap"):
-        table.add_column(column, justify="right")
-    for waiting in (100, 1_000, 10_000, 100_000, 1_000_000):
-        table.add_row(f"{waiting:,}", *(f"{1e6 * queue_step_s(waiting, cap):.2f}" for cap in (None, 32.0)))
-    CONSOLE.print(table)
-
-
-def queue_step_s(waiting: int, cap: float | None) -> float:
-    """Seconds per step while 32 requests of 20,000 tokens run and `waiting` others wait, setting up excluded.
-
-    The wait is measured as the difference between a long and a short run with the same queue.
-    """
-
-    def seconds(output: int) -> tuple[float, int]:
-        outputs = np.concatenate((np.full(32, output), np.ones(waiting, np.int64)))
-        workload = Workload(np.zeros(32 + waiting), np.ones(32 + waiting, np.int64), outputs)
-        policy = Greedy() if cap is None else ConcurrencyCap(cap)
-        hardware = replace(HARDWARE, num_gpu_blocks=32 * (20_000 // 16 + 2))
-        config = EngineConfig(max_num_seqs=32 if cap is None else 64)
-        return timed(lambda: run(workload, hardware, policy, config), 3), output
-
-    (long_s, long_steps), (short_s, short_steps) = seconds(20_000), seconds(100)
-    return (long_s - short_s) / (long_steps - short_steps)
-
-
 def command_line() -> None:
     """Seconds from command to table on the demo's workload, with a warm cache and with an empty one."""
     command = [str(Path(sys.executable).with_name("fluidgate")), "compare", "--load", "0.9", "--load", "1.1"]
@@ -214,5 +171,4 @@ if __name__ == "__main__":
     conversation = azure_conversation(Path(sys.argv[1]) if len(sys.argv) > 1 else TRACE)
     throughput(conversation)
     grid_cost(conversation)
-    step_cost()
     command_line()

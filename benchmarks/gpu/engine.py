@@ -1,7 +1,7 @@
 """A minimal continuous-batching engine on real compute: fluidgate decides every batch, PyTorch runs it.
 
-The run is the simulator's own step loop, interpreted, with one function replaced: where the simulator asks its
-`StepTime` how long a batch takes, the model runs the batch and the clock advances by the seconds that were measured.
+The run is the simulator's own step loop, interpreted, with one function replaced: where the simulator launches a batch
+for the time that its `StepTime` says, the model runs it and the clock advances by the seconds that were measured.
 Arrivals, decisions, blocks, preemptions and records are the simulator's, so whatever differs is the step time.
 """
 
@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
-from attention import Chunk, Decodes
+from attention import Attention, Batch, torch_attention
 from model import Attend, Llama
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fluidgate.arrays import IntArray
-from fluidgate.engine import EngineConfig, RunRecords, loop
-from fluidgate.engine import state as layout
+from fluidgate.engine import EngineConfig, RunRecords, batch, flight, loop
 from fluidgate.engine.compiled import load_program
 from fluidgate.engine.kv_cache import Cache
+from fluidgate.engine.layout import State
 from fluidgate.engine.run import run_program
-from fluidgate.engine.state import State
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
@@ -32,36 +33,26 @@ from fluidgate.policies import Policy
 from fluidgate.workload import Workload
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Requests of one forward pass; every array has one value (`blocks`: one row) per request.
-
-    Attributes:
-        rows: its row in the token buffer.
-        before: tokens whose KV is in the cache.
-        new: tokens to compute, the ones that follow.
-        known: tokens it has, prompt and generated; once all are computed the next one is sampled.
-        blocks: its KV blocks in order, shape (n, at least as many as needed); the rest is never read.
-    """
-
-    rows: IntArray
-    before: IntArray
-    new: IntArray
-    known: IntArray
-    blocks: IntArray
-
-
 class Engine:
     """A model, its paged KV cache and the tokens of a workload's requests, on one device."""
 
-    def __init__(self, model: Llama, num_gpu_blocks: int, block_size: int = 16) -> None:
-        self.model, self.block_size = model, block_size
+    def __init__(
+        self, model: Llama, num_gpu_blocks: int, block_size: int = 16, attention: Attention = torch_attention
+    ) -> None:
+        self.model, self.block_size, self.attention = model, block_size, attention
+        self.sampled_tokens = 0
         weight = model.lm_head.weight
         self.device, shape = weight.device, model.shape
         # Zeros, because the end of a last block is read before it is masked, and NaN times 0 is NaN.
         cache = (shape.layers, 2, num_gpu_blocks, shape.kv_heads, block_size, shape.head_dim)
         self.kv = torch.zeros(cache, dtype=weight.dtype, device=self.device)
         self.tokens = torch.zeros((0, 0), dtype=torch.int64, device=self.device)
+
+    def with_blocks(self, num_gpu_blocks: int | None) -> Engine:
+        """The same engine with the first blocks of its KV cache alone; None: with all of them."""
+        fewer = copy(self)
+        fewer.kv = self.kv[:, :, :num_gpu_blocks]
+        return fewer
 
     def load(self, prompt_tokens: IntArray, output_tokens: IntArray, seed: int = 0) -> None:
         """Make up prompts of these lengths, with room for the output."""
@@ -95,46 +86,18 @@ class Engine:
         attend = self._attend(batch, to, at % self.block_size)
         logits = self.model(self.tokens[rows, at], at, attend, self._put(ends[samples] - 1))
         self.tokens[self._put(batch.rows[samples]), self._put(after[samples])] = logits.argmax(dim=-1)
+        self.sampled_tokens += len(samples)
 
     def _attend(self, batch: Batch, to: Tensor, offset: Tensor) -> Attend:
         """Attention that first writes the new KV into the cache, at `offset` of block `to` for each token."""
-        decodes, chunks = self._decodes(batch), self._chunks(batch)
+        paged = self.attention(batch, self.block_size, self._put)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.kv[layer]
             keys[to, :, offset], values[to, :, offset] = k, v
-            out = torch.empty_like(q)
-            if decodes.count:
-                out[: decodes.count] = decodes.attend(q[: decodes.count], keys, values)
-            for chunk in chunks:
-                own = slice(chunk.start, chunk.stop)
-                out[own] = chunk.attend(q[own], k[own], v[own], keys, values)
-            return out
+            return paged(q, k, v, keys, values)
 
         return attend
-
-    def _decodes(self, batch: Batch) -> Decodes:
-        count = int((batch.new == 1).sum())
-        context = batch.before[:count] + 1
-        needed = -(-context // self.block_size)
-        owner = np.repeat(np.arange(count), needed)
-        number = np.arange(len(owner)) - np.repeat(np.cumsum(needed) - needed, needed)
-        position = number[:, None] * self.block_size + np.arange(self.block_size)
-        hidden = (position >= context[owner][:, None])[:, None, None, :]
-        return Decodes(count, self._put(batch.blocks[owner, number]), self._put(owner), self._put(hidden))
-
-    def _chunks(self, batch: Batch) -> list[Chunk]:
-        ends = np.cumsum(batch.new)
-        chunks = []
-        for i in np.flatnonzero(batch.new > 1):
-            before, new, stop = int(batch.before[i]), int(batch.new[i]), int(ends[i])
-            blocks = mask = None
-            if before:
-                blocks = self._put(batch.blocks[i, : -(-(before + new) // self.block_size)])
-                slots = torch.arange(len(blocks) * self.block_size, device=self.device)
-                mask = slots <= slots[before : before + new, None]
-            chunks.append(Chunk(stop - new, stop, blocks, mask))
-        return chunks
 
     def _put(self, array: NDArray[np.int64] | NDArray[np.bool_]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -153,10 +116,12 @@ class Served:
     Attributes:
         records: what `simulate` would return, in measured time, with one row per step.
         predicted_step_s: what the hardware's step time says of each step's batch, shape (steps,), seconds.
+        sampled_tokens: tokens that the model chose.
     """
 
     records: RunRecords
     predicted_step_s: NDArray[np.float64]
+    sampled_tokens: int
 
 
 def serve(
@@ -178,13 +143,21 @@ def serve(
     if (hardware.num_gpu_blocks, hardware.block_size) != (engine.kv.shape[2], engine.block_size):
         raise InputError(f"{hardware.name}: num_gpu_blocks and block_size must be the engine's")
     engine.load(workload.prompt_tokens, workload.output_tokens)
-    executor = _Executor(engine)
-    replaced = {loop.form_batch: executor.form_batch, loop.compute_batch: executor.compute_batch}
+    executor, sampled_before = _Executor(engine), engine.sampled_tokens
+    replaced = {batch.form_batch: executor.form_batch, flight.launch: executor.launch}
     program = replace(load_program(policy, compile=False), run_loop=interpreted(loop.run_loop, replaced))
     records = run_program(
-        program, workload, hardware, policy, config, record="steps", progress=progress, iterations_per_call=100
+        program,
+        workload,
+        hardware,
+        policy,
+        replace(config, async_scheduling=False),
+        record="steps",
+        progress=progress,
+        iterations_per_call=100,
+        walked=True,
     )
-    return Served(records, np.array(executor.predicted_s))
+    return Served(records, np.array(executor.predicted_s), engine.sampled_tokens - sampled_before)
 
 
 class _Executor:
@@ -192,29 +165,30 @@ class _Executor:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.plain_form, self.plain_compute = interpreted(loop.form_batch), interpreted(loop.compute_batch)
+        self.plain_form, self.plain_launch = interpreted(batch.form_batch), interpreted(flight.launch)
         self.table = np.zeros((0, 0), np.int32)
         self.predicted_s: list[float] = []
 
     def form_batch(self, state: State, cache: Cache) -> None:
-        """`loop.form_batch`; keeps hold of the block table, which `compute_batch` is not given."""
+        """`batch.form_batch`; keeps hold of the block table, which `launch` is not given."""
         self.table = cache.table
         self.plain_form(state, cache)
 
-    def compute_batch(self, state: State) -> tuple[float, int]:
-        """`loop.compute_batch`, with the seconds that the model took."""
-        scheduled = int(state.counter[layout.SCHEDULED])
-        if scheduled == 0:  # the only resident evicted itself
-            self.predicted_s.append(0.0)
-            return 0.0, 0
-        rows = state.batch_rows[:scheduled].copy()
+    def launch(self, state: State) -> Any:
+        """`flight.launch`, with the seconds that the model took."""
+        run = state.run[0]
+        first = run.launched % 2 * len(state.free_slots)
+        entries = state.batch[first : first + run.scheduled]
+        rows = np.array([entry.row for entry in entries])
         batch = Batch(
             rows=rows,
             before=state.computed[rows],
-            new=state.batch_tokens[:scheduled].copy(),
+            new=np.array([entry.tokens for entry in entries]),
             known=state.prompt_tokens[rows] + state.generated[rows],
-            blocks=self.table[state.slot[rows]].astype(np.int64),
+            blocks=self.table[[state.rows[row].slot for row in rows]].astype(np.int64),
         )
-        predicted_s, tokens = self.plain_compute(state)
-        self.predicted_s.append(predicted_s)
-        return self.engine.run(batch), tokens
+        launched = self.plain_launch(state)
+        self.predicted_s.append(launched.seconds)
+        launched.seconds = self.engine.run(batch)
+        launched.end_s = run.busy_until_s = launched.start_s + launched.seconds
+        return launched

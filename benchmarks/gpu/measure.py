@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -18,6 +18,9 @@ CHUNKS = (16, 64, 256, 512, 1024, 2048)
 BEFORE = (0, 512, 2048)
 MIXED_DECODES, MIXED_CONTEXTS, MIXED_CHUNKS = (4, 16, 64, 160), (128, 512), (64, 512, 1536)
 PROMPTS, PROMPT_TOKENS = (4, 16, 32), 60
+
+LEAST_FIXED_SHARE = 0.01
+"""Of the shortest step, taken where none is seen."""
 
 WARMUPS, REPEATS = 2, 5
 
@@ -84,7 +87,15 @@ def fitted(points: Sequence[Point]) -> tuple[StepTime, FitReport]:
     """The step time that describes the points best; see `fit_step_time`."""
     names = ("tokens", "kv_tokens", "attention_pairs", "sequences", "seconds")
     columns = ([getattr(point, name) for point in points] for name in names)
-    return fit_step_time(*columns, kind=[point.kind for point in points])
+    step_time, report = fit_step_time(*columns, kind=[point.kind for point in points])
+    return with_fixed_time(step_time, points), report
+
+
+def with_fixed_time(step_time: StepTime, points: Sequence[Point]) -> StepTime:
+    """With a share of the shortest step as its fixed time, where noise, as on a busy CPU, hid that: plans need one."""
+    if step_time.c0 > 0.0:
+        return step_time
+    return replace(step_time, c0=LEAST_FIXED_SHARE * min(point.seconds for point in points))
 
 
 def _blocks(shape: Shape, block_size: int) -> IntArray:

@@ -1,10 +1,12 @@
-"""Greedy, wait and nested-wait on real compute, beside what the simulator says of the same requests.
+"""Policies on real compute, beside what the simulator says of the same requests.
 
     python benchmarks/gpu/run.py --model llama-2-7b --device cuda --out result.json
+    python benchmarks/gpu/run.py --study paper-h3 --out paper-h3.json
 
 Needs PyTorch and one GPU (or `--model tiny --device cpu`); no weights and no network: the weights are random. First
 it measures step times over a grid of batches and fits a `StepTime`. Then every policy serves one overloaded workload
-on the model, and `simulate` predicts the same run from the fit.
+on the model, and `simulate` predicts the same run from the fit. With `--study` it runs what the paper ran on a real
+GPU (study.py), of which page.py makes a page.
 """
 
 from __future__ import annotations
@@ -21,17 +23,21 @@ from typing import Any
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # every step has another shape
 
-import numpy as np
 import torch
+from attention import Attention, torch_attention
+from dense import TOLERANCE, difference
 from measure import Point, fitted, grid, measure
 from model import Llama, model_shape, random_model
+from outcome import METRICS, numbers, step_time_error
+from study import FULL, TINY, Study, with_requests
+from sweep import blocks_for
 
-from engine import Engine, Served, serve
+from engine import Engine, serve
 from fluidgate import __version__
-from fluidgate.engine import EngineConfig, RunRecords
+from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, ModelShape
-from fluidgate.metrics import summarize
+from fluidgate.output import write_text
 from fluidgate.policies import Policy, make_policy
 from fluidgate.runs import plan_for, simulate
 from fluidgate.workload import PRESETS, Workload, generate
@@ -39,18 +45,11 @@ from fluidgate.workload import PRESETS, Workload, generate
 POLICIES = ("greedy", "wait", "nested-wait")
 BLOCKS = {"tiny": 128}
 REQUESTS = {"tiny": 60}
-METRICS = (
-    "mean_ttft_ms",
-    "mean_tpot_ms",
-    "mean_e2el_ms",
-    "p99_longest_silence_s",
-    "preemptions",
-    "output_throughput",
-    "completed",
-    "iterations",
-)
+BLOCK_SIZE = 16
 RESERVE_BYTES = 4 << 30
 """For what one step needs beside weights and KV cache."""
+
+ATTENTION_HELP = "triton reads KV in place; auto takes it on a GPU where it is at hand and right"
 
 START = time.perf_counter()
 
@@ -68,16 +67,23 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", choices=("llama-2-7b", "tiny"), default="llama-2-7b")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--num-gpu-blocks", type=positive, help="KV blocks of 16 tokens (llama-2-7b: 1500, tiny: 128)")
-    parser.add_argument("--workload", choices=tuple(PRESETS), default="lmsys")
+    parser.add_argument("--study", choices=("paper-h3",), help="the paper's runs on a real GPU, in place of one load")
+    parser.add_argument("--workload", choices=tuple(PRESETS), help="(lmsys)")
     parser.add_argument("--requests", type=positive, help="requests per policy (llama-2-7b: 1500, tiny: 60)")
-    parser.add_argument("--load", type=float, default=1.2, help="arrival rate ÷ stability boundary of the fit")
+    parser.add_argument("--load", type=float, help="arrival rate ÷ stability boundary of the fit (1.2)")
+    parser.add_argument("--budget-s", type=positive, help="seconds for a study (llama-2-7b: 540, tiny: 60)")
+    parser.add_argument("--attention", choices=("auto", "triton", "torch"), default="auto", help=ATTENTION_HELP)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("result.json"))
     args = parser.parse_args(given)
     if not args.out.absolute().parent.is_dir():
         parser.error(f"--out {args.out}: its folder is not there; make it first")
+    if args.study and (args.workload or args.load):
+        parser.error("--study sets workloads and loads; leave out --workload and --load")
+    if args.budget_s and not args.study:
+        parser.error("--budget-s is for a --study; leave it out")
+    args.workload, args.load = args.workload or "lmsys", args.load or 1.2
     args.num_gpu_blocks = args.num_gpu_blocks or BLOCKS.get(args.model, 1500)
-    args.requests = args.requests or REQUESTS.get(args.model, 1500)
     return args
 
 
@@ -86,12 +92,13 @@ def say(text: str) -> None:
     print(f"[{time.perf_counter() - START:6.1f} s] {text}", flush=True)
 
 
-def load_engine(shape: ModelShape, device: torch.device, num_gpu_blocks: int) -> Engine:
+def load_engine(shape: ModelShape, device: torch.device, num_gpu_blocks: int, attention: str) -> Engine:
     """A model with random weights and a KV cache of this size.
 
     Raises:
-        InputError: no GPU here, or too little free memory on it.
+        InputError: no GPU here, too little free memory on it, or the attention asked for does not work.
     """
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise InputError("PyTorch finds no GPU here; use --device cpu --model tiny")
@@ -103,8 +110,38 @@ def load_engine(shape: ModelShape, device: torch.device, num_gpu_blocks: int) ->
                 f"{free / 2**30:.1f} GiB are free; use a smaller --num-gpu-blocks"
             )
         torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and every step has another
-    model: Llama = random_model(shape, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    return Engine(model, num_gpu_blocks)
+    attends = choose_attention(attention, shape, device, dtype)
+    model: Llama = random_model(shape, device, dtype)
+    return Engine(model, num_gpu_blocks, attention=attends)
+
+
+def choose_attention(name: str, shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Attention:
+    """The attention by its name, after a look at whether it equals dense attention here.
+
+    Raises:
+        InputError: the one that was asked for does not.
+    """
+    on_cuda = device.type == "cuda"
+    for tried in {"auto": ("triton", "torch") if on_cuda else ("torch",)}.get(name, (name,)):
+        try:
+            attends = triton_attention() if tried == "triton" else torch_attention
+            off = difference(attends, shape.heads, shape.kv_heads, shape.head_dim, BLOCK_SIZE, device, dtype)
+            problem = f"differs from dense attention by {off:.2g}" if not off <= TOLERANCE[dtype] else ""
+        except Exception as error:  # of a compiler that is not ours, on a machine we do not know
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            problem = f"does not run here: {reason}"
+        if not problem:
+            say(f"{tried} attention over the block table differs from dense attention by {off:.2g}")
+            return attends
+        say(f"{tried} attention {problem}")
+    raise InputError(f"--attention {name}: {problem}; use another --attention")
+
+
+def triton_attention() -> Attention:
+    """The Triton kernel; importing it imports Triton."""
+    import paged
+
+    return paged.triton_attention
 
 
 def fit(engine: Engine, name: str, device_name: str) -> tuple[Hardware, dict[str, Any]]:
@@ -128,14 +165,14 @@ def fit(engine: Engine, name: str, device_name: str) -> tuple[Hardware, dict[str
 
 def compared(engine: Engine, workload: Workload, hardware: Hardware, policy: Policy) -> dict[str, Any]:
     """One policy on the engine and in the simulator, on the same requests."""
-    config = EngineConfig()
+    config = EngineConfig(async_scheduling=False)
 
     def progress(finished: int, requests: int) -> None:
         say(f"{policy.name}: {finished:,} of {requests:,} requests finished")
 
     served = serve(engine, workload, hardware, policy, config, progress=progress)
     measured = numbers(served.records)
-    predicted = numbers(simulate(workload, hardware, policy, config=config))
+    predicted = numbers(simulate(workload, hardware, policy, config=config, compile=False))
     for key in METRICS:
         say(f"{policy.name}: {key} measured {measured[key]:,.4g}, predicted {predicted[key]:,.4g}")
     return {
@@ -146,33 +183,15 @@ def compared(engine: Engine, workload: Workload, hardware: Hardware, policy: Pol
     }
 
 
-def numbers(records: RunRecords) -> dict[str, Any]:
-    """The metrics that are compared."""
-    summary = summarize(records).to_dict()
-    return {key: summary[key] for key in METRICS}
-
-
-def step_time_error(served: Served) -> dict[str, float]:
-    """How far the fitted step time is off on the very batches that ran."""
-    steps = served.records.steps
-    assert steps is not None
-    measured_s = steps.end_s - steps.start_s
-    ran = measured_s > 0
-    ratio = served.predicted_step_s[ran] / measured_s[ran]
-    return {
-        "mean_absolute": float(np.abs(ratio - 1).mean()),
-        "total_predicted_over_measured": float(served.predicted_step_s.sum() / measured_s.sum()),
-    }
-
-
 def overloaded(args: argparse.Namespace, hardware: Hardware) -> tuple[Workload, dict[str, Any]]:
     """The workload at the load asked for, and what it is."""
-    drawn = generate(args.workload, n=args.requests, seed=args.seed)
+    requests = args.requests or REQUESTS.get(args.model, 1500)
+    drawn = generate(args.workload, n=requests, seed=args.seed)
     boundary_rate = plan_for(drawn, hardware, EngineConfig()).stability.boundary_rate
     workload = drawn.scaled(args.load * boundary_rate / drawn.rate)
     about = {
         "name": args.workload,
-        "requests": args.requests,
+        "requests": requests,
         "seed": args.seed,
         "load": args.load,
         "rate": workload.rate,
@@ -185,29 +204,44 @@ def overloaded(args: argparse.Namespace, hardware: Hardware) -> tuple[Workload, 
 def main() -> None:
     args = arguments()
     device = torch.device(args.device)
-    engine = load_engine(model_shape(args.model), device, args.num_gpu_blocks)
+    scale = with_requests(TINY if args.model == "tiny" else FULL, args.requests, args.budget_s)
+    blocks = args.num_gpu_blocks
+    if args.study:
+        blocks = max(blocks, blocks_for(max(scale.batches), BLOCK_SIZE))
+    engine = load_engine(model_shape(args.model), device, blocks, args.attention)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
     say(f"{args.model} on {device_name}, PyTorch {torch.__version__}, {args.num_gpu_blocks:,} KV blocks")
-    hardware, fit_report = fit(engine, args.model, device_name)
-    workload, about = overloaded(args, hardware)
-    say(f"{args.requests:,} requests of {args.workload} at {workload.rate:.2f}/s, {args.load:g} × the boundary")
-    plan = plan_for(workload, hardware, EngineConfig())
-    result = {
+    about = {
         "command": " ".join(["python", *sys.argv]),
         "fluidgate": __version__,
         "torch": torch.__version__,
         "device": device_name,
         "model": args.model,
         "dtype": str(engine.kv.dtype).removeprefix("torch."),
+        "attention": engine.attention.__name__.removesuffix("_attention"),
         "num_gpu_blocks": args.num_gpu_blocks,
         "block_size": engine.block_size,
+    }
+    if args.study:
+        about |= {"study": args.study, "on_gpu": device.type == "cuda", "seed": args.seed}
+        Study(engine, args.num_gpu_blocks, scale, args.seed, about, args.out, say, START).run()
+    else:
+        write_text(args.out, json.dumps(about | one_load(engine, args, device_name), indent=1) + "\n")
+    say(f"wrote {args.out}")
+
+
+def one_load(engine: Engine, args: argparse.Namespace, device_name: str) -> dict[str, Any]:
+    """The fit, and every policy on one workload at one load."""
+    hardware, fit_report = fit(engine, args.model, device_name)
+    workload, about = overloaded(args, hardware)
+    say(f"{len(workload):,} requests of {args.workload} at {workload.rate:.2f}/s, {args.load:g} × the boundary")
+    plan = plan_for(workload, hardware, EngineConfig())
+    return {
         **fit_report,
         "workload": about,
         "policies": {name: compared(engine, workload, hardware, make_policy(name, plan)) for name in POLICIES},
         "wall_s": round(time.perf_counter() - START, 1),
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    say(f"wrote {args.out}")
 
 
 if __name__ == "__main__":
