@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fluidgate.hardware import get_hardware as get_hardware
     from fluidgate.metrics import Slo as Slo
     from fluidgate.metrics import Summary as Summary
-    from fluidgate.metrics import summarize as summarize
+    from fluidgate.metrics.summarize import summarize as summarize
     from fluidgate.policies import Policy as Policy
     from fluidgate.policies import policy as policy
     from fluidgate.report import write_report as write_report
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from fluidgate.runs import Runner as Runner
     from fluidgate.runs import compare as compare
     from fluidgate.runs import simulate as simulate
+    from fluidgate.runs.size import Sizing as Sizing
+    from fluidgate.runs.size import machines_of as machines_of
+    from fluidgate.runs.size import size as size
     from fluidgate.workload import Workload as Workload
     from fluidgate.workload import generate as generate
     from fluidgate.workload import read_trace as read_trace
@@ -45,8 +48,11 @@ _HOME = {
     "Stalled": "errors",
     "Comparison": "runs",
     "Runner": "runs",
+    "Sizing": "runs.size",
     "compare": "runs",
+    "machines_of": "runs.size",
     "simulate": "runs",
+    "size": "runs.size",
     "FluidPlan": "fluid",
     "RequestMix": "fluid",
     "plan": "fluid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -44,6 +45,17 @@ def check_number(name: str, value: float, least: float, most: float, unit: str) 
     """Refuse what is not a number from `least` to `most`."""
     if not least <= value <= most:
         raise InputError(f"{name} = {shown(value)} must be between {least:g} and {most:g} {unit}")
+
+
+def above_zero(text: str, refusal: str) -> float:
+    """The finite number above 0 in a text; an `InputError` that says `refusal` where there is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(refusal)
+    return number
 
 
 def check_name(what: str, text: str) -> None:

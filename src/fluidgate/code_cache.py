@@ -21,10 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numba
-
-_KERNEL = re.compile(r"^@(?:entry_|inlined_)?kernel\b", re.MULTILINE)
-_IMPORT = re.compile(r"^from (fluidgate[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
+# Numba is imported where code is loaded or kept, by then the dispatcher has done so: other commands do without.
+_KERNEL = re.compile(rb"\n@(?:(?:entry_|inlined_)?kernel|intrinsic|overload|register_pass)\b")
+_IMPORT = re.compile(r"\nfrom (fluidgate[\w.]*) import (\([^)]*\)|.*)")
 _STATES = re.compile(r"code-[0-9a-f]{16}")
 _MAGIC = b"fluidgate compiled code 1\n"
 KEPT_STATES = 2
@@ -32,30 +31,45 @@ UNUSED_S = 24 * 3600.0
 """States of other sources stay if they are among so many most recent ones, or were used within this time."""
 
 
-def kernel_sources() -> list[Path]:
-    """The files that machine code depends on: those that define kernels, and all that these import from."""
+def kernel_sources() -> dict[Path, bytes]:
+    """The files that machine code depends on: those that define kernels or extend numba, and all that these import."""
     package = Path(__file__).parent
-    ahead = [path for path in package.rglob("*.py") if _KERNEL.search(path.read_text(encoding="utf-8"))]
-    sources: set[Path] = set()
+    path_of = {_module_name(path.relative_to(package).parts): path for path in package.rglob("*.py")}
+    content = {module: path.read_bytes() for module, path in path_of.items()}
+    ahead = [module for module, text in content.items() if _KERNEL.search(text)]
+    sources: set[str] = set()
     while ahead:
-        path = ahead.pop()
-        if path not in sources and path.is_file():
-            sources.add(path)
-            for module, names in _IMPORT.findall(path.read_text(encoding="utf-8")):
-                place = package.joinpath(*module.split(".")[1:])
-                ahead += [place / f"{name}.py" for name in re.findall(r"\w+", names)]
-                ahead += [place.with_suffix(".py"), place / "__init__.py"]
-    return sorted(sources)
+        module = ahead.pop()
+        if module in path_of and module not in sources:
+            sources.add(module)
+            for origin, names in _IMPORT.findall(content[module].decode("utf-8")):
+                ahead += [origin, *(f"{origin}.{name}" for name in re.findall(r"\w+", names))]
+    return {path_of[module]: content[module] for module in sorted(sources)}
 
 
+def _module_name(parts: tuple[str, ...]) -> str:
+    return ".".join(("fluidgate", *parts)).removesuffix(".py").removesuffix(".__init__")
+
+
+_IMPORTED_NS = time.time_ns()
+
+
+@cache
 def _state_of_sources() -> str:
+    """The name of the folder for code of these sources.
+
+    Raises:
+        _Edited: a file is not what was imported, and what is imported will be compiled.
+    """
+    import numba
+
     digest = hashlib.sha256(f"numba {numba.__version__}".encode())
-    for path in kernel_sources():
-        digest.update(path.read_bytes())
+    for path, content in kernel_sources().items():
+        file = path.stat()
+        if max(file.st_mtime_ns, file.st_ctime_ns) > _IMPORTED_NS:
+            raise _Edited(f"{path} was changed after this process began")
+        digest.update(content)
     return f"code-{digest.hexdigest()[:16]}"
-
-
-_STATE = _state_of_sources()  # now, as they are imported: they may be edited before the first kernel is compiled
 
 
 @cache
@@ -66,15 +80,19 @@ def cache_folder() -> Path | None:
     would leave stale machine code running. A folder named by the hash of all kernel sources cannot be stale.
     """
     reason = "there is no folder for it"
+    advice = "set FLUIDGATE_CACHE_DIR to a folder of your own"
     try:
+        state = _state_of_sources()
         for root in _roots():
             try:
-                return _made_private(root, _STATE)
+                return _made_private(root, state)
             except OSError as error:
                 reason = f"{root}: {_reason(error)}"
     except _NotPrivate as error:
         reason = str(error)
-    say(f"compiled code is not kept ({reason}); set FLUIDGATE_CACHE_DIR to a folder of your own", once="folder")
+    except _Edited as error:
+        reason, advice = str(error), "start again"
+    say(f"compiled code is not kept ({reason}); {advice}", once="folder")
     return None
 
 
@@ -102,8 +120,12 @@ class CodeCache:
         return [] if folder is None else list(folder.glob(f"{self._name}-*.nbc"))
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """The compiled function; None where it must be compiled."""
-        target_context.refresh()
+        """The compiled function; None where it must be compiled.
+
+        Numba's own cache calls `target_context.refresh()` first, which imports all that numba can compile, and SciPy's
+        linear algebra with it. Code that neither allocates nor counts references needs none of it to run, and numba
+        calls that itself before it compiles.
+        """
         folder = cache_folder()
         key = self._key(signature, target_context.codegen())
         if folder is None or key is None:
@@ -111,7 +133,7 @@ class CodeCache:
         path = folder / self._file_name(key)
         try:
             kept_key, compiled = pickle.loads(_read(path))
-            return numba.core.compiler.CompileResult._rebuild(target_context, *compiled) if kept_key == key else None
+            return _rebuilt(target_context, *compiled) if kept_key == key else None
         except FileNotFoundError:
             return None
         except Exception as error:  # unpickling and linking fail in many ways; compiling again cures them all
@@ -122,13 +144,15 @@ class CodeCache:
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep a compiled function."""
+        from numba.core import serialize
+
         folder = cache_folder()
         if folder is None or compiled.lifted or compiled.library.has_dynamic_globals:
             return
         try:
             key = self._key(signature, compiled.codegen)
             if key is not None:
-                _write(folder / self._file_name(key), numba.core.serialize.dumps((key, compiled._reduce())))
+                _write(folder / self._file_name(key), serialize.dumps((key, compiled._reduce())))
         except Exception as error:  # a full disk, or a numba whose private names differ
             say(f"compiled code cannot be kept ({folder}: {_reason(error)}); the next start compiles", once="save")
 
@@ -149,9 +173,27 @@ class CodeCache:
         return f"{self._name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:20]}.nbc"
 
 
+def _rebuilt(target_context: Any, library: tuple[Any, ...], function: Any, *rest: Any) -> Any:
+    """The compiled function, from what `save_overload` kept.
+
+    Beside the machine code lies the bitcode, for callers that are compiled later. To parse it takes longer than all the
+    rest, and few commands compile a caller: it is parsed when one does. Until then a module stands for it that says no
+    more than which functions there are.
+    """
+    from llvmlite import binding as llvm
+    from numba.core.compiler import CompileResult
+
+    name, kind, (machine_code, bitcode) = library
+    entries = function.llvm_func_name, function.llvm_cpython_wrapper_name, function.llvm_cfunc_wrapper_name
+    names = llvm.parse_assembly("\n".join(f'define void @"{entry}"() {{ ret void }}' for entry in entries)).as_bitcode()
+    compiled = CompileResult._rebuild(target_context, (name, kind, (machine_code, names)), function, *rest)
+    compiled.library._get_module_for_linking = cache(lambda: llvm.parse_bitcode(bitcode))
+    return compiled
+
+
 def is_kept(kernel: Any) -> bool:
     """Whether compiled code of a kernel is on disk."""
-    kept = getattr(kernel, "_cache", None)
+    kept = getattr(kernel, "cache", None)
     return isinstance(kept, CodeCache) and bool(kept.files())
 
 
@@ -187,6 +229,10 @@ def _user() -> int:
 
 class _NotPrivate(Exception):
     """Others may have written what is in the folder."""
+
+
+class _Edited(Exception):
+    """The sources on disk are not those that were imported."""
 
 
 def _made_private(root: Path, state: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fluidgate.words import escaped
+from collections.abc import Iterable
+
+from fluidgate.words import escaped, nearest, shown
 
 LONGEST = 4000
 """Characters of a message: a list of all known names has half as many."""
@@ -23,6 +25,19 @@ class InputError(FluidgateError):
     """A file, an option or a value that cannot be used as given."""
 
 
+def unknown(what: str, name: str, known: Iterable[str], advice: str = "", *, near: str | None = None) -> InputError:
+    """The refusal of a name that is not among those known: the nearest, if one is near, and all.
+
+    Args:
+        advice: a sentence more.
+        near: the known name that may have been meant, or "" for none; found here if None.
+    """
+    names = list(known)
+    near = nearest(name, names) if near is None else near
+    hint = f"; did you mean {near}?" if near else "."
+    return InputError(f"unknown {what} {shown(name)}{hint} Known: {', '.join(names)}{f'. {advice}' if advice else ''}")
+
+
 class Stalled(FluidgateError):
     """The engine has work, scheduled nothing, and the policy named no time to ask again."""
 
@@ -41,6 +56,10 @@ class CalibrationWarning(FluidgateWarning):
 
 class KvPoolWarning(FluidgateWarning):
     """A KV cache of several groups of layers is counted as one pool."""
+
+
+class ThresholdWarning(FluidgateWarning):
+    """A paper's algorithm runs to the letter with thresholds that break its conditions."""
 
 
 class ResultsWarning(FluidgateWarning):

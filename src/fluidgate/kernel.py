@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
-
-import numba
-from numba.core.registry import CPUDispatcher
+from typing import Any, TypeVar, cast
 
 from fluidgate.code_cache import CodeCache
 
@@ -18,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def entry_kernel(function: F) -> F:
     """A kernel that Python calls. Compiled on first use; the machine code is kept in `cache_folder()`."""
-    return _compiled_on_use(function)
+    return cast(F, Kernel(function, CodeCache(function) if is_own(function) else None))
 
 
 def kernel(function: F) -> F:
@@ -27,30 +25,49 @@ def kernel(function: F) -> F:
     It is compiled with its caller, and runs as plain Python where its caller does. Numbers, arrays, tuples of them and
     loops compile. A helper outside this package can be called from Python too, and its machine code is never kept.
     """
-    # Within the package only kernels call it; leaving out the way in from Python halves the time to compile.
-    return _compiled_on_use(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return cast(F, Kernel(function))
 
 
 def inlined_kernel(function: F) -> F:
     """A kernel that becomes part of its callers: passing it the engine's state would cost more than its work."""
-    return _compiled_on_use(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+    return cast(F, Kernel(function, forceinline=True))
+
+
+class Kernel:
+    """A function that numba compiles when it is called, or when a function that calls it is compiled.
+
+    Numba is imported then, not before: that takes as long as a plan. To numba it is what its `dispatcher` is.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], cache: CodeCache | None = None, *, forceinline: bool = False
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.py_func = function
+        self.cache = cache
+        self._forceinline = forceinline
+
+    @functools.cached_property
+    def dispatcher(self) -> Any:
+        """Numba's dispatcher of the function; the function itself where numba is switched off."""
+        from fluidgate.dispatchers import own_dispatcher, users_dispatcher
+
+        if not is_own(self.py_func):
+            return users_dispatcher(self.py_func)
+        return own_dispatcher(self.py_func, self.cache, forceinline=self._forceinline)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self.dispatcher(*arguments, **named)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """By this name numba asks a value for its type; so does it with its own dispatchers."""
+        return self.dispatcher._numba_type_
 
 
 def is_own(function: Callable[..., Any]) -> bool:
     """Whether a function is part of this package."""
     return (function.__module__ or "").startswith("fluidgate.")
-
-
-def _compiled_on_use(function: F, **options: bool) -> F:
-    if not is_own(function):
-        # A user's kernel may allocate, and its callees and constants may come from any file, of which `CodeCache` knows
-        # nothing: code on disk would be stale after a change in one of them.
-        return numba.njit(error_model="numpy")(function)  # type: ignore[no-any-return]
-    # Kernels allocate nothing, so they need no reference counts, which would cost several times their work.
-    dispatcher = numba.njit(error_model="numpy", _nrt=False, **options)(function)
-    if isinstance(dispatcher, CPUDispatcher):  # it is the function itself where numba is switched off
-        dispatcher._cache = CodeCache(function)
-    return dispatcher  # type: ignore[no-any-return]
 
 
 def interpreted(
@@ -75,7 +92,7 @@ def interpreted(
             name, defaults, closure = source.__name__, source.__defaults__, source.__closure__
             made[source] = types.FunctionType(source.__code__, scope, name, defaults, closure)
             for name in source.__code__.co_names:
-                if isinstance(scope.get(name), CPUDispatcher) or _source(scope.get(name)) in made:
+                if hasattr(scope.get(name), "py_func") or scope.get(name) in made:
                     scope[name] = as_python(scope[name])
         return made[source]
 
@@ -87,5 +104,5 @@ def interpreted(
 
 
 def _source(function: Any) -> Any:
-    """The Python function behind a kernel, or the function itself."""
+    """The Python function behind a kernel, or behind a function that numba compiles; or the function itself."""
     return getattr(function, "py_func", function)

@@ -17,6 +17,9 @@ from fluidgate.errors import InputError
 
 AnyPath = str | os.PathLike[str]
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that takes no more."""
+
 _STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
 """Names of what this process has open already: a file that it was redirected to is not ours to replace."""
 
@@ -126,7 +129,7 @@ def cannot_write(path: AnyPath, error: OSError, advice: str | None = None) -> In
     place, cause, fitting = Path(path), error.strerror or str(error), "choose another path"
     if isinstance(error, FileNotFoundError) and not place.parent.exists():
         cause, fitting = f"there is no folder {place.parent}", "make the folder, or choose another path"
-    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    elif error.errno in FULL:
         fitting = "free some space, or choose another path"
     return InputError(f"{place}: cannot be written ({cause}); {advice or fitting}")
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Final
 
-# Controls but tab and line feed, line separators, marks that turn the direction of reading, and halves of characters
-# that no encoding can write.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_BREAK = re.compile("[\t\n]")
+_CONTROL: Final = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Categories of Unicode: controls, format characters (of no width, or that turn the direction of reading), halves of
+characters that no encoding can write, separators of lines and paragraphs."""
+_JOINERS: Final = "\u200c\u200d"
+"""Invisible, but scripts and emoji are spelt with them."""
 
 LONGEST_SHOWN = 60
 
 
 def escaped(text: str) -> str:
-    r"""`text` with control characters written out, such as `\x1b`; tabs and line feeds stay."""
-    return _CONTROL.sub(lambda control: control[0].encode("unicode_escape").decode(), text)
+    r"""`text` with control and format characters written out, such as `\x1b`; tabs and line feeds stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode() if _is_control(letter) and letter not in "\t\n" else letter
+        for letter in text
+    )
 
 
 def has_control(text: str) -> bool:
-    """Whether `text`, which should be a name on one line, holds a control character."""
-    return _CONTROL.search(text) is not None or _BREAK.search(text) is not None
+    """Whether `text`, which should be a name on one line, holds a control or format character."""
+    return not text.isprintable() and any(map(_is_control, text))
+
+
+def _is_control(letter: str) -> bool:
+    return unicodedata.category(letter) in _CONTROL and letter not in _JOINERS
 
 
 def shown(value: object) -> str:
@@ -47,6 +58,17 @@ def percent(share: float) -> str:
     return f"{number(100.0 * share)}%"
 
 
-def listed(names: Sequence[str]) -> str:
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The known name that is spelt most like `name`; None if none is like it.
+
+    Args:
+        likeness: from 0, anything, to 1, only the name itself; as `difflib.SequenceMatcher.ratio`.
+    """
+    from difflib import get_close_matches  # only a refusal needs it
+
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=likeness)), None)
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
     """`a, b and c`."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -35,13 +35,14 @@ class Scripts:
 
     model: ModuleType
     engine: ModuleType
+    measure: ModuleType
 
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[Scripts]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
-        yield Scripts(import_module("model"), import_module("engine"))
+        yield Scripts(*map(import_module, ("model", "engine", "measure")))
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,13 @@ def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=1800,  # of which it needs seconds; more is a hang
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def test_a_fixed_time_that_noise_hides_is_a_share_of_the_shortest_step(scripts: Scripts) -> None:
+    measure = scripts.measure
+    points = [measure.Point("decode", 1, 16, 16, 1, seconds) for seconds in (0.5, 0.2)]
+    assert measure.with_fixed_time(StepTime(c0=0.0, c_tok=0.1), points) == StepTime(c0=0.002, c_tok=0.1)
+    assert measure.with_fixed_time(StepTime(c0=0.1), points) == StepTime(c0=0.1)
 
 
 def test_the_script_writes_all_it_promises(tmp_path: Path) -> None:

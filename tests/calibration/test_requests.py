@@ -1,6 +1,12 @@
 """A step time from the latencies of measured loads: the truth comes from machines that are known, and from servers."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +19,7 @@ from fluidgate.hardware import Gpu, Hardware, StepTime, get_hardware
 from fluidgate.runs import calibrate_requests
 from fluidgate.workload import MeasuredRun, Timings, Workload, read_results
 
+ROOT = Path(__file__).parents[2]
 ESTIMATE = replace(get_hardware("llama-3.1-8b", "rtx-4090"), num_gpu_blocks=2588)
 FACTORS = {"c0": 0.75, "c_tok": 1.3, "c_kv": 1.2, "c_attn": 0.8, "c_seq": 1.2}
 
@@ -55,6 +62,30 @@ def test_two_loads_determine_the_coefficients_and_predict_each_other() -> None:
         assert errors.held_out_errors is not None
         assert np.abs(errors.held_out_errors).max() < 0.1
     assert not any("One load" in remark for remark in report.remarks)
+
+
+def test_a_fit_is_the_same_on_every_processor(tmp_path: Path) -> None:
+    """Kernels of linear algebra for other processors add up in another order."""
+    run = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
+    run([sys.executable, ROOT / "examples" / "measured_results.py"])
+    about = ["--model", "llama-3.1-8b", "--gpu", "rtx-4090", "--num-gpu-blocks", "2588"]
+    fitted = []
+    for core in ("Nehalem", "Haswell"):
+        command = [sys.executable, "-m", "fluidgate", "calibrate", "requests", "slow.json", "fast.json", *about]
+        run([*command, "--out", f"{core}.json"], env=os.environ | {"OPENBLAS_CORETYPE": core})
+        fitted.append(json.loads((tmp_path / f"{core}.json").read_text())["step_time"])
+    assert fitted[0] == fitted[1]
+
+
+def test_a_closed_loop_is_simulated_as_one() -> None:
+    """All requests are there at once and 16 in flight: sent at once, or as an open loop, TTFT would be far off."""
+    rng, truth = np.random.default_rng(8), machine(**FACTORS)
+    prompt, output = rng.integers(50, 1500, 240), rng.integers(50, 300, 240)
+    run = made.measured(Workload(np.zeros(240), prompt, output, name="closed", concurrency=16), truth, rng)
+    report = calibrate_requests([run], ESTIMATE)
+    assert np.abs(report.loads[0].errors).max() < 0.03
+    opened = replace(run, workload=run.workload.as_open_loop())
+    assert np.abs(calibrate_requests([opened], ESTIMATE).loads[0].errors).max() > 0.5
 
 
 def test_what_a_load_does_not_determine_is_said_with_the_load_that_would() -> None:

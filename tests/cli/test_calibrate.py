@@ -1,15 +1,14 @@
 """`fluidgate calibrate` as a user types it: a file that `plan` takes, and one sentence for every bad input."""
 
 import json
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-FLUIDGATE = str(Path(sys.executable).with_name("fluidgate"))
+from .calls import fluidgate_run, good
+
 TRUTH = {"c0": 0.0168, "c_tok": 9.7e-5, "c_kv": 1.3e-7, "c_attn": 6e-9}
 CONFIG = {
     "model_type": "llama",
@@ -20,16 +19,6 @@ CONFIG = {
     "num_key_value_heads": 8,
     "vocab_size": 128256,
 }
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([FLUIDGATE, *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
-def good(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture
@@ -86,6 +75,7 @@ def test_steps_that_do_not_tell_the_kv_cost_take_it_from_the_data_sheet(steps: P
     sheet = ("--model", "llama-3.1-8b", "--gpu", "rtx-4090")
     done = good("calibrate", "steps", one, *sheet, "--out", tmp_path / "h.json", "--format", "json")
     report = json.loads(done.stdout)
+    assert report["name"] == one.stem
     assert any("c_kv is not determined" in r and "the data sheet's" in r for r in report["remarks"])
     assert report["step_time"]["c_attn"] == pytest.approx(5.78e-9, rel=0.01)
     assert "the data sheet's" in json.loads((tmp_path / "h.json").read_text())["source"]
@@ -104,7 +94,7 @@ def test_steps_of_a_named_model_keep_the_groups_of_its_cache(steps: Path, tmp_pa
 
 def test_options_that_size_no_cache_are_refused(steps: Path, tmp_path: Path) -> None:
     more = ("--num-gpu-blocks", "8000", "--kv-cache-dtype", "fp8", "--tp", "2", "--out", tmp_path / "h.json")
-    done = run("calibrate", "steps", steps, *more)
+    done = fluidgate_run("calibrate", "steps", steps, *more)
     assert done.returncode == 1
     assert "--tp and --kv-cache-dtype without a model: add --gpu and --model, or leave them out" in done.stderr
 
@@ -137,7 +127,7 @@ def test_a_config_and_a_gpu_become_an_estimate(tmp_path: Path) -> None:
     ],
 )
 def test_bad_options_are_one_sentence(steps: Path, tmp_path: Path, more: tuple[str, ...], message: str) -> None:
-    done = run("calibrate", "steps", steps, "--out", tmp_path / "h.json", *more)
+    done = fluidgate_run("calibrate", "steps", steps, "--out", tmp_path / "h.json", *more)
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.startswith("error: ") or "wrote" in done.stderr
@@ -146,7 +136,7 @@ def test_bad_options_are_one_sentence(steps: Path, tmp_path: Path, more: tuple[s
 
 def test_a_bad_row_is_named_by_file_and_line_and_nothing_is_written(steps: Path, tmp_path: Path) -> None:
     steps.write_text(steps.read_text() + "12,300,0,-4\n")
-    done = run("calibrate", "steps", steps, "--num-gpu-blocks", "99", "--out", tmp_path / "h.json")
+    done = fluidgate_run("calibrate", "steps", steps, "--num-gpu-blocks", "99", "--out", tmp_path / "h.json")
     assert done.returncode == 1
     assert done.stderr == (
         f"error: {steps}:302: ms = '-4' must be a finite number above 0; correct or remove the line\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .test_calibrate import good, run
+from .calls import fluidgate_run, good
 
 pytest.importorskip("aiconfigurator_core", reason="needs aiconfigurator-core: pip install 'fluidgate[hardware]'")
 REACH = ("--max-num-seqs", "256", "--max-num-batched-tokens", "2048", "--max-model-len", "16384")
@@ -25,7 +25,7 @@ def test_a_file_that_plan_and_simulate_take(tmp_path: Path) -> None:
     assert 9 < planned["stability"]["boundary_rate"] < 18
     simulated = json.loads(good("simulate", "--hardware", out, *load).stdout)
     assert simulated[0]["mean_tpot_ms"] > 4.5  # a single decode takes 4.6 ms
-    refused = run("simulate", "--hardware", out, *load, "--max-num-seqs", "300")
+    refused = fluidgate_run("simulate", "--hardware", out, *load, "--max-num-seqs", "300")
     assert refused.returncode == 1
     assert "known up to 256 requests at once" in refused.stderr
 
@@ -42,7 +42,7 @@ def test_json(tmp_path: Path) -> None:
 
 
 def test_an_unknown_gpu_is_one_sentence(tmp_path: Path) -> None:
-    done = run("calibrate", "aiconfigurator", "llama-3.1-8b", "--gpu", "tpu", "--out", tmp_path / "h.json")
+    done = fluidgate_run("calibrate", "aiconfigurator", "llama-3.1-8b", "--gpu", "tpu", "--out", tmp_path / "h.json")
     assert done.returncode == 1
     assert done.stderr.startswith("error: unknown GPU 'tpu'")
     assert done.stderr.count("\n") == 1

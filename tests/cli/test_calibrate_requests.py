@@ -1,8 +1,6 @@
 """`fluidgate calibrate requests` as a user types it: results in, a hardware file out, whose overhead reports add."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +8,16 @@ import pytest
 
 import requests_errors as made
 from fluidgate.hardware import Hardware, StepTime
+from fluidgate.hardware.server_defaults import ServerDefaults
 from fluidgate.workload import Workload
 
 from ..doctor.pages import page
+from .calls import fluidgate_run, good
 
-FLUIDGATE = str(Path(sys.executable).with_name("fluidgate"))
-TRUTH = Hardware("truth", StepTime(c0=0.016, c_tok=9e-5, c_kv=1.3e-7, c_attn=6e-9), num_gpu_blocks=1001)
+SERVER = ServerDefaults(256, 2048)  # it schedules asynchronously, as servers do
+STEP_TIME = StepTime(c0=0.016, c_tok=9e-5, c_kv=1.3e-7, c_attn=6e-9)
+TRUTH = Hardware("truth", STEP_TIME, num_gpu_blocks=1001, server=SERVER)
 MACHINE = ("--model", "llama-3.1-8b", "--gpu", "rtx-4090")
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([FLUIDGATE, *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
-def good(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    done = run(*arguments)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def result(rate: float, requests: int, seed: int) -> dict[str, object]:
@@ -117,7 +108,7 @@ def test_json_has_everything(results: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_one_sentence(results: Path, arguments: tuple[str, ...], message: str) -> None:
     folder = results.parent
     paths = [str(folder / word) if "." in word else word for word in arguments]
-    done = run("calibrate", "requests", results, *MACHINE, *paths, "--out", folder / "unused.json")
+    done = fluidgate_run("calibrate", "requests", results, *MACHINE, *paths, "--out", folder / "unused.json")
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr

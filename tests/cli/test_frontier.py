@@ -1,11 +1,10 @@
 """`fluidgate frontier` and `fluidgate experiment plan-quality` as a user types them."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-FLUIDGATE = str(Path(sys.executable).with_name("fluidgate"))
+from .calls import fluidgate_run
+
 SMALL = (
     "--preset",
     "p512-d20",
@@ -20,10 +19,6 @@ SMALL = (
 )
 
 
-def fluidgate_run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([FLUIDGATE, *arguments], capture_output=True, text=True, check=False)
-
-
 def test_table_json_and_file(tmp_path: Path) -> None:
     axis = ("--axis", "memory", "--value", "0.5", "--value", "1")
     policies = ("--policy", "greedy", "--policy", "concurrency-cap:cap=2")
@@ -31,7 +26,7 @@ def test_table_json_and_file(tmp_path: Path) -> None:
     assert table.returncode == 0, table.stderr
     for words in ("0.5 × memory", "1 × memory", "concurrency-cap:cap=2", "fluid boundary"):
         assert words in table.stdout
-    assert all(len(line) <= 120 for line in table.stdout.splitlines())
+    assert all(len(line) <= 80 for line in table.stdout.splitlines())
     kept = json.loads((tmp_path / "frontier.json").read_text())
     assert [rate["policy"] for rate in kept["rates"]] == ["greedy", "concurrency-cap:cap=2"] * 2
     printed = fluidgate_run("frontier", *SMALL, *axis, *policies, "--format", "json")
@@ -45,7 +40,7 @@ def test_bad_input_is_one_line() -> None:
     for arguments, words in (
         (("--tolerance", "0"), "tolerance"),
         (("--rate", "5"), "leave --rate"),
-        (("--axis", "speed"), "no axis 'speed'"),
+        (("--axis", "speed"), "unknown axis 'speed'"),
     ):
         done = fluidgate_run("frontier", "--preset", "p512-d20", *arguments)
         assert done.returncode == 1

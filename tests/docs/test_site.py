@@ -15,16 +15,45 @@ from fluidgate.policies import View
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-
 WITHOUT_A_PAGE = {
-    *("__main__", "arrays", "bounds", "cli", "code_cache", "input", "jsonfile", "output", "version", "words")
+    "__main__",
+    "arrays",
+    "bounds",
+    "cli",
+    "code_cache",
+    "dispatchers",
+    "explore",
+    "input",
+    "jsonfile",
+    "output",
+    "version",
+    "words",
 }
-"""The command line has a page of its own kind; the others are what the rooms stand on."""
+"""The command line and the local page have pages of their own kind; the others are what the rooms stand on."""
 
 
 def test_every_public_room_has_a_page() -> None:
     rooms = {module.name for module in pkgutil.iter_modules(fluidgate.__path__)} - WITHOUT_A_PAGE
     assert rooms == {page.stem for page in (DOCS / "api").glob("*.md")} - {"index"}
+
+
+def test_every_command_has_a_page_that_shows_its_options(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(DOCS / "command_line.py"), str(tmp_path)], check=True)
+    listed = {path.name for path in (tmp_path / "commands").glob("*.md")}
+    assert listed >= {"plan.md", "list.md", "calibrate-server.md", "trace-info.md", "experiment-gate.md"}
+    for page in (DOCS / "commands").glob("*.md"):
+        called = re.findall(r"^# fluidgate (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert [name.replace(" ", "-") for name in called] == [page.stem]
+        assert f"{{include}} ../_build/commands/{page.name}\n" in page.read_text(encoding="utf-8")
+    assert {path.name for path in (DOCS / "commands").glob("*.md")} == listed
+
+
+def test_options_are_shown_whole(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(DOCS / "command_line.py"), str(tmp_path)], check=True)
+    options = (tmp_path / "commands" / "plan.md").read_text(encoding="utf-8")
+    signatures = re.findall(r"^:::\{option\} (.+)$", options, re.MULTILINE)
+    assert "--scheduler-reserve-full-isl, --no-scheduler-reserve-full-isl" in signatures
+    assert "--kv-cache-dtype <str>" in signatures
 
 
 def test_every_public_name_has_a_docstring() -> None:
@@ -43,7 +72,7 @@ def test_every_public_name_has_a_docstring() -> None:
 def test_the_page_on_policies_names_all_that_a_policy_sees() -> None:
     page = (DOCS / "policies.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(\w+)(?:\[\w+\])?`", page))
-    assert named >= {*View._fields, "ARRIVED", "ADMITTED", "FIRST_TOKEN", "FINISHED", "PREEMPTED", "ABORTED"}
+    assert named >= {*View._fields, "ARRIVED", "ADMITTED", "FIRST_TOKEN", "FINISHED", "PREEMPTED", "ABORTED", "SHED"}
 
 
 def test_figures_are_shown_drawn_and_small() -> None:

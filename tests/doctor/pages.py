@@ -78,7 +78,8 @@ def page(
     lines += [f'vllm:request_success_total{{{labels},finished_reason="stop"}} {finished}']
     lines += [f'vllm:prompt_tokens_by_source_total{{{labels},source="local_compute"}} {sum(prompts) + unfinished[0]}']
     lines += [f'vllm:prompt_tokens_by_source_total{{{labels},source="local_cache_hit"}} {prefix[1]}']
-    lines += [f'vllm:cache_config_info{{engine="{engine}",{told}}} 1.0']
+    pod = "" if replica is None else f',pod="{replica}"'
+    lines += [f'vllm:cache_config_info{{engine="{engine}"{pod},{told}}} 1.0']
     lines += histogram("request_prompt_tokens", prompts, TOKEN_EDGES, labels)
     lines += histogram("request_generation_tokens", outputs, TOKEN_EDGES, labels)
     lines += histogram("iteration_tokens_total", steps, STEP_EDGES, labels)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fluidgate.doctor import Diagnosis, Finding, Severity, diagnose, facts_of, facts_of_log
-from fluidgate.doctor.finding import GATE
+from fluidgate.doctor.changes import GATE
 from fluidgate.hardware import Hardware, StepGrid, StepTime
 from fluidgate.hardware.knots import TOKEN_KNOTS_PER_OCTAVE, knots_to
 from fluidgate.serving.flags import SCHEDULER_CLASS
@@ -79,7 +79,9 @@ def test_kv_binds_where_the_cache_is_full_and_requests_wait() -> None:
     assert finding.severity is Severity.ACT
     assert finding.numbers["share_of_moments"] == 1.0
     assert "97% full while 20 requests waited" in finding.says
-    assert asked(finding)[:2] == ["`--kv-cache-dtype fp8`", "`--gpu-memory-utilization 0.95`"]
+    assert asked(finding)[:2] == ["`--gpu-memory-utilization 0.95`", "more GPUs or replicas"]
+    fp8 = finding.changes[2]
+    assert (fp8.what, fp8.changes_answers) == ("`--kv-cache-dtype fp8`", True)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,7 @@ def test_with_speculation_a_step_gives_several_tokens() -> None:
     ("found", "sentence"),
     [
         (diagnosis(MACHINE), "how long the counters ran is unknown"),
-        (over(10.0, 0), "no request arrived in the time"),
+        (over(4.0, 0), "no request arrived in the time"),
         (diagnosis(config={"num_gpu_blocks": "None"}), "the size of the KV cache is unknown"),
         (diagnosis(MACHINE), "--max-num-seqs and --max-num-batched-tokens not given"),
         (diagnosis(MACHINE, prefix=(1000, 400)), "spares 40% of prompts, which raises it"),

@@ -138,12 +138,10 @@ def test_several_groups_are_counted_by_their_tokens() -> None:
     assert boundary == pytest.approx(tokens / EACH)
 
 
-def test_a_scheduler_that_would_turn_itself_off_is_no_advice() -> None:
+def test_several_groups_are_gated_as_one_is_and_noted() -> None:
     several, one = diagnose(facts(**HYBRID)), diagnose(facts(**HYBRID | {"config": {"num_gpu_blocks": 6875}}))
-    assert GATE.what not in [change.what for change in several.changes]
-    assert several.changes[0].what.startswith("`--watermark")
-    assert "fluidgate's scheduler does not gate yet" in several.notes[-1]
-    assert one.changes[0].what == GATE.what
+    assert several.changes[0].what == one.changes[0].what == GATE.what
+    assert "several groups of layers" in several.notes[-1]
     assert one.notes == ()
 
 

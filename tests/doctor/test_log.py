@@ -75,7 +75,7 @@ def test_the_turn_of_the_year_is_no_step_back() -> None:
         (log_line(waiting=1, more=", Deferred: 2 reqs"), "2 requests deferred of 1 that wait"),
         (log_line() + f"\nGPU KV cache size: {'9' * 400} tokens", "KV cache size = '99"),
         (log_line() + f"\nnon-default args: {{'max_num_seqs': {10**11}}}", "max_num_seqs = '100000000000'"),
-        (log_line().replace("tokens/s", "tok/s"), "is not worded as vLLM 0.32"),
+        (log_line().replace("tokens/s", "tok/s"), "is not worded as vLLM 0.6 to 0.33"),
     ],
 )
 def test_other_logs_are_refused_with_the_reason(text: str, sentence: str) -> None:

@@ -56,9 +56,12 @@ def test_requests_that_were_abandoned_arrived_too() -> None:
     after = page(finished=130, prompts=many, outputs=(50,) * 130, first_s=(0.2,) * 200, unfinished=(7000, 900))
     found = facts(before, after, apart_s=10.0)
     assert found.arrivals == 30 + 70
-    assert "About 70 requests began and did not finish" in found.notes[0]
+    assert found.abandoned == 70
+    (finding,) = (finding for finding in diagnose(found).findings if finding.name == "failed")
+    assert "About 70 of 100 requests began and did not finish (70%)" in finding.says
+    assert finding.benefit == 0.7
     calm = facts(before, page(finished=130, prompts=many, outputs=(50,) * 130, first_s=(0.2,) * 130), apart_s=10.0)
-    assert (calm.arrivals, calm.notes) == (30, ())
+    assert (calm.arrivals, calm.abandoned, calm.notes) == (30, 0, ())
 
 
 def test_with_few_finished_between_the_pages_the_lengths_are_those_of_the_run() -> None:
@@ -99,8 +102,13 @@ def test_a_page_without_the_size_of_the_cache_says_so() -> None:
         ("up 1\n", "the metrics name no engine"),
         ("sglang:num_running_reqs 3\n", "the metrics are SGLang's; fluidgate reads vLLM's"),
         ("vllm:num_requests_running 1\n", "has no vllm:num_requests_waiting"),
-        (page() + page(model="other", engine="1"), "of several servers (m, other)"),
-        (page(replica="a") + page(replica="b"), "of several servers ('pod' is 'a', 'pod' is 'b'); scrape one"),
+        (
+            page() + page(model="other", engine="1"),
+            "which of 2 servers it is of (model_name=m, model_name=other)",
+        ),
+        (page(replica="a") + page(replica="b"), "of several servers (pod=a, pod=b); scrape one"),
+        (page() + page(), "repeats line 3, with the same labels"),
+        (page() + "# EOF\n" + page(engine="1"), "follows the end of a page ('# EOF' in line "),
         (page(kv_use=87.0), "vllm:kv_cache_usage_perc = 87 must be a share of at most 1"),
         (page(preemptions=-1), "vllm:num_preemptions_total = -1 must be a finite number of at least 0"),
         (page(running=float("nan")).replace(" nan", " NaN"), "vllm:num_requests_running = nan"),

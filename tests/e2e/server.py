@@ -136,6 +136,7 @@ def served(
 
 def _environment() -> dict[str, str]:
     ours = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    ours["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = "600"  # after 5 s a connection may close just as a client uses it again
     return {name: value for name, value in os.environ.items() if name != "FLUIDGATE_PLAN"} | ours
 
 

@@ -28,6 +28,8 @@ def simulate() -> Callable[..., RunRecords]:
         step: StepTime | None = None,
         policy: Policy | None = None,
         prefixes: tuple[list[list[int]], int] | None = None,
+        timeout_s: list[float] | None = None,
+        ttft_timeout_s: list[float] | None = None,
         **config: Any,
     ) -> RunRecords:
         policy = policy or Greedy()
@@ -37,6 +39,9 @@ def simulate() -> Callable[..., RunRecords]:
             ids, shared["prefix_block_tokens"] = prefixes
             shared["prefix_ids"] = np.array([i for own in ids for i in own], np.int64)
             shared["prefix_offsets"] = np.cumsum([0, *map(len, ids)])
+        for name, column in (("timeout_s", timeout_s), ("ttft_timeout_s", ttft_timeout_s)):
+            if column is not None:
+                shared[name] = np.array(column)
         workload = Workload(arrival_s.astype(float), prompt, output, name="by hand", **shared)
         hardware = Hardware("by hand", step or StepTime(c0=1.0), blocks + 1, block_size)
         compiled, plain = (

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fluidgate.engine import EngineConfig, Fleet, run, run_fleet, state
+from fluidgate.engine import EngineConfig, Fleet, refusals, run, run_fleet
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import Greedy
@@ -44,8 +44,8 @@ def test_prefill_first_needs_a_budget_for_a_whole_resumed_request() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"mode": "vlm"}, "engine mode 'vlm' is not one of vllm, sarathi, prefill-first"),
-        ({"preemption": "swap"}, "preemption 'swap' is not one of recompute, restart, offload"),
+        ({"mode": "vlm"}, "unknown engine mode 'vlm'; did you mean vllm. Known: vllm, sarathi, prefill-first"),
+        ({"preemption": "swap"}, "unknown preemption 'swap'. Known: recompute, restart, offload"),
         ({"max_num_seqs": 0}, "max_num_seqs = 0 must be a whole number, at least 1"),
         ({"max_num_active_seqs": 0}, "max_num_active_seqs = 0 must be a whole number, at least 1"),
         ({"max_num_active_seqs": 300, "max_num_seqs": 256}, "max_num_active_seqs = 300 is above max_num_seqs = 256"),
@@ -56,6 +56,20 @@ def test_prefill_first_needs_a_budget_for_a_whole_resumed_request() -> None:
         ({"long_prefill_token_threshold": -1}, "long_prefill_token_threshold = -1 must be a whole number"),
         ({"mode": "sarathi", "long_prefill_token_threshold": 5}, "mode sarathi has no long_prefill_token_threshold"),
         ({"mode": "sarathi", "cut_lone_prefill": True}, "mode sarathi has no cut_lone_prefill"),
+        (
+            {"mode": "sarathi", "prefill_schedule_interval": 2},
+            "mode sarathi has no prefill_schedule_interval",
+        ),
+        ({"prefill_schedule_interval": 0}, "prefill_schedule_interval = 0 must be a whole number, at least 1"),
+        (
+            {"mode": "sarathi", "decodes_need_spare_block": True, "preemption": "restart"},
+            "starts again for ever; use preemption recompute",
+        ),
+        ({"decodes_need_spare_block": True}, "mode vllm has no decodes_need_spare_block; use mode sarathi or prefill"),
+        (
+            {"mode": "sarathi", "pad_prompt_batches": True},
+            "mode sarathi has no pad_prompt_batches; use mode prefill-first",
+        ),
         ({"max_num_seqs": float("nan")}, "max_num_seqs = nan must be"),
         ({"max_num_seqs": 2.5}, "max_num_seqs = 2.5 must be"),
         ({"max_num_batched_tokens": 0.5}, "max_num_batched_tokens = 0.5 must be"),
@@ -73,21 +87,45 @@ def test_bad_settings(settings: dict[str, Any], words: str) -> None:
         EngineConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("vidar", {}, "unknown scheduler preset 'vidar'; did you mean vidur. Known: vidur"),
+        ("vidur", {}, "scheduler preset vidur has no mode vllm; use mode sarathi or prefill-first"),
+        ("vidur", {"mode": "v2"}, "scheduler preset vidur has no mode v2"),
+        ("vidur", {"mode": "sarathi", "pad_prompt_batches": True}, "mode sarathi has no pad_prompt_batches"),
+    ],
+)
+def test_bad_presets(name: str, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        EngineConfig.preset(name, **settings)
+
+
+def test_what_a_preset_sets_can_be_changed() -> None:
+    config = EngineConfig.preset("vidur", mode="prefill-first", max_num_seqs=64, decodes_need_spare_block=False)
+    assert (config.max_num_seqs, config.max_num_batched_tokens, config.pad_prompt_batches) == (64, 4096, True)
+    assert not config.decodes_need_spare_block
+    assert not config.enable_prefix_caching
+
+
 def test_more_replicas_than_anybody_simulates() -> None:
     with pytest.raises(InputError, match=r"replicas = 100000000 must be at most 10,000"):
         Fleet(10**8)
 
 
 def test_blocks_beyond_the_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "physical_memory_bytes", lambda: 2.0**20)
-    run(workload([1], [1]), replace(HARDWARE, num_gpu_blocks=10_000), Greedy())
+    monkeypatch.setattr(refusals, "physical_memory_bytes", lambda: 2.0**20)
+    block = {"prefix_ids": np.zeros(1, np.int64), "prefix_offsets": np.array([0, 1]), "prefix_block_tokens": 4}
+    shared = replace(workload([4], [1]), **block)
+    run(shared, replace(HARDWARE, num_gpu_blocks=10_000), Greedy())
     large = replace(HARDWARE, num_gpu_blocks=20_000)
     with pytest.raises(
         InputError, match=r"tiny: to simulate 20,000 KV blocks takes .* GiB of memory, and this machine"
     ):
-        run(workload([1], [1]), large, Greedy())
+        run(shared, large, Greedy())
     with pytest.raises(InputError, match=r"10,000 KV blocks on each of 2 replicas takes"):
-        run_fleet(workload([1], [1]), replace(HARDWARE, num_gpu_blocks=10_000), Greedy(), Fleet(2))
+        run_fleet(shared, replace(HARDWARE, num_gpu_blocks=10_000), Greedy(), Fleet(2))
+    run(workload([4], [1]), large, Greedy())  # without shared prefixes blocks are counted, and take no memory
 
 
 def test_arrivals_so_late_that_the_clock_rounds_steps() -> None:

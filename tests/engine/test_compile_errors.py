@@ -48,6 +48,11 @@ CASES = {
         "classify",
         "No conversion from none to int64; return a class such as 0 on every path",
     ),
+    "a shed without a time": (
+        f"{POLICY}    def shed(params, memory, view, out_rows):\n        out_rows[0] = -1  # fault\n",
+        "shed",
+        "No conversion from none to float64; return a time such as float('inf') on every path",
+    ),
     "a return from observe": (
         f"{POLICY}    def observe(params, memory, event):\n        return event.kind  # fault\n",
         "observe",
@@ -139,7 +144,8 @@ def test_the_documentation_shows_what_is_printed(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
     code = page.split("```python\n", 1)[1].split("```", 1)[0]
     mistakes = {"        return np.inf\n": "", "@kernel\n": "", "view.free_blocks": "view.fre_blocks"}
-    shown = [line for line in page.splitlines() if line.startswith("error: policy half-full")]
+    block = next(block for block in page.split("```") if "error: policy half-full" in block)
+    shown = [f"error: {part.strip()}" for part in " ".join(block.split()).split("error: ")[1:]]  # the page wraps them
     assert len(shown) == len(mistakes)
     for (right, wrong), line in zip(mistakes.items(), shown, strict=True):
         path = tmp_path / "half_full.py"

@@ -1,6 +1,7 @@
 """Several replicas: each does what it would do alone, and routers see what is there to see at an arrival, no more."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -10,12 +11,14 @@ from hypothesis import strategies as st
 
 from fluidgate.engine import ROUTERS, EngineConfig, Fleet, RunRecords, run, run_fleet
 from fluidgate.engine.kv_cache import Cache
+from fluidgate.engine.layout import State
 from fluidgate.engine.replicas import OWN, replica_cache, replica_state, stacked
-from fluidgate.engine.state import State, new_state
+from fluidgate.engine.state import new_state
 from fluidgate.errors import InputError, Stalled
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.kernel import interpreted
 from fluidgate.policies import ConcurrencyCap, Greedy, Policy
+from fluidgate.runs import simulate
 from fluidgate.testing import check_records, check_same
 from fluidgate.workload import Workload
 
@@ -176,6 +179,50 @@ def test_power_of_two_asks_two_and_takes_the_less_loaded() -> None:
     assert np.mean(np.array(beaten) < replicas - 1) > 0.2  # and not everybody was asked
 
 
+def labelled(outputs: list[int], labels: list[int]) -> Workload:
+    n = len(outputs)
+    names = tuple(f"label {k}" for k in range(max(labels) + 1))
+    return Workload(np.arange(n) * 0.01, np.full(n, 4), np.array(outputs), class_id=np.array(labels), class_names=names)
+
+
+def test_labels_go_to_replicas() -> None:
+    load = labelled([3, 4, 5, 6, 7, 8], [0, 2, 1, 2, 3, 0])
+    assert run_fleet(load, SMALL, Greedy(), Fleet(3, "by-class")).replica.tolist() == [0, 2, 1, 2, 0, 0]
+
+
+def test_a_label_for_every_replica_is_needed() -> None:
+    load = labelled([3, 4, 5], [0, 1, 0])
+    with pytest.raises(InputError, match=r"by-class sends each label to one replica, and .* has 2 for 3 replicas"):
+        simulate(load, SMALL, Greedy(), fleet=Fleet(3, "by-class"))
+    assert simulate(load, SMALL, Greedy(), fleet=Fleet(2, "by-class")).finished.all()
+
+
+def test_every_length_takes_turns() -> None:
+    """Lengths that come in turn stay apart under round-robin; each replica gets its share of all under gcd-mixing."""
+    load = labelled([6, 9] * 8, [0] * 16)
+    apart = run_fleet(load, SMALL, Greedy(), Fleet(2)).replica
+    assert [set(load.output_tokens[apart == k].tolist()) for k in range(2)] == [{6}, {9}]
+    mixed = run_fleet(load, SMALL, Greedy(), Fleet(2, "gcd-mixing")).replica
+    assert [np.bincount(load.output_tokens[mixed == k])[[6, 9]].tolist() for k in range(2)] == [[4, 4], [4, 4]]
+    assert run_fleet(labelled([3, 4, 5, 6, 7], [0] * 5), SMALL, Greedy(), Fleet(3, "gcd-mixing")).replica.tolist() == [
+        *(0, 1, 2),
+        *(0, 1),
+    ]
+
+
+@quick
+@given(st.lists(st.sampled_from([2, 3, 5, 8, 13]), min_size=1, max_size=60), st.integers(1, 5))
+def test_no_share_of_a_length_is_larger_by_two(outputs: list[int], replicas: int) -> None:
+    """And so the common divisor of a replica's lengths is that of all, once each has as many requests as replicas."""
+    load = labelled(outputs, [0] * len(outputs))
+    fleet = run_fleet(load, SMALL, Greedy(), Fleet(replicas, "gcd-mixing"))
+    for length in set(outputs):
+        shares = np.bincount(fleet.replica[load.output_tokens == length], minlength=replicas)
+        assert shares.max() - shares.min() <= 1
+        seen = [fleet.replica[i] for i in range(len(outputs)) if outputs[i] == length]
+        assert all((b - a) % replicas == 1 % replicas for a, b in pairwise(seen))
+
+
 def test_power_of_two_repeats_with_its_seed() -> None:
     first, again, other = (
         run_fleet(poisson(200, 100.0), SMALL, Greedy(), Fleet(8, "power-of-two", seed)) for seed in (1, 1, 2)
@@ -240,7 +287,7 @@ def test_every_policy_has_a_memory_per_replica() -> None:
         ((-3,), "replicas = -3"),
         ((2.5,), "replicas = 2.5"),
         ((float("nan"),), "replicas = nan"),
-        ((2, "fastest"), "router 'fastest' is not one of round-robin, least-loaded, least-kv, power-of-two"),
+        ((2, "fastest"), "unknown router 'fastest'. Known: round-robin, least-loaded, least-kv, power-of-two"),
         ((2, "power-of-two", -1), "seed = -1"),
     ],
 )
@@ -269,6 +316,9 @@ def test_views_are_named_as_what_they_view() -> None:
     for view, stack in ((state, states), (cache, caches)):
         for name in view._fields:
             of = getattr(stack, name)
+            if name == "source":  # one for all
+                assert getattr(view, name) is of
+                continue
             of = of[1] if isinstance(view, Cache) or name in OWN else of
             assert np.shares_memory(getattr(view, name), of) or of.size == 0, name
             assert getattr(view, name).shape == of.shape, name

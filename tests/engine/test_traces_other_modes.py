@@ -91,3 +91,38 @@ def test_prefill_first_recomputes_a_victim_in_one_prefill(simulate: Simulate, ba
 def test_prefill_first_seats(simulate: Simulate) -> None:
     r = simulate([(0.0, 1, 2)] * 3, mode="prefill-first", max_num_seqs=2)
     assert r.first_scheduled_s.tolist() == [0.0, 0.0, 2.0]
+
+
+def test_a_decode_that_needs_a_spare_block(simulate: Simulate, batches: Batches) -> None:
+    # 4 blocks of 2, all taken by two prompts of 3. At 1 both decode within their blocks, but none is free: row 1 makes
+    # room for row 0, which takes none, so that row 1's blocks are there for its prompt and token again.
+    limits = {"blocks": 4, "block_size": 2, "mode": "sarathi", "watermark": 0.0, "enable_prefix_caching": False}
+    requests = [(0.0, 3, 2), (0.0, 3, 2)]
+    assert batches(simulate(requests, **limits)) == [(0.0, {0: 3, 1: 3}, []), (1.0, {0: 1, 1: 1}, [])]
+    r = simulate(requests, **limits, decodes_need_spare_block=True)
+    assert batches(r) == [(0.0, {0: 3, 1: 3}, []), (1.0, {0: 1, 1: 4}, [1])]
+    assert (r.preemptions.tolist(), r.last_token_s.tolist()) == ([0, 1], [2.0, 2.0])
+
+
+def test_a_prompt_in_chunks_needs_no_spare_block(simulate: Simulate, batches: Batches) -> None:
+    # 3 blocks of 2, all taken at 0. Chunk 5: row 1 has 1 of its 4 tokens left at 1, and runs without a free block.
+    r = simulate(
+        [(0.0, 2, 1), (0.0, 4, 1)],
+        blocks=3,
+        block_size=2,
+        mode="sarathi",
+        max_num_batched_tokens=5,
+        watermark=0.0,
+        decodes_need_spare_block=True,
+    )
+    assert batches(r) == [(0.0, {0: 2, 1: 3}, []), (1.0, {1: 1}, [])]
+
+
+def test_prompts_padded_to_the_longest(simulate: Simulate, batches: Batches) -> None:
+    # 2 + 5 = 7 tokens are within 8, 2 · 5 are not; 3 + 5 count as 2 · 5 as well; 3 · 2 are within 8.
+    requests = [(0.0, tokens, 1) for tokens in (2, 5, 3, 2, 2, 2)]
+    limits = {"mode": "prefill-first", "max_num_batched_tokens": 8}
+    r = simulate(requests, **limits)
+    assert [batch for _, batch, _ in batches(r)] == [{0: 2, 1: 5}, {2: 3, 3: 2, 4: 2}, {5: 2}]
+    r = simulate(requests, **limits, pad_prompt_batches=True)
+    assert [batch for _, batch, _ in batches(r)] == [{0: 2}, {1: 5}, {2: 3, 3: 2}, {4: 2, 5: 2}]

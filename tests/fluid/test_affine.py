@@ -132,3 +132,16 @@ def test_a_plan_names_the_tables(load: Workload) -> None:
     assert hardware.grid is not None
     assert told["grid"] == {"digest": hardware.grid.digest}
     assert told["step_time"] == asdict(hardware.step_time)
+
+
+def test_prompts_that_take_all_the_time_leave_a_fixed_time() -> None:
+    """Steps at the boundary are full of prompts, whose time grows faster than their tokens: the line that fits them
+    best begins below 0. At a low load a step is one of few decodes, of 5 ms."""
+    n, c = np.meshgrid(DECODES, CONTEXTS, indexing="ij")
+    p, q = np.meshgrid(CHUNKS, CONTEXTS, indexing="ij")
+    steep = StepGrid(0.005 + 0.0 * n * c, 0.0 * n * c, 0.005 + 1e-8 * TOKENS**2.0, 0.0 * p * q)
+    mix = RequestMix([0.5, 0.5], [500, 1500], [20, 20])
+    for rate in (1.0, 10.0):
+        found = plan(mix, Hardware("steep", StepTime(1.0), 4000, 16, grid=steep), rate=rate)
+        assert found.equilibrium is not None
+        assert 0.004 < found.equilibrium.iteration_time_s < 0.01

@@ -9,6 +9,7 @@ import pytest
 from fluidgate.errors import InputError
 from fluidgate.fluid import FluidPlan, RequestMix, plan
 from fluidgate.fluid.plan import MAX_CLASSES
+from fluidgate.fluid.plan_rows import all_rows
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.kv_law import KvLaw
 from fluidgate.workload.core import Workload
@@ -20,7 +21,7 @@ CHAT = RequestMix(np.ones(60), np.full(60, 900), np.geomspace(30, 2000, 60).asty
 
 
 def said(p: FluidPlan, words: str) -> bool:
-    return any(words in sentence for sentence in p.verdict)
+    return any(words in sentence for sentence in (*p.verdict, *p.thresholds_verdict))
 
 
 def test_below_the_onset_the_policy_is_irrelevant() -> None:
@@ -36,14 +37,14 @@ def test_below_the_onset_the_policy_is_irrelevant() -> None:
 def test_rows_of_what_memory_and_evictions_cost() -> None:
     p = plan(THREE, A100, rate=10.0, max_num_seqs=None, max_num_batched_tokens=None)
     less = plan(THREE, replace(A100, num_gpu_blocks=1 + 6875 * 9 // 10, block_size=16), rate=10.0, max_num_seqs=None)
-    rows, stable = dict(p.summary_rows()), p.stability
+    rows, stable = dict(all_rows(p)), p.stability
     assert rows["memory matters from"] == f"{stable.onset_load:.3f} of the boundary, {stable.onset_rate:.1f} req/s"
     assert rows["10% of memory left empty costs"].endswith("% of the boundary")
     assert p.to_dict()["empty_tenth_cost"] == p.empty_tenth_cost
     assert p.empty_tenth_cost == pytest.approx(1 - less.stability.boundary_rate / stable.boundary_rate, rel=1e-3)
     assert rows["one eviction per request costs"] == f"{100 * stable.eviction_cost:.3g}% of the boundary"
     seats = plan(THREE, A100, rate=10.0, max_num_seqs=64)
-    assert dict(seats.summary_rows())["10% of memory left empty costs"] == "0% of the boundary"
+    assert dict(all_rows(seats))["10% of memory left empty costs"] == "0% of the boundary"
 
 
 def test_overload_is_named_and_thresholds_stay_below_the_boundary() -> None:
@@ -77,7 +78,7 @@ def test_seats_that_bind_make_the_gate_pointless() -> None:
     assert said(p, "max_num_seqs = 64")
     assert said(p, "nothing to decide")
     assert p.concurrency_cap == pytest.approx(64)
-    assert dict(p.summary_rows())["memory matters from"] == "never"
+    assert dict(all_rows(p))["memory matters from"] == "never"
 
 
 def test_compute_that_binds_is_said() -> None:
@@ -130,8 +131,8 @@ def test_it_is_json_and_deterministic(rate: float) -> None:
     assert back["rate_limit"] == p.rate_limit
     assert back["nested"]["thresholds"] == p.nested.thresholds.tolist()
     assert back["verdict"] == list(p.verdict)
-    rows = p.summary_rows()
-    assert rows == again.summary_rows()
+    rows = all_rows(p)
+    assert rows == all_rows(again)
     assert len({label for label, _ in rows}) == len(rows)
     assert all(isinstance(value, str) and value for _, value in rows)
     assert not any("nan" in value or "inf" in value for _, value in rows)

@@ -283,7 +283,7 @@ def test_what_can_never_fit_is_refused_by_its_lengths() -> None:
     mix = RequestMix([1.0, 1.0], [10, 90], [10, 12])
     step = StepTime(0.01)
     assert stability(mix, step, Limits(101)).limit == "memory"
-    with pytest.raises(InputError, match=r"type 1 \(90 prompt and 12 output tokens\).*101 KV tokens.*100 tokens"):
+    with pytest.raises(InputError, match=r"a request of 90 prompt and 12 output tokens.*101 KV tokens.*100 tokens"):
         stability(mix, step, Limits(100))
 
 

@@ -11,6 +11,7 @@ import pytest
 from fluidgate.calibration import StepPoints, calibrate_steps
 from fluidgate.errors import CalibrationWarning
 from fluidgate.fluid import Limits, RequestMix, nested_shape, plan, safety_buffer, stability
+from fluidgate.fluid.plan_rows import all_rows
 from fluidgate.hardware import Calibration, Hardware, StepTime
 
 STEP = StepTime(0.012, 4e-5, 3.5e-7, 2e-9, 1e-5)
@@ -36,7 +37,7 @@ def calibrated(
 def test_without_a_calibration_there_is_no_interval() -> None:
     found = plan(CHAT, A100, rate=5.0)
     assert found.uncertainty is None
-    assert "±" not in dict(found.summary_rows())["stability boundary"]
+    assert "±" not in dict(all_rows(found))["stability boundary"]
 
 
 @pytest.mark.parametrize("coefficient", range(5))
@@ -94,7 +95,7 @@ def test_the_buffer_is_that_of_a_slower_and_of_a_faster_machine() -> None:
 def test_the_row_and_the_json_carry_the_interval() -> None:
     found = plan(CHAT, calibrated(0.05, 0.05, 0.05, 0.05, 0.05, correlation=TOGETHER), rate=5.0)
     rate = found.stability.boundary_rate
-    row = dict(found.summary_rows())["stability boundary"]
+    row = dict(all_rows(found))["stability boundary"]
     assert row == f"{rate:.3g} ± {rate / 0.95 - rate:.3g} req/s"
     values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert values["uncertainty"]["boundary_rate"] == pytest.approx([rate / 1.05, rate / 0.95])
@@ -105,7 +106,7 @@ def test_the_row_and_the_json_carry_the_interval() -> None:
 def test_an_error_that_nobody_knows_is_said_not_left_out(shares: tuple[float | None, ...]) -> None:
     found = plan(CHAT, calibrated(*shares), rate=5.0)
     assert found.uncertainty is None
-    assert dict(found.summary_rows())["stability boundary"].endswith("req/s, ± unknown")
+    assert dict(all_rows(found))["stability boundary"].endswith("req/s, ± unknown")
 
 
 def test_intervals_from_measured_steps_hold_the_true_boundary() -> None:

@@ -18,7 +18,7 @@ from fluidgate.calibration import calibrate_steps, read_steps
 from fluidgate.calibration.server.bench_process import BenchError, last_line
 from fluidgate.calibration.server.iteration_log import IterationLog
 from fluidgate.calibration.server.live_steps import Counters, Look, PhaseLooks
-from fluidgate.cli import _spread_goodput, app
+from fluidgate.cli import _spread_bounds, command_line
 from fluidgate.doctor import diagnose, read_facts
 from fluidgate.engine import EngineConfig, run
 from fluidgate.errors import InputError, ResultsWarning
@@ -60,6 +60,11 @@ def shown(table: Any) -> None:
     Console(file=out, width=120, markup=False, emoji=False).print(table)
     unclean = {character for character in out.getvalue() if ord(character) < 32 and character != "\n"}
     assert not unclean, f"{unclean} reach the terminal"
+
+
+def is_clean(line: str) -> bool:
+    """Whether a line for people is one line and holds nothing that steers a terminal or hides from the eye."""
+    return not any(mark in line for mark in "\t\n") and escaped(line) == line
 
 
 def simulated(workload: Workload, hardware: Hardware) -> None:
@@ -119,10 +124,10 @@ def plan(path: Path, _rng: Random) -> None:
     """Load, make the policy, write the serve lines, save and load again."""
     file = PlanFile.load(path)
     file.make_policy()
-    assert file.policy_line().isprintable()
+    assert is_clean(file.policy_line())
     for form in ("plugin", "stock"):
         line = serve_command(serve_flags(file, form), file.model.name or "MODEL", "plan.json")  # type: ignore[arg-type]
-        assert line.isprintable()
+        assert is_clean(line)
     file.save(path.with_name("copy.json"))
     assert PlanFile.load(path.with_name("copy.json")) == file
 
@@ -133,8 +138,8 @@ def doctor(path: Path, rng: Random) -> None:
     facts = read_facts(str(path))
     diagnosis = diagnose(facts, machine)
     json.dumps(diagnosis.to_dict(), allow_nan=False)
-    assert all(finding.says.isprintable() for finding in diagnosis.findings)
-    assert all(note.isprintable() for note in diagnosis.notes)
+    assert all(is_clean(finding.says) for finding in diagnosis.findings)
+    assert all(map(is_clean, diagnosis.notes))
 
 
 def two_scrapes(path: Path, rng: Random) -> None:
@@ -224,7 +229,8 @@ def warm() -> None:
     simulated(seeds.LOAD, seeds.TINY)
     for replicas in ("1", "2"):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            app(["simulate", "--requests", "20", "--rate", "5", "--replicas", replicas], standalone_mode=False)
+            words = ["simulate", "--requests", "20", "--rate", "5", "--replicas", replicas]
+            command_line(words)(words, standalone_mode=False)
 
 
 SLOW = {"--requests": 500, "--repeats": 3, "--replicas": 20, "--num-gpu-blocks": 10**6}
@@ -252,7 +258,7 @@ def command(path: Path, _rng: Random) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(typer.Exit):
         try:
-            app(_spread_goodput(words), standalone_mode=False)
+            command_line(words)(_spread_bounds(words), standalone_mode=False)
         except typer.Exit:
             raise  # `--help` and the like
         except Exception as error:
@@ -265,6 +271,7 @@ def command(path: Path, _rng: Random) -> None:
 KNOWN = {word for line in seeds.COMMANDS for word in line.split() if word.startswith("-")}
 
 FAILED = ["stop", "drop"]
+UNITS = [None, None, "ms"]
 READERS = (
     Reader("azure.csv", lambda: seeds.AZURE, trace("azure")),
     Reader("burstgpt.csv", lambda: seeds.BURSTGPT, trace("burstgpt", failed=FAILED)),
@@ -275,6 +282,12 @@ READERS = (
     Reader("appended.json", lambda: seeds.VLLM_APPENDED, trace("vllm-bench", failed=FAILED, run=[1, 2])),
     Reader("guidellm.json", lambda: seeds.GUIDELLM[:1], trace("guidellm", failed=FAILED, run=[None, 1])),
     Reader("aiperf.jsonl", lambda: seeds.AIPERF[:1], trace("aiperf", failed=FAILED)),
+    Reader("bailian.jsonl", lambda: seeds.BAILIAN, trace("bailian", time_unit=UNITS)),
+    Reader("table.csv", lambda: seeds.TABLES, trace("table", failed=FAILED, time_unit=UNITS)),
+    Reader("openai.jsonl", lambda: seeds.OPENAI, trace("openai", failed=FAILED)),
+    Reader("litellm.csv", lambda: seeds.LITELLM, trace("litellm", failed=FAILED)),
+    Reader("otel.json", lambda: seeds.OTEL, trace("otel", failed=FAILED)),
+    Reader("langfuse.csv", lambda: seeds.LANGFUSE, trace("langfuse", failed=FAILED)),
     Reader("times.json", lambda: (*seeds.VLLM_BENCH, *seeds.VLLM_APPENDED, *seeds.GUIDELLM, *seeds.AIPERF), times),
     Reader(
         "any.trace",
@@ -287,6 +300,12 @@ READERS = (
             *seeds.VLLM_BENCH,
             *seeds.GUIDELLM[:1],
             *seeds.AIPERF[:1],
+            *seeds.BAILIAN,
+            *seeds.TABLES,
+            *seeds.OPENAI,
+            *seeds.LITELLM,
+            *seeds.OTEL,
+            *seeds.LANGFUSE,
         ),
         trace(None),
     ),

@@ -75,6 +75,82 @@ MOONCAKE = (
         )
     ),
 )
+BAILIAN = (
+    _lines(
+        *(
+            json.dumps(
+                {
+                    "chat_id": i,
+                    "parent_chat_id": i - 1,
+                    "timestamp": 61.5 + i,
+                    "input_length": 40 + i,
+                    "output_length": 5,
+                }
+                | {"type": "text", "turn": i + 1, "hash_ids": [1, i]}
+            )
+            for i in range(6)
+        )
+    ),
+)
+TABLES = (
+    _lines(
+        "ts;prompt_len;completion_len;class", *(f"{1764000000 + i};{30 + i};{2 + i};{'ab'[i % 2]}" for i in range(6))
+    ),
+    _lines(
+        "started_at,isl,osl,timeout_s",
+        *(f'"2025-11-24 16:00:0{i}.25+02:00",{30 + i},{2 + i},{"" if i % 2 else i + 1}' for i in range(6)),
+    ),
+    json.dumps({"data": [{"t_ms": 250 * i, "tokens": {"in": 30 + i, "out": 2.0}} for i in range(5)]}, indent=1),
+)
+OPENAI = (
+    _lines(
+        *(
+            json.dumps({"created": 1764000000 + i, "usage": {"prompt_tokens": 30 + i, "completion_tokens": 1 + i}})
+            for i in range(6)
+        )
+    ),
+)
+LITELLM = (
+    _lines(
+        "call_type,startTime,prompt_tokens,completion_tokens,status",
+        *(f"acompletion,2025-11-24 16:00:0{i}.5,{30 + i},{2 + i},success" for i in range(5)),
+        "aembedding,2025-11-24 16:00:09,30,0,failure",
+    ),
+)
+OTEL = (
+    json.dumps(
+        {
+            "resourceSpans": [
+                {
+                    "scopeSpans": [
+                        {
+                            "spans": [
+                                {
+                                    "startTimeUnixNano": f"{1764000000 + i}500000000",
+                                    "attributes": [
+                                        {"key": "gen_ai.usage.input_tokens", "value": {"intValue": str(30 + i)}},
+                                        {"key": "gen_ai.usage.output_tokens", "value": {"intValue": 3}},
+                                    ],
+                                    "status": {"code": i % 2},
+                                }
+                                for i in range(4)
+                            ]
+                        }
+                    ]
+                }
+            ]
+        }
+    ),
+)
+LANGFUSE = (
+    _lines(
+        "traceId,type,startTime,level,input,usageDetails",
+        *(
+            f't,GENERATION,2025-11-24T16:00:0{i}Z,DEFAULT,"a\nb","{{""input"": {30 + i}, ""output"": 4}}"'
+            for i in range(4)
+        ),
+    ),
+)
 SHAREGPT = (
     json.dumps(
         [
@@ -357,6 +433,7 @@ POLICIES = (
     ),
     *(
         "max-utilization:batch_wait_timeout_iters=10",
+        "interval:steps=3",
         "sglang:conservativeness=0.5",
         "past-future:reserve=0.05",
         "known-lengths",

@@ -17,7 +17,7 @@ MIB = 2**20
 READERS: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "a log": (lambda path: read_facts(str(path)), 256, "the last part of it, for example `tail -n 100000 '{}' > "),
     "a second scrape": (lambda path: read_facts(str(path.with_name("page.txt")), path, 30.0), 256, "the last part of"),
-    "measured steps": (read_steps, 256, "give fewer steps"),
+    "measured steps": (read_steps, 256, "give fewer rows"),
     "a hardware file": (read_hardware, 64, "give a hardware file"),
     "results": (lambda path: ResultsFile(path, {}), 2048, "name another results file"),
 }

@@ -31,7 +31,9 @@ def test_a_message_keeps_its_words() -> None:
     assert str(InputError(str(InputError("a\x1bb")))) == "a\\x1bb"  # said again, it stays as it is
 
 
-@pytest.mark.parametrize("name", [NASTY, "two\nlines", "a\ttab", "\x7f", "\x85", "\x00"])
+@pytest.mark.parametrize(
+    "name", [NASTY, "two\nlines", "a\ttab", "\x7f", "\x85", "\x00", "a\ufeffmark", "no\u200bwidth", "soft\xadhyphen"]
+)
 def test_names_with_control_characters_are_refused(name: str) -> None:
     assert has_control(name)
     with pytest.raises(InputError, match=r"hardware name .* holds a control character; take it out"):
@@ -46,7 +48,7 @@ def test_names_with_control_characters_are_refused(name: str) -> None:
 
 
 def test_other_names_are_taken() -> None:
-    for name in ("", "é", "日本語", "a b", "non-breaking\u00a0space", "👍🏽", "<script>", "[/bold]"):
+    for name in ("", "é", "日本語", "a b", "non-breaking\u00a0space", "👍🏽", "👩\u200d💻", "<script>", "[/bold]"):
         assert Hardware(name, StepTime(c0=1.0), 10).name == name
 
 

@@ -69,6 +69,7 @@ AS_TOOLS_PRINT_THEM = {
     "NVIDIA L4": ("l4", 300),
     "NVIDIA A10G": ("a10g", 600),
     "NVIDIA A10": ("a10", 600),
+    "NVIDIA A30": ("a30", 933),
     "NVIDIA L40S": ("l40s", 864),
     "NVIDIA L40": ("l40", 864),
     "Tesla T4": ("t4", 320),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fluidgate.errors import InputError
 from fluidgate.fluid import Limits, RequestMix, plan
+from fluidgate.fluid.plan_rows import all_rows
 from fluidgate.hardware import (
     Gpu,
     Hardware,
@@ -194,7 +195,7 @@ def test_a_model_with_windows_is_planned_with_its_groups(tmp_path: Path) -> None
     assert made.stability.memory_limit == pytest.approx(
         pool / ((1.0 * 900 * blocks[0] + 2.0 * 400 * blocks[1]) / 3.0), rel=0.01
     )
-    assert "groups" in dict(made.summary_rows())["KV capacity"]
+    assert "groups" in dict(all_rows(made))["KV capacity"]
 
 
 def test_hardware_files_keep_the_law(tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ def test_tokens_of_several_groups_are_what_the_server_logs(tmp_path: Path) -> No
     """And the plan prints them again, to be compared with the log."""
     machine = get_hardware("gemma-3-1b", "l4", config=gemma(tmp_path), kv_cache_tokens=100_000)
     assert machine.law.size_tokens(machine.num_gpu_blocks, 32768, 2 * 2048) == pytest.approx(100_000, abs=50)
-    rows = dict(plan(RequestMix([1.0], [300], [900]), machine).summary_rows())
+    rows = dict(all_rows(plan(RequestMix([1.0], [300], [900]), machine)))
     assert "as vLLM logs it, 100,0" in rows["KV capacity"]
 
 

@@ -95,6 +95,16 @@ def test_a_config_names_a_new_model(tmp_path: Path) -> None:
     assert found.step_time.c_kv == pytest.approx(16 * 8 * 64 * 4 / (2039e9 * 0.95))
 
 
+def test_a_config_alone_is_named_by_its_folder_or_file(tmp_path: Path) -> None:
+    (tmp_path / "their-model").mkdir()
+    for file in ("their-model/config.json", "other-model.json"):
+        (tmp_path / file).write_text(json.dumps(MY_MODEL))
+    assert get_hardware(None, "a100", config=tmp_path / "their-model").name.startswith("their-model on ")
+    assert get_hardware(None, "a100", config=tmp_path / "other-model.json").name.startswith("other-model on ")
+    with pytest.raises(InputError, match="no model is given"):
+        get_hardware(None, "a100")
+
+
 def test_a_config_that_differs_from_the_named_model_gets_no_profile(tmp_path: Path) -> None:
     same = {
         **MY_MODEL,
@@ -141,7 +151,7 @@ def test_the_estimate_is_as_close_to_the_profiles_as_it_says() -> None:
     ratios: dict[str, list[float]] = {name: [] for name in stated}
     for name in profile_names():
         model, gpu, variant = name.split("/")
-        if variant != "paper":
+        if variant not in ("paper", "vidur"):  # those of simulations
             tp = int(variant.removeprefix("tp")) if variant.startswith("tp") else 1
             estimate = estimate_step_time(find_model(model), find_gpu(gpu), tp)
             fitted = load_profile(model, gpu, variant).step_time

@@ -7,7 +7,7 @@ import pytest
 
 from fluidgate.calibration import StepPoints
 from fluidgate.errors import InputError
-from fluidgate.hardware import Hardware, Profile, find_profile, load_profile, profile_names
+from fluidgate.hardware import Hardware, Profile, find_profile, get_hardware, load_profile, profile_names
 from fluidgate.hardware.estimate import SEQUENCE_S
 from fluidgate.hardware.gpus import canonical_gpu_name
 from fluidgate.hardware.model_config import canonical_model_name
@@ -39,8 +39,48 @@ def test_paper_variant_saturates_at_the_published_rate() -> None:
     assert paper.step_time.c_kv / paper.step_time.c0 == pytest.approx(3.784e-5, rel=1e-3)
 
 
+def vidur_s(decodes: int, context: int, chunk: int = 0, before: int = 0, prompts: int = 1) -> float:
+    """Seconds of a step under the variant `vidur`."""
+    grid = load_profile("llama-2-7b", "a100", "vidur").grid
+    assert grid is not None
+    pairs = prompts * (chunk * before + chunk * (chunk + 1) / 2)
+    return float(grid.tables_s(decodes, decodes * context, prompts * chunk, pairs)[0])
+
+
+@pytest.mark.parametrize(("tokens", "ms"), [(512, 33.4), (1024, 67.9), (2048, 133.5), (4096, 259.9)])
+def test_vidur_variant_has_the_measured_linear_operations(tokens: int, ms: float) -> None:
+    """A prompt takes them, and the attention that was fitted: .02 + .037 + 1.777e-7 c² ms in each of 32 layers."""
+    attention_ms = 32 * (0.057 + 1.777e-7 * tokens**2)
+    assert vidur_s(0, 0, tokens) * 1e3 == pytest.approx(ms + attention_ms, rel=0.02)
+
+
+def test_vidur_variant_steps_at_tiles() -> None:
+    """The linear operations take 12.2 ms up to 128 tokens and 17.6 from 136 on, 17.8 up to 256 and 22.5 from 272 on."""
+    for below, above, rise_ms in ((128, 136, 5.3), (256, 272, 4.7)):
+        attention_ms = 32 * (0.037 * (above - below) / 400 + 1.777e-7 * (above**2 - below**2))
+        rise = 1e3 * (vidur_s(0, 0, above) - vidur_s(0, 0, below))
+        assert rise - attention_ms == pytest.approx(rise_ms, abs=0.7)
+
+
+@pytest.mark.parametrize(("decodes", "context", "layer_ms"), [(1, 640, 0.016), (16, 32, 0.028), (64, 640, 0.393)])
+def test_vidur_variant_has_the_measured_decode_attention(decodes: int, context: int, layer_ms: float) -> None:
+    linear_ms = {1: 9.1, 16: 9.2, 64: 9.7}[decodes]
+    assert vidur_s(decodes, context) * 1e3 == pytest.approx(linear_ms + 32 * layer_ms, rel=0.02)
+
+
+def test_vidur_variant_takes_prompts_together_as_the_root_of_their_squares() -> None:
+    together, apart = vidur_s(0, 0, 256, prompts=4), vidur_s(0, 0, 1024)
+    alone_ms, joint_ms = 0.057 + 1.777e-7 * 1024**2, 0.057 + 1.777e-7 * 4 * 256**2
+    assert (together - apart) * 1e3 == pytest.approx(32 * (joint_ms - alone_ms), rel=0.03)
+
+
+def test_vidur_variant_is_for_16_bit_kv() -> None:
+    with pytest.raises(InputError, match="a grid of steps with KV in 16 bits; leave kv_cache_dtype"):
+        get_hardware("llama-2-7b", "a100", variant="vidur", kv_cache_dtype="fp8")
+
+
 def test_every_profile_loads_by_its_own_name() -> None:
-    assert len(set(profile_names())) == len(profile_names()) == 16
+    assert len(set(profile_names())) == len(profile_names()) == 17
     for name in profile_names():
         model, gpu, variant = name.split("/")
         hardware = load_profile(model, gpu, variant)

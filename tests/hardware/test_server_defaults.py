@@ -105,7 +105,8 @@ def test_older_ways_to_form_a_batch_keep_their_own_limits(mode: Any, seats: int,
 
 def test_hand_made_hardware_has_no_longest_request() -> None:
     machine = Hardware("mine", StepTime(0.01), 1000)
-    assert EngineConfig().on(machine) == EngineConfig(max_num_seqs=256, max_num_batched_tokens=2048)
+    alone = EngineConfig(max_num_seqs=256, max_num_batched_tokens=2048, async_scheduling=False)
+    assert EngineConfig().on(machine) == alone
     assert EngineConfig(max_model_len=50).on(machine).max_model_len == 50
 
 

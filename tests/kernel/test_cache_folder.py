@@ -138,7 +138,8 @@ numba.njit(lambda x: x + 1)(1)  # all that numba loads is loaded: the interprete
 os.setgid(int(sys.argv[2])), os.setuid(int(sys.argv[2]))
 sys.path.insert(0, sys.argv[1])
 from small_kernels import together
-print(together(3), sum(together.stats.cache_hits.values()), together.stats.cache_path)
+stats = together.dispatcher.stats
+print(together(3), sum(stats.cache_hits.values()), stats.cache_path)
 """
 
 

@@ -26,11 +26,35 @@ def test_compiled_once_and_loaded_from_then_on(root: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == ""
 
 
+def test_a_caller_is_compiled_with_code_that_was_loaded(root: Path) -> None:
+    """As the router is, with the step loop of an earlier run."""
+    run(root)
+    module = started(root)
+    assert module.around(3) == 37 + 65
+    assert sum(module.together.dispatcher.stats.cache_hits.values()) == 1
+    assert started(root).around(3) == 37 + 65
+
+
 def test_a_changed_source_is_compiled(root: Path) -> None:
     run(root)
     kernels = root.parent / "small_kernels.py"
     kernels.write_text(KERNELS.replace("x * x", "x * x * x"))
     assert started(root).together(3) == 6**3 + 1
+
+
+def test_code_is_not_kept_under_sources_that_changed_since_they_were_imported(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compiled is what was imported; the folder is named by what is on disk."""
+    started(root)
+    code_cache._state_of_sources.cache_clear()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(code_cache, "_IMPORTED_NS", 0)
+        assert run(root) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("fluidgate: compiled code is not kept (")
+    assert said.endswith(".py was changed after this process began); start again\n")
+    assert not root.exists()
 
 
 class Poison:
@@ -103,8 +127,9 @@ def test_a_folder_in_place_of_the_file(root: Path, capsys: pytest.CaptureFixture
 
 def test_another_kernels_file_is_not_taken(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(root)
-    shutil.copy(file_of("squared"), file_of("together"))
-    assert run(root) == 2, "the callees alone are loaded"
+    assert started(root).around(3) == 37 + 65
+    shutil.copy(file_of("around"), file_of("together"))
+    assert run(root) == 0
     assert capsys.readouterr().err == ""
 
 

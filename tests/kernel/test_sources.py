@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from numba.core.registry import CPUDispatcher
 
 import fluidgate
 from fluidgate.code_cache import kernel_sources
-from fluidgate.kernel import interpreted, kernel
+from fluidgate.kernel import Kernel, interpreted, kernel
 
 NUMBERS = (bool, int, float, tuple)
 
@@ -36,7 +35,7 @@ def kernels() -> dict[str, Any]:
         f"{thing.py_func.__module__}.{name}": thing
         for module in modules()
         for name, thing in vars(module).items()
-        if isinstance(thing, CPUDispatcher)
+        if isinstance(thing, Kernel)
     }
 
 

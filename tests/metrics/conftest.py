@@ -17,18 +17,20 @@ from fluidgate.workload import Workload
 def _records(arrival_s: ArrayLike, **fields: Any) -> RunRecords:
     """Records of requests that finish with one token at arrival, unless `fields` say otherwise.
 
-    `prompt_tokens`, `output_tokens` and the fields of `RunRecords` may be given; 100 KV blocks.
+    `prompt_tokens`, `output_tokens`, `timeout_s` and the fields of `RunRecords` may be given; 100 KV blocks.
     """
     arrival = np.asarray(arrival_s, np.float64)
     n = len(arrival)
     zeros = np.zeros(n, np.int64)
     output = np.asarray(fields.pop("output_tokens", zeros + 1))
-    workload = Workload(arrival, np.asarray(fields.pop("prompt_tokens", zeros + 10)), output)
+    timeout_s = np.asarray(fields.pop("timeout_s", np.zeros(0)))
+    workload = Workload(arrival, np.asarray(fields.pop("prompt_tokens", zeros + 10)), output, timeout_s=timeout_s)
     values: dict[str, Any] = {
         "workload": workload,
         "hardware": Hardware("test", StepTime(c0=0.01), num_gpu_blocks=101),
         "config": EngineConfig(),
         "policy": "none",
+        "arrival_s": arrival,
         "first_scheduled_s": arrival,
         "first_token_s": arrival,
         "last_token_s": arrival,
@@ -39,6 +41,10 @@ def _records(arrival_s: ArrayLike, **fields: Any) -> RunRecords:
         "preemptions": zeros,
         "recomputed_tokens": zeros,
         "cached_tokens": zeros,
+        "left_s": np.full(n, np.nan),
+        "shed": np.zeros(n, bool),
+        "spent_s": np.zeros(n) if workload.gives_up else None,
+        "spent_tokens": zeros if workload.gives_up else None,
         "end_s": float(arrival[-1]),
         "busy_s": 0.0,
         "iterations": 0,

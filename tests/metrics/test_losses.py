@@ -11,7 +11,7 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from fluidgate.engine import EngineConfig, RunRecords, run
-from fluidgate.hardware import Hardware, StepTime
+from fluidgate.hardware import Hardware, KvGroup, KvLaw, StepTime
 from fluidgate.metrics import Summary, summarize
 from fluidgate.policies import Greedy, Policy, RateLimited, Wait
 from fluidgate.workload import Workload
@@ -40,7 +40,9 @@ def cases(draw: st.DrawFn, shared: bool = True) -> Case:
     workload, hardware, policy, config = random_case(draw(st.randoms(use_true_random=False)))
     if not shared:
         workload = Workload(workload.arrival_s, workload.prompt_tokens, workload.output_tokens)
-    return workload, hardware, policy, replace(config, preemption=draw(PREEMPTIONS))
+    preemption = draw(PREEMPTIONS)
+    spare = config.decodes_need_spare_block and preemption != "restart"
+    return workload, hardware, policy, replace(config, preemption=preemption, decodes_need_spare_block=spare)
 
 
 def test_one_request_alone() -> None:
@@ -163,19 +165,22 @@ def repeated_s(records: RunRecords) -> float:
     step, load, steps = records.hardware.step_time, records.workload, records.steps
     assert steps is not None
     n, entry, victims = len(load), iter(steps.batch.tolist()), iter(steps.victims.tolist())
-    computed, generated, most_computed, most_generated = ([0] * n for _ in range(4))
+    generated, most_generated = ([0] * n for _ in range(2))
+    arrive = records.config.prompts_arrive_computed
+    arrived = ((load.prompt_tokens - 1) * arrive).tolist()
+    computed, most_computed = arrived.copy(), arrived.copy()
     tokens = kv = pairs = sequences = 0
     for scheduled, preempted in zip(steps.scheduled.tolist(), steps.preempted.tolist(), strict=True):
         for row in (next(victims) for _ in range(preempted)):
             computed[row] = 0
             if records.config.preemption == "restart":
-                generated[row] = 0
+                computed[row], generated[row] = arrived[row], 0
         for row, new in (next(entry) for _ in range(scheduled)):
             prompt = int(load.prompt_tokens[row])
             if records.config.preemption == "offload" and computed[row] == 0:
                 computed[row] = min(most_computed[row], prompt + generated[row] - 1)
             positions = range(computed[row], computed[row] + new)
-            decode = new == 1 and generated[row] > 0 and positions.stop == prompt + generated[row]
+            decode = new == 1 and (generated[row] > 0 or arrive) and positions.stop == prompt + generated[row]
             fresh = [p for p in positions if p >= most_computed[row]]
             tokens += new - len(fresh)
             if not decode:
@@ -199,7 +204,7 @@ def fewest_iterations(records: RunRecords) -> float:
     budget = config.token_budget(max(map(sum, lengths)))
     if config.mode != "vllm":  # there, iterations of decodes alone are limited by seats alone
         budget = max(budget, config.seats)
-    tokens = sum(prompt + output - 1 for prompt, output in lengths)
+    tokens = sum((prompt - 1) * (not config.prompts_arrive_computed) + output for prompt, output in lengths)
     return max(blocks / records.total_blocks, tokens / budget, sum(output for _, output in lengths) / config.seats)
 
 
@@ -269,3 +274,17 @@ class TestUnfinished:
     def test_nothing_finished(self, make_records) -> None:
         records = make_records([0.0], finished=[False], generated_tokens=[0], busy_s=0.01, iterations=1)
         assert summarize(records).fluid_efficiency == 0
+
+
+def test_two_groups_of_the_same_layers_lose_what_one_loses() -> None:
+    """Every request holds twice the blocks, of a pool of twice the size: the same run, and the same shares."""
+    rng = np.random.default_rng(3)
+    load = Workload(np.sort(rng.uniform(0, 0.2, 30)), rng.integers(1, 60, 30), rng.integers(1, 40, 30), name="pair")
+    one = Hardware("one", StepTime(0.01, 1e-4, 1e-6), 301, 1)
+    group = KvGroup("full", 1, 1)
+    two = replace(one, num_gpu_blocks=601, kv_law=KvLaw((group, group)))
+    config = EngineConfig(enable_prefix_caching=False, scheduler_reserve_full_isl=False)
+    runs = [run(load, machine, Greedy(), config, compile=False) for machine in (one, two)]
+    assert runs[0].preemptions.sum() == runs[1].preemptions.sum() > 0
+    assert shares(summarize(runs[1])) == pytest.approx(shares(summarize(runs[0])), rel=1e-12)
+    assert runs[1].mean_blocks == pytest.approx(2 * runs[0].mean_blocks)

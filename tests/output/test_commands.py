@@ -43,7 +43,7 @@ def commands(folder: Path) -> dict[str, tuple[tuple[object, ...], list[str]]]:
             ["summary.json", "requests.csv", "t"],
         ),
         "compare": (
-            ("compare", *SMALL, "--policy", "greedy", "--repeats", "1", "--load", "0.5", "--html", folder / "r.html",
+            ("compare", *SMALL, "--policy", "greedy", "--repeats", "1", "--html", folder / "r.html",
              "--csv", folder / "r.csv", "--parquet", folder / "r.parquet"),
             ["r.html", "r.csv", "r.parquet"],
         ),
@@ -102,6 +102,8 @@ def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         "fluidgate.studies.gate.run_gate",
         "fluidgate.studies.paper.run_paper",
         "fluidgate.studies.plan_quality.study.plan_quality",
+        "fluidgate.studies.cadence.run_cadence",
+        "fluidgate.studies.deadlines.run_deadlines",
         "fluidgate.calibration.server.running_server.look_at",
         "fluidgate.calibration.query_aiconfigurator",
         "fluidgate.calibration.read_steps",
@@ -125,6 +127,10 @@ def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         "experiment paper --results {}",
         "experiment plan-quality --page {}",
         "experiment plan-quality --results {}",
+        "experiment cadence --page {}",
+        "experiment cadence --results {}",
+        "experiment deadlines --page {}",
+        "experiment deadlines --results {}",
         "calibrate steps steps.csv --num-gpu-blocks 99 --out {}",
         "calibrate steps steps.csv --num-gpu-blocks 99 --out h.json --plot {}",
         "calibrate aiconfigurator qwen3-8b --gpu l4 --out {}",
@@ -195,7 +201,7 @@ def test_one_file_for_two_outputs_is_refused(run: Any, tmp_path: Path, no_runs: 
     assert "a: is given for two outputs, of which one would be lost; choose another path" in said
 
 
-COMPARE = ("compare", *SMALL, "--policy", "greedy", "--policy", "watermark", "--repeats", "2", "--load", "0.5")
+COMPARE = ("compare", *SMALL, "--policy", "greedy", "--policy", "watermark", "--repeats", "2")
 
 
 def test_a_damaged_line_is_named_and_the_run_gives_the_same(run: Any, tmp_path: Path) -> None:
@@ -284,7 +290,9 @@ def test_a_second_command_on_a_results_file_is_refused(run: Any, tmp_path: Path)
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("option", ["--csv", "--html", "--parquet"])
-def test_a_full_device_is_one_sentence(option: str, run: Any) -> None:
-    code, said = run(*COMPARE, option, "/dev/full")
+def test_a_full_device_is_one_sentence(option: str, run: Any, tmp_path: Path) -> None:
+    full = tmp_path / "full.parquet"  # a name that tells Parquet
+    full.symlink_to("/dev/full")
+    code, said = run(*COMPARE, option, full)
     assert code == 1
-    assert said.splitlines()[-1].startswith("error: /dev/full: cannot be written (No space left on device); ")
+    assert said.splitlines()[-1].startswith(f"error: {full}: cannot be written (No space left on device); ")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,14 @@ from fluidgate.engine import EngineConfig, run
 from fluidgate.errors import InputError
 from fluidgate.fluid import RequestMix, plan
 from fluidgate.hardware import Hardware, StepTime, write_hardware
+from fluidgate.output import write_text
 from fluidgate.policies import Greedy
 from fluidgate.report import figures, write_figures, write_perfetto, write_report
 from fluidgate.report.html import Html
 from fluidgate.runs import Comparison, compare, write_csv, write_parquet, write_table
 from fluidgate.serving.planfile import PlanFile
-from fluidgate.studies.paper import figures as paper_figures
+from fluidgate.studies.figures import figure_of, save
+from fluidgate.studies.latex import long_table
 from fluidgate.workload import generate, write_mooncake, write_vidur
 
 HARDWARE = Hardware("test", StepTime(c0=0.01, c_tok=2e-5, c_kv=2e-7), num_gpu_blocks=400)
@@ -58,9 +59,13 @@ def _figures(path: Path, comparison: Comparison) -> None:
     write_figures(comparison, path.parent)
 
 
-def _paper_figures(path: Path, _: Comparison) -> None:
-    write_paper = paper_figures.write_paper_figures
-    write_paper(SimpleNamespace(has=lambda part: True), path.parent)  # type: ignore[arg-type]
+def _drawn(path: Path, _: Comparison) -> None:
+    with figure_of("a title", "x (s)", "y (s)") as (figure, _axes):
+        save(figure, path.parent, path.stem)
+
+
+def _claims(path: Path, _: Comparison) -> None:
+    write_text(path, long_table(("claim", "verdict"), (0.5, 0.3), [("a", "b")] * 50))
 
 
 def _perfetto(path: Path, _: Comparison) -> None:
@@ -107,7 +112,8 @@ WRITERS: dict[str, Callable[[Path, Comparison], None]] = {
     "runs.csv": _csv,
     "runs.parquet": _parquet,
     "kv-cache.svg": _figures,
-    "paper-a.svg": _paper_figures,
+    "drawn.svg": _drawn,
+    "claims.tex": _claims,
     "trace.json": _perfetto,
     "requests.csv": _table,
     "plan.json": _plan,
@@ -126,8 +132,6 @@ def write(request: pytest.FixtureRequest, comparison: Comparison, monkeypatch: p
     """The writer of a name; folders of figures get two."""
     two = figures.all_figures(comparison)[:2]
     monkeypatch.setattr(figures, "all_figures", lambda _: two)
-    monkeypatch.setattr(paper_figures, "STUDIES", ["a", "b"])
-    monkeypatch.setattr(paper_figures, "_latency", lambda *_: DRAWING)
     return lambda path: WRITERS[request.param](path, comparison)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,17 @@ needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None,
     reason="vLLM is not installed here; `make test` runs these in an environment of their own",
 )
+
+
+def serve_parser() -> Any:
+    """The parser of `vllm serve`, wherever this version has it."""
+    import vllm.entrypoints
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    folder = Path(vllm.entrypoints.__path__[0])
+    place = next(part for part in ("common", "launchers", "openai") if (folder / part / "cli_args.py").exists())
+    module = importlib.import_module(f"vllm.entrypoints.{place}.cli_args")
+    return module.make_arg_parser(FlexibleArgumentParser())
 
 
 def simulate_as_vllm(

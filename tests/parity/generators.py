@@ -10,29 +10,10 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from fluidgate import policies
 from fluidgate.engine import EngineConfig
-from fluidgate.hardware import Hardware, StepTime
-from fluidgate.policies import (
-    AMin,
-    ConcurrencyCap,
-    ExpectedCompletions,
-    Fluid,
-    FluidVolume,
-    Greedy,
-    KnownLengths,
-    MaxUtilization,
-    McSf,
-    NestedWait,
-    NoEvict,
-    PastFuture,
-    Policy,
-    RateLimited,
-    SGLang,
-    ShortestFirst,
-    SmallestVolumeFirst,
-    Wait,
-    Watermark,
-)
+from fluidgate.hardware import Hardware, KvGroup, KvLaw, StepTime
+from fluidgate.policies import Policy
 from fluidgate.workload import Workload
 
 TICK_S = 1 / 64
@@ -66,6 +47,8 @@ class Case:
         blocks: KV blocks that hold tokens.
         prefixes: content ids of each request's leading blocks of `unit` tokens.
         config: what differs from `EngineConfig()`.
+        timeouts: per request, ticks to the last and to the first token after which its client leaves; 0: never.
+        groups: of layers; none: one, which keeps every token.
     """
 
     requests: list[tuple[int, int, int]]
@@ -75,6 +58,8 @@ class Case:
     unit: int = 0
     step: StepTime = STEP_TIMES[0]
     config: dict[str, Any] = field(default_factory=dict)
+    timeouts: list[tuple[int, int]] = field(default_factory=list)
+    groups: tuple[KvGroup, ...] = ()
 
     def __repr__(self) -> str:
         default = Case([], 0)
@@ -93,12 +78,16 @@ class Case:
             shared["prefix_ids"] = np.array([i for chain in self.prefixes for i in chain])
             shared["prefix_offsets"] = np.cumsum([0, *map(len, self.prefixes)])
             shared["prefix_block_tokens"] = self.unit
+        if self.timeouts:
+            shared |= timeouts(self.timeouts)
         return Workload(arrival * TICK_S, prompt, output, name="generated", **shared)
 
     @property
     def hardware(self) -> Hardware:
         """`blocks` usable ones and the null block."""
-        return Hardware("generated", self.step, self.blocks + 1, self.block_size)
+        law = KvLaw(self.groups) if self.groups else None
+        block_size = law.block_size if law else self.block_size
+        return Hardware("generated", self.step, self.blocks + 1, block_size, kv_law=law)
 
     @property
     def engine(self) -> EngineConfig:
@@ -112,6 +101,7 @@ def cases(
     *,
     crowded: bool = False,
     shared: bool = False,
+    impatient: bool = False,
     configs: st.SearchStrategy[dict[str, Any]] | None = None,
 ) -> Case:
     """Small cases.
@@ -119,16 +109,17 @@ def cases(
     Args:
         crowded: short prompts that grow together and a cache that they outgrow, so that residents are evicted.
         shared: prompts from a tree of prefixes.
+        impatient: clients that give up.
         configs: engine limits; by default any of mode vllm.
     """
     block_size = draw(st.sampled_from([16, 1, 32]))
     least = 5 if crowded else 1
-    requests = draw(st.lists(_requests(block_size, crowded), min_size=least, max_size=14))
+    requests = draw(st.lists(requests_near(block_size, crowded), min_size=least, max_size=14))
     arrival = np.cumsum([gap for gap, *_ in requests]).tolist()
     lengths = [(prompt, output) for _, prompt, output, *_ in requests]
     largest = max(-(-(prompt + output - 1) // block_size) for prompt, output in lengths)
     few = st.integers(0, 8)
-    prefixes, unit = draw(_chains([r[3:] for r in requests], lengths, block_size)) if shared else ([], 0)
+    prefixes, unit = draw(prefix_chains([r[3:] for r in requests], lengths, block_size)) if shared else ([], 0)
     return Case(
         [(at, prompt, output) for at, (prompt, output) in zip(arrival, lengths, strict=True)],
         blocks=largest + draw(few if crowded else st.one_of(st.integers(0, 2), few, st.integers(0, 200))),
@@ -137,10 +128,25 @@ def cases(
         unit=unit,
         step=draw(st.sampled_from(STEP_TIMES)),
         config=draw(configs if configs is not None else vllm_configs(crowded)),
+        timeouts=draw(timeouts_of(len(requests))) if impatient else [],
     )
 
 
-def _requests(block_size: int, crowded: bool) -> st.SearchStrategy[tuple[Any, ...]]:
+_TICKS = st.sampled_from([0, 1, 4, 8, 12, 30, 64, 100, 200])
+
+
+def timeouts_of(requests: int) -> st.SearchStrategy[list[tuple[int, int]]]:
+    """`Case.timeouts`. Iterations of the first of `STEP_TIMES` last 4 ticks: deadlines may be moments of tokens."""
+    return st.lists(st.tuples(_TICKS, st.just(0) | _TICKS), min_size=requests, max_size=requests)
+
+
+def timeouts(ticks: list[tuple[int, int]]) -> dict[str, Any]:
+    """`Case.timeouts` as columns of a `Workload`."""
+    timeout_s = np.array(ticks).T * TICK_S
+    return dict(zip(("timeout_s", "ttft_timeout_s"), np.where(timeout_s > 0, timeout_s, np.inf), strict=True))
+
+
+def requests_near(block_size: int, crowded: bool) -> st.SearchStrategy[tuple[Any, ...]]:
     """(ticks since the arrival before, prompt tokens, output tokens, path in the tree of prefixes, its length)."""
     gap = st.sampled_from([0, 0, 0, 1, 2, 4, 8, 40])
     whole_blocks = st.integers(1, 2 if crowded else 6).map(lambda blocks: blocks * block_size)
@@ -152,7 +158,7 @@ def _requests(block_size: int, crowded: bool) -> st.SearchStrategy[tuple[Any, ..
 
 
 @st.composite
-def _chains(
+def prefix_chains(
     draw: st.DrawFn, paths: list[tuple[list[int], int]], lengths: list[tuple[int, int]], block_size: int
 ) -> tuple[list[list[int]], int]:
     """Chains of content ids: equal ids mean equal content up to there; the last part of a prompt may be partial."""
@@ -235,31 +241,46 @@ _RISING = st.lists(_whole(90), min_size=1, max_size=4, unique=True).map(lambda t
 
 
 POLICIES: dict[str, st.SearchStrategy[Policy]] = {
-    "greedy": st.just(Greedy()),
-    "concurrency-cap": st.builds(ConcurrencyCap, _whole(6)),
-    "fluid-volume": st.sampled_from([FluidVolume(), FluidVolume(patience_s=0.05)]),
-    "fluid": st.sampled_from([Fluid(), Fluid(0.0), Fluid(1.0), Fluid(0.1, (1.0,), (8.0,), (1.0, 9.0, 30.0))]),
-    "known-lengths": st.builds(KnownLengths, _SEATS),
-    "mc-sf": st.builds(McSf, _SEATS),
-    "shortest-first": st.just(ShortestFirst()),
-    "smallest-volume-first": st.just(SmallestVolumeFirst()),
-    "a-min": st.builds(AMin, _SEATS, _RISING),
-    "expected-completions": st.builds(ExpectedCompletions, st.sampled_from([1.5, 0.5, 3.0]), _RISING),
-    "max-utilization": st.builds(MaxUtilization, _whole(8) | st.just(0.0), st.sampled_from([0.0, 0.25, 0.5, 1.0])),
-    "no-evict": st.builds(NoEvict, _whole(100)),
+    "greedy": st.just(policies.Greedy()),
+    "concurrency-cap": st.builds(policies.ConcurrencyCap, _whole(6)),
+    "fluid-volume": st.sampled_from([policies.FluidVolume(), policies.FluidVolume(patience_s=0.05)]),
+    "fluid": st.sampled_from(
+        [policies.Fluid(knob) for knob in (0.1, 0.0, 1.0)]
+        + [policies.Fluid(0.1, (1.0,), (8.0,), (1.0, 9.0, 30.0))]
+        + [
+            policies.Fluid(0.1, (1.0,), (8.0,), (1.0, 9.0, 30.0), timeout_s, drop_residents=True)
+            for timeout_s in (2.0, 20.0)
+        ]
+        + [policies.Fluid(ttft_timeout_s=3.0)]
+        + [policies.Fluid(0.1, (0.5, 0.5), (8.0, 8.0), class_timeouts_s=(0.0, 4.0), class_weights=(1.0, 3.0))]
+    ),
+    "known-deadlines": st.builds(policies.KnownDeadlines, _SEATS),
+    "lifo": st.just(policies.Lifo()),
+    "queue-cap": st.builds(policies.QueueCap, st.sampled_from([0.0, 1.0, 3.0])),
+    "codel": st.builds(policies.Codel, st.sampled_from([0.1, 1.0]), st.sampled_from([0.2, 2.0])),
+    "known-lengths": st.builds(policies.KnownLengths, _SEATS),
+    "mc-sf": st.builds(policies.McSf, _SEATS),
+    "shortest-first": st.just(policies.ShortestFirst()),
+    "smallest-volume-first": st.just(policies.SmallestVolumeFirst()),
+    "a-min": st.builds(policies.AMin, _SEATS, _RISING),
+    "expected-completions": st.builds(policies.ExpectedCompletions, st.sampled_from([1.5, 0.5, 3.0]), _RISING),
+    "max-utilization": st.builds(
+        policies.MaxUtilization, _whole(8) | st.just(0.0), st.sampled_from([0.0, 0.25, 0.5, 1.0])
+    ),
+    "no-evict": st.builds(policies.NoEvict, _whole(100)),
     "past-future": st.builds(
-        PastFuture,
+        policies.PastFuture,
         st.sampled_from([0.0, 0.05, 0.3]),
         _whole(20),
         _whole(8) | st.just(256.0),
         st.lists(_whole(90), min_size=1, max_size=4).map(tuple),
     ),
-    "rate-limited": st.builds(RateLimited, _pace(2)),
-    "sglang": st.builds(SGLang, _whole(100), st.sampled_from([0.0, 0.5, 1.0, 2.0])),
-    "watermark": st.builds(Watermark, st.sampled_from([0.0, 0.05, 0.2, 0.5])),
-    "wait": _staged(Wait, "output_edges", strict=False),
-    "wait, strict": _staged(Wait, "output_edges", strict=True),
-    "nested-wait": _staged(NestedWait, "cuts", strict=False),
-    "nested-wait, strict": _staged(NestedWait, "cuts", strict=True),
+    "rate-limited": st.builds(policies.RateLimited, _pace(2)),
+    "sglang": st.builds(policies.SGLang, _whole(100), st.sampled_from([0.0, 0.5, 1.0, 2.0])),
+    "watermark": st.builds(policies.Watermark, st.sampled_from([0.0, 0.05, 0.2, 0.5])),
+    "wait": _staged(policies.Wait, "output_edges", strict=False),
+    "wait, strict": _staged(policies.Wait, "output_edges", strict=True),
+    "nested-wait": _staged(policies.NestedWait, "cuts", strict=False),
+    "nested-wait, strict": _staged(policies.NestedWait, "cuts", strict=True),
 }
-"""Every built-in policy with parameters in the range where it acts on a small case."""
+"""Every built-in policy but `interval`, with parameters in the range where it acts on a small case."""

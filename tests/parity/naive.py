@@ -22,11 +22,13 @@ class Request:
     arrival_s: float
     wanted: int
     prompt: list[Token]
+    reply: list[Token]
     generated: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     resident: bool = False
     streamed: int = 0  # tokens that the user has seen; after a restart more than `generated`
+    prefilled: int = -1  # tokens computed when it last got one
     furthest: int = 0  # most tokens computed in a residency before this one
     token_s: list[float] = field(default_factory=list)
     first_scheduled_s: float = math.nan
@@ -36,12 +38,17 @@ class Request:
 
     @property
     def text(self) -> list[Token]:
-        return self.prompt + [("generated", self.row, i) for i in range(self.generated)]
+        return self.prompt + self.reply[: self.generated]
 
     @property
     def missing(self) -> int:
         """Tokens not yet computed: more than one in a prefill, one in a decode."""
         return len(self.prompt) + self.generated - self.computed
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it has computed all but its latest token; not where only the last token of a prefill is missing."""
+        return self.missing == 1 and self.computed == self.prefilled
 
 
 class Memory:
@@ -131,6 +138,8 @@ class Scheduler:
         self.victims: list[Request] = []
         self.steps: list[Step] = []
         self.now_s = 0.0
+        self.since_prefill = math.inf  # steps that computed anything since the last one with a prompt, itself included
+        self.left_some = False  # the last step that took prompts left requests waiting
 
     def run(self) -> None:
         form_batch = {"vllm": self.vllm, "sarathi": self.sarathi, "prefill-first": self.prefill_first}
@@ -152,18 +161,28 @@ class Scheduler:
         alone = len(self.residents) + len(self.waiting) == 1
         if longest == 0 or (alone and not self.config.cut_lone_prefill):  # no other request to starve
             longest = self.budget
+        held = self.since_prefill < self.config.prefill_schedule_interval and not self.left_some
+        held = held and any(request.decodes for request in self.residents)
+        prompts = False
         for request in list(self.residents):
             if left == 0 or not request.resident:
                 break
+            if held and not request.decodes:
+                continue
             tokens = min(request.missing, longest, left)
             if not self.continue_with(request, tokens):
                 break
+            prompts |= not request.decodes
             left -= tokens
         while left > 0 and not self.victims:
-            tokens = self.admit(most=min(longest, left), whole=False)
+            tokens = self.admit(most=min(longest, left), whole=False, held=held)
             if tokens == 0:
                 break
+            prompts |= self.residents[-1].missing > 1
             left -= tokens
+        if not held and not self.victims:
+            self.left_some = bool(self.waiting)
+        self.since_prefill = 1 if prompts else self.since_prefill + bool(self.batch)
 
     def sarathi(self) -> None:
         """Every decode, then started prompts, then new ones in chunks of what is left of the budget."""
@@ -185,7 +204,7 @@ class Scheduler:
     def prefill_first(self) -> None:
         """Whole prompts under the budget; decodes only when no prompt starts."""
         left = self.budget
-        while self.waiting and len(self.waiting[0].text) <= left:
+        while self.waiting and len(self.waiting[0].text) - self.arrived(self.waiting[0]) <= left:
             tokens = self.admit(most=left, whole=True)
             if tokens == 0:
                 break
@@ -212,14 +231,14 @@ class Scheduler:
         self.memory.give_back(victim)
         victim.resident = False
         victim.furthest = max(victim.furthest, victim.computed)
-        victim.computed = 0
+        victim.computed, victim.prefilled = 0, -1
         victim.preemptions += 1
         if self.config.preemption == "restart":
             victim.generated = 0
         self.waiting.insert(0, victim)
         self.victims.append(victim)
 
-    def admit(self, *, most: int, whole: bool) -> int:
+    def admit(self, *, most: int, whole: bool, held: bool = False) -> int:
         """Admit the first waiting request if it fits; returns its tokens, 0 if it must wait."""
         if not self.waiting or len(self.residents) >= self.config.seats:
             return 0
@@ -227,7 +246,9 @@ class Scheduler:
         text = request.text
         found = self.memory.find(text)
         kept = request.furthest if self.config.preemption == "offload" else 0
-        start = max(len(found) * self.memory.size, kept)
+        start = max(len(found) * self.memory.size, kept, self.arrived(request))
+        if held and len(text) - start > 1:
+            return 0
         tokens = min(len(text) - start, most)
         blocks_of_all = math.ceil(len(text) / self.memory.size)
         blocks = blocks_of_all if whole else math.ceil((start + tokens) / self.memory.size)
@@ -240,6 +261,12 @@ class Scheduler:
         self.seat(request, found, start)
         self.schedule(request, tokens, blocks - len(found))
         return tokens
+
+    def arrived(self, request: Request) -> int:
+        """Tokens whose KV another server has sent: once, or whenever a request starts from nothing."""
+        if not self.config.prompts_arrive_computed or (request.preemptions and self.config.preemption != "restart"):
+            return 0
+        return len(request.prompt) - 1
 
     def seat(self, request: Request, found: list[int], start: int) -> None:
         for block in found:
@@ -261,7 +288,8 @@ class Scheduler:
         """Compute the batch token by token, let time pass, hand out the tokens."""
         pairs = context = 0
         for request, tokens in self.batch:
-            decode = tokens == 1 == request.missing and request.generated > 0
+            began = request.generated > 0 or self.config.prompts_arrive_computed
+            decode = tokens == 1 == request.missing and began
             for _ in range(tokens):
                 request.recomputed += request.computed < request.furthest
                 request.computed += 1
@@ -279,6 +307,7 @@ class Scheduler:
 
     def give_token(self, request: Request) -> None:
         request.generated += 1
+        request.prefilled = request.computed
         if request.generated > request.streamed:
             request.streamed = request.generated
             request.token_s.append(self.now_s)
@@ -288,13 +317,15 @@ class Scheduler:
 
 
 def _request(workload: Workload, row: int) -> Request:
-    """A request whose prompt is equal to others' where the trace names the same content."""
+    """A request whose text is equal to others' where the trace names the same content."""
     ids = workload.prefix_ids[workload.prefix_offsets[row] : workload.prefix_offsets[row + 1]].tolist()
     unit = workload.prefix_block_tokens
-    prompt: list[Token] = []
-    for position in range(int(workload.prompt_tokens[row])):
-        if unit and position // unit < len(ids):
-            prompt.append(("shared", ids[position // unit], position % unit))
+    prompt, output = int(workload.prompt_tokens[row]), int(workload.output_tokens[row])
+    named = prompt + output if workload.ids_cover_replies else prompt
+    text: list[Token] = []
+    for position in range(prompt + output):
+        if position < named and unit and position // unit < len(ids):
+            text.append(("shared", ids[position // unit], position % unit))
         else:
-            prompt.append(("prompt", row, position))
-    return Request(row, float(workload.arrival_s[row]), int(workload.output_tokens[row]), prompt)
+            text.append(("own", row, position))
+    return Request(row, float(workload.arrival_s[row]), output, text[:prompt], text[prompt:])

@@ -38,6 +38,7 @@ def rare_paths(records: RunRecords) -> Counter[str]:
             "prefix hits": int((records.cached_tokens > 0).sum()),
             "hits on own old blocks": self_reuse,
             "chunks of a prompt": chunks,
+            "prompts computed again": int((tokens > 1).sum()) if records.config.prompts_arrive_computed else 0,
             "lone prompt cut": _lone_chunks(records),
             "cache full": int((steps.free_blocks == 0).sum()),
             "token budget used up": int((steps.tokens == budget).sum()),
@@ -51,8 +52,29 @@ def rare_paths(records: RunRecords) -> Counter[str]:
             "held requests": int((records.held_s > 0).sum()),
             "paused residents": int((steps.running - steps.scheduled)[steps.tokens < budget].sum()),
             "stalled": int(records.stalled),
+            "shed": int(records.shed.sum()),
+            **_aborts(records),
         }
     )
+
+
+def _aborts(records: RunRecords) -> dict[str, int]:
+    """Clients that gave up, by where their requests were then."""
+    load, aborted = records.workload, records.aborted
+    scheduled, streamed = ~np.isnan(records.first_scheduled_s), ~np.isnan(records.last_token_s)
+    at_once = np.unique(records.left_s[aborted], return_counts=True)[1]
+    patience_s = np.minimum(load.timeout_s, load.ttft_timeout_s) if load.gives_up else np.full(len(load), np.inf)
+    return {
+        "aborted before it was scheduled": int((aborted & ~scheduled).sum()),
+        "aborted within its prompt": int((aborted & scheduled & ~streamed).sum()),
+        "aborted while it streamed": int((aborted & streamed).sum()),
+        "aborted after an eviction": int((aborted & (records.preemptions > 0)).sum()),
+        "aborted for its first token": int(records.no_first_token.sum()),
+        "aborted with others": int((at_once > 1).sum()),
+        "first token in time": int((load.gives_up & (patience_s < np.inf) & streamed).sum()),
+        "aborted as an iteration is computed": int((records.left_s > records.gave_up_s).sum()),
+        "last token at the deadline": int((records.last_token_s - load.arrival_s == patience_s).sum()),
+    }
 
 
 def _lone_chunks(records: RunRecords) -> int:

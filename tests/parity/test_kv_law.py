@@ -132,8 +132,9 @@ def law_of(config: dict[str, Any], settings: Any, tp: int, pp: int = 1) -> KvLaw
     from .kv_specs import BLOCK_SIZE
 
     latent = settings.model_config.use_mla
-    if "linear_num_value_heads" in config:
-        config = config | {"mamba_ssm_dtype": "float32"}  # as the CPU's kernel of linear attention wants it
+    state_dtype = settings.cache_config.mamba_ssm_cache_dtype
+    if "linear_num_value_heads" in config and state_dtype != "auto":
+        config = config | {"mamba_ssm_dtype": state_dtype}  # some CPUs' kernels of linear attention want another one
     return kv_law(
         read_kv_layers(JsonObject(config, "config")),
         dtype=KvDtype("bfloat16"),

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from fluidgate.engine import MODES, RunRecords, run
 from fluidgate.policies import Greedy
+from fluidgate.workload import Workload
 
 from .generators import Case, cases, examples, other_configs, vllm_configs
 from .naive import Scheduler, Step
 from .rare_paths import rare_paths, require_reached
+from .sessions import conversations
 
 EACH, ALL = 200, 1200
 
@@ -33,10 +35,11 @@ def engine_steps(records: RunRecords) -> list[Step]:
     ]
 
 
-def check(case: Case) -> RunRecords:
+def check(case: Case, workload: Workload | None = None) -> RunRecords:
     """The engine's run, equal to the reference's in every step and every record that the reference keeps."""
-    records = run(case.workload, case.hardware, Greedy(), case.engine, record="decisions")
-    naive = Scheduler(case.workload, case.hardware, case.engine)
+    workload = workload or case.workload
+    records = run(workload, case.hardware, Greedy(), case.engine, record="decisions")
+    naive = Scheduler(workload, case.hardware, case.engine)
     naive.run()
     for k, (engine, reference) in enumerate(zip(engine_steps(records), naive.steps, strict=False)):
         assert engine == reference, f"step {k}"
@@ -64,17 +67,33 @@ def offloading(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"preemption": "offload"}
 
 
+def arriving(config: dict[str, Any]) -> dict[str, Any]:
+    return config | {"prompts_arrive_computed": True}
+
+
 def cutting_lone_prefills(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"cut_lone_prefill": True}
+
+
+def spacing_prefills(configs: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.tuples(configs, st.sampled_from([2, 3, 8, 50])).map(
+        lambda drawn: drawn[0] | {"prefill_schedule_interval": drawn[1]}
+    )
 
 
 CONFIGS: dict[str, Callable[[bool], st.SearchStrategy[dict[str, Any]]]] = {
     "vllm": vllm_configs,
     "vllm, lone prefills cut": lambda crowded: vllm_configs(crowded).map(cutting_lone_prefills),
+    "vllm, prefills spaced": lambda crowded: spacing_prefills(vllm_configs(crowded)),
     "vllm, restart": lambda crowded: vllm_configs(crowded).map(restarting),
     "vllm, offload": lambda crowded: vllm_configs(crowded).map(offloading),
+    "vllm, prompts arrive": lambda crowded: vllm_configs(crowded).map(arriving),
+    "vllm, prompts arrive, restart": lambda crowded: vllm_configs(crowded).map(arriving).map(restarting),
+    "vllm, prompts arrive, offload": lambda crowded: vllm_configs(crowded).map(arriving).map(offloading),
     "sarathi": lambda crowded: other_configs("sarathi", crowded),
+    "sarathi, prompts arrive": lambda crowded: other_configs("sarathi", crowded).map(arriving),
     "prefill-first": lambda crowded: other_configs("prefill-first", crowded),
+    "prefill-first, prompts arrive": lambda crowded: other_configs("prefill-first", crowded).map(arriving),
 }
 
 ALWAYS = {"preemptions": 250, "cache full": 800, "seats taken": 80, "prefix hits": 20, "arrival as a step ends": 60}
@@ -83,10 +102,16 @@ IN_CHUNKS = {"chunks of a prompt": 1500, "token budget used up": 1500}
 REACHES = {
     "vllm": IN_CHUNKS | {"hits on own old blocks": 30},
     "vllm, lone prefills cut": IN_CHUNKS | {"lone prompt cut": 30},
+    "vllm, prefills spaced": IN_CHUNKS | {"hits on own old blocks": 30},
     "vllm, restart": IN_CHUNKS,
     "vllm, offload": IN_CHUNKS | {"hits on own old blocks": 30},
+    "vllm, prompts arrive": {"prompts computed again": 30, "hits on own old blocks": 30},
+    "vllm, prompts arrive, restart": {},
+    "vllm, prompts arrive, offload": {},
     "sarathi": IN_CHUNKS | {"hits on own old blocks": 30},
+    "sarathi, prompts arrive": {"prompts computed again": 30},
     "prefill-first": {"hits on own old blocks": 30},
+    "prefill-first, prompts arrive": {"prompts computed again": 30},
 }
 
 
@@ -111,3 +136,20 @@ def test_every_step_is_the_references(name: str) -> None:
 
     every_case()
     require_reached(reached, ALWAYS | REACHES[name])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_turns_find_replies_in_every_mode(name: str) -> None:
+    """Turns at the earliest times that they could have find the replies that are there by then."""
+    found: Counter[str] = Counter()
+
+    @examples(40, of=240)
+    @given(conversations(CONFIGS[name](False)))
+    def every_case(drawn: tuple[Case, Workload]) -> None:
+        case, workload = drawn
+        records = check(case, workload.as_open_loop())
+        before = np.where(workload.after >= 0, workload.prompt_tokens[workload.after], np.iinfo(np.int64).max)
+        found["reply found"] += int((records.cached_tokens > before).any())
+
+    every_case()
+    require_reached(found, {"reply found": 2})

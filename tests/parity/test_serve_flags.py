@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,7 @@ from fluidgate.serving.plan_sections import ServedModel
 from fluidgate.serving.planfile import PlanFile
 from fluidgate.serving.versions import FLAG_SINCE, NEWEST, Release, find_release
 
-from .against_vllm import needs_vllm
+from .against_vllm import needs_vllm, serve_parser
 
 pytestmark = needs_vllm
 
@@ -43,14 +41,7 @@ def planned(policy: str, config: EngineConfig) -> PlanFile:
 
 @pytest.fixture(scope="module")
 def parser() -> Any:
-    """The parser of `vllm serve`, wherever this version has it."""
-    import vllm.entrypoints
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    folder = Path(vllm.entrypoints.__path__[0])
-    place = next(part for part in ("common", "launchers", "openai") if (folder / part / "cli_args.py").exists())
-    module = importlib.import_module(f"vllm.entrypoints.{place}.cli_args")
-    return module.make_arg_parser(FlexibleArgumentParser())
+    return serve_parser()
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,11 @@ REACHES = {
     "greedy": {"preemptions": 50},
     "concurrency-cap": HOLDS,
     "fluid-volume": HOLDS,
-    "fluid": HOLDS,
+    "fluid": HOLDS | {"shed": 20},
+    "known-deadlines": HOLDS,
+    "lifo": {"preemptions": 50},
+    "queue-cap": {"shed": 50},
+    "codel": {"shed": 20},
     "known-lengths": HOLDS,
     "mc-sf": HOLDS,
     "shortest-first": {"preemptions": 50},
@@ -47,10 +51,14 @@ REACHES = {
 }
 
 
+ELSEWHERE = {"interval"}
+"""In test_vllm_cadence.py: the installed vLLM does not have what it sets."""
+
+
 def test_every_built_in_policy_is_here() -> None:
     built_in = (getattr(fluidgate.policies, name) for name in fluidgate.policies.__all__)
-    names = {made.name for made in built_in if isinstance(made, type) and issubclass(made, Policy)} - {"policy"}
-    assert {name.partition(",")[0] for name in POLICIES} == names
+    names = {made.name for made in built_in if isinstance(made, type) and issubclass(made, Policy)}
+    assert {name.partition(",")[0] for name in POLICIES} == names - {"policy"} - ELSEWHERE
     assert set(REACHES) == set(POLICIES)
 
 

@@ -77,8 +77,8 @@ TRACES = {
 }  # fmt: skip
 
 
-def check(trace: Trace, folder: Path, policy: Policy | str = "greedy") -> None:
-    workload, config = trace.workload(folder), EngineConfig(**trace.config)
+def check(trace: Trace, folder: Path, policy: Policy | str = "greedy", **settings: Any) -> None:
+    workload, config = trace.workload(folder), EngineConfig(**trace.config, **settings)
     made = make_policy(policy, plan_for(workload, trace.hardware, config))
     records = simulate_as_vllm(workload, trace.hardware, config, made)
     assert len(records) == REQUESTS
@@ -89,6 +89,11 @@ def check(trace: Trace, folder: Path, policy: Policy | str = "greedy") -> None:
 @pytest.mark.parametrize("name", TRACES)
 def test_two_thousand_requests(name: str, shared_dir: Path) -> None:
     check(TRACES[name], shared_dir)
+
+
+@pytest.mark.parametrize("name", ["code", "shared prefixes"])
+def test_two_thousand_requests_with_batches_in_flight(name: str, shared_dir: Path) -> None:
+    check(TRACES[name], shared_dir, async_scheduling=True)
 
 
 @pytest.mark.parametrize("policy", ["wait", "nested-wait"])

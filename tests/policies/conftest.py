@@ -57,7 +57,7 @@ UNLIMITED = 10**6
 
 @pytest.fixture(scope="session")
 def decide() -> Callable[..., int]:
-    """How many of the waiting requests a policy lets in; `UNLIMITED` if it says nothing.
+    """How many of the waiting requests a policy lets in; all if it says nothing.
 
     Requests are (prompt, generated tokens). Residents hold the KV of all but their last token, or what a third number
     says they hold; `shared_blocks` is how many blocks that saves because they hold the same ones.
@@ -103,6 +103,6 @@ def decide() -> Callable[..., int]:
         out_quota = np.array([UNLIMITED])
         assert policy.admit is not None
         interpreted(policy.admit)(policy.pack(), policy.new_memory() if memory is None else memory, view, out_quota)
-        return int(out_quota[0])
+        return min(int(out_quota[0]), len(waiting))
 
     return quota

@@ -5,12 +5,13 @@ from numpy.typing import NDArray
 
 from fluidgate.kernel import interpreted
 from fluidgate.policies.parts import length_law
-from fluidgate.policies.parts.length_law import CELLS, PRIOR, PRIOR_WEIGHT, SURVIVAL, new_law
+from fluidgate.policies.parts.length_law import CELLS, PRIOR, PRIOR_WEIGHT, SURVIVAL, TIMES, WIDTH, new_law
 
 Floats = NDArray[np.float64]
 Lengths = NDArray[np.int64] | list[int]
 
 count_completion = interpreted(length_law.count_completion)
+count_departure = interpreted(length_law.count_departure)
 count_resident = interpreted(length_law.count_resident)
 cover = interpreted(length_law.cover)
 estimate = interpreted(length_law.estimate)
@@ -18,7 +19,8 @@ fade = interpreted(length_law.fade)
 _horizon = interpreted(length_law.horizon)
 survival = interpreted(length_law.survival)
 start_count = interpreted(length_law.start_count)
-tabulate = interpreted(length_law.tabulate)
+start_table = interpreted(length_law.start_table)
+table_row = interpreted(length_law.table_row)
 
 QUANTILES = (20.0, 60.0, 100.0)
 """Of the prior of most laws here."""
@@ -47,6 +49,18 @@ def observe_residents(law: Floats, ages: list[int], *, keep: float = 1.0) -> Non
 def horizon(law: Floats, at: int, capacity_tokens: float = np.inf) -> float:
     """Tokens that next to nobody generates, where memory holds so many."""
     return float(_horizon(law, at, capacity_tokens))
+
+
+def chances(memory: Floats, at: int, age: int) -> Floats:
+    """Whether a request of an age still runs, by time, as the table says."""
+    row = table_row(memory, at, age)
+    return memory[row : row + TIMES].copy()
+
+
+def table_of(memory: Floats, at: int, grid: int) -> Floats:
+    """A new table for the times at `grid`, all of its rows filled; by cell of age and time."""
+    start_table(memory, at, grid)
+    return np.array([chances(memory, at, cell * memory[at + WIDTH]) for cell in range(CELLS)])
 
 
 def survival_of(law: Floats) -> Floats:

@@ -19,18 +19,25 @@ from fluidgate.testing import PolicyCheck, check_policy, policy_checks, small_ha
 
 SPECS = [
     "a-min",
+    "codel",
     "concurrency-cap",
     "expected-completions",
     "fluid",
+    "fluid:timeout_s=20",
+    "fluid:announced=true,drop_residents=true",
     "fluid-volume",
     "greedy",
+    "interval",
+    "known-deadlines",
     "known-lengths",
+    "lifo",
     "max-utilization",
     "mc-sf",
     "nested-wait",
     "nested-wait:strict=true",
     "no-evict",
     "past-future",
+    "queue-cap",
     "rate-limited",
     "sglang",
     "shortest-first",
@@ -72,6 +79,7 @@ def test_planned_policies_say_what_they_need() -> None:
     assert {spec for spec, policy in PLANNED.items() if policy.may_idle} == strict
     assert {spec for spec, policy in PLANNED.items() if policy.needs_output_length} == {
         "a-min",
+        "known-deadlines",
         "known-lengths",
         "mc-sf",
         "shortest-first",

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from hypothesis import strategies as st
 
 from fluidgate.errors import InputError
 from fluidgate.fluid import plan
+from fluidgate.fluid.stability import COHERENT
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.kernel import interpreted
-from fluidgate.policies import Event, Fluid, fluid
-from fluidgate.policies.fluid import COHERENT, RESUME
+from fluidgate.policies import Event, Fluid
+from fluidgate.policies.parts import fluid_memory
+from fluidgate.policies.parts.fluid_walk import MAX_TRIED, RESUME
 from fluidgate.policies.parts.length_law import MEMORY, OUTPUT, TIMES, new_law
-from fluidgate.policies.parts.margin import FIRST_MARGIN, MARGIN, RESERVE
+from fluidgate.policies.parts.margin import FIRST_MARGIN, LAX_RESERVE, MARGIN, RESERVE
 from fluidgate.policies.protocol import FINISHED
 from fluidgate.workload import Workload
 
@@ -33,7 +36,7 @@ def fluid_policy(*quantiles: float, prompt: float = 10.0) -> Fluid:
 
 def memory_with(policy: Fluid, margin: float) -> Floats:
     memory = policy.new_memory()
-    memory[fluid._LOOP + MARGIN] = margin
+    memory[fluid_memory.LOOP + MARGIN] = margin
     return memory
 
 
@@ -46,9 +49,10 @@ def formula(
     margin: float,
     rounding: float = 0.0,
 ) -> int:
-    """How many may enter (theory §2.5): μ(τ) + m·σ(τ) ≤ (1 - r·m)·C on a grid of times that lie densest early.
+    """How many may enter (theory §2.5): μ(τ) + m·σ(τ) ≤ (1 - r)·C on a grid of times that lie densest early.
 
-    The age of a request is known to within its cell, and taken for the cell's middle.
+    At the first time a margin below 0 counts as 0. The age of a request is known to within its cell, and taken for the
+    cell's middle.
     """
     law = new_law(1.0, policy.prompt_tokens[0], np.array(policy.output_quantiles))
     observe_residents(law, [age for _, age in residents])
@@ -68,7 +72,9 @@ def formula(
         m = margin * (min(1.0, RESUME * (prompt + age) / mean_held) if age > 0 else 1.0)
         inside.append(moments(prompt, age))
         mean, variance = (sum(part) for part in zip(*inside, strict=True))
-        if len(inside) > 1 and (mean + m * np.sqrt(variance)).max() > (1 - RESERVE * m) * capacity:
+        above = np.where(np.arange(TIMES) == 0, max(m, 0.0), m) * np.sqrt(variance)
+        reserve = max(RESERVE * m, LAX_RESERVE * min(1.0, policy.evicted_share))
+        if len(inside) > 1 and (mean + above).max() > (1 - reserve) * capacity:
             break
         entered += 1
     return entered
@@ -102,15 +108,21 @@ REQUESTS = st.tuples(st.integers(1, 120), st.integers(0, 250))
     st.lists(REQUESTS, max_size=8),
     st.lists(st.tuples(st.integers(1, 120), st.sampled_from([0, 0, 0, 60])), min_size=1, max_size=6),
     st.integers(400, 3000),
-    st.sampled_from([0.0, 0.7, FIRST_MARGIN]),
+    st.sampled_from([-1.5, 0.0, 0.7, FIRST_MARGIN]),
+    st.sampled_from([0.1, 0.8, 3.0]),
 )
 def test_the_decision_is_the_formula(
-    decide: Decide, residents: list[tuple[int, int]], waiting: list[tuple[int, int]], capacity: int, margin: float
+    decide: Decide,
+    residents: list[tuple[int, int]],
+    waiting: list[tuple[int, int]],
+    capacity: int,
+    margin: float,
+    evicted_share: float,
 ) -> None:
-    policy = fluid_policy(*DISPERSED)
+    policy = replace(fluid_policy(*DISPERSED), evicted_share=evicted_share)
     memory = memory_with(policy, margin)
     entered = decide(policy, residents, waiting, blocks=capacity, memory=memory)
-    assert memory[fluid._COHERENCE] < COHERENT
+    assert memory[fluid_memory.COHERENCE] < COHERENT
     assert entered == formula(policy, residents, waiting, capacity=capacity, margin=margin)
 
 
@@ -162,9 +174,15 @@ def test_it_looks_no_further_than_it_must(decide: Decide) -> None:
     # while, to see whether all fit.
     policy = fluid_policy(*DISPERSED)
     assert decide(policy, [], [(60, 0)] * 5, blocks=10**6, token_budget=100) == 5
-    assert decide(policy, [], [(60, 0)] * 100, blocks=10**6, token_budget=100) == fluid.MAX_TRIED
+    assert decide(policy, [], [(60, 0)] * 100, blocks=10**6, token_budget=100) == MAX_TRIED
     assert decide(policy, [], [(60, 0)] * 100, blocks=10**6, token_budget=6000) == 100
-    assert decide(policy, [(60, 9)] * 2, [(60, 0)] * 5, blocks=10**6, max_num_seqs=5) == 3
+    assert decide(policy, [(60, 9)] * 2, [(60, 0)] * 5, blocks=2000, max_num_seqs=5) == 3
+
+
+def test_where_nothing_could_go_wrong_all_may_enter(decide: Decide) -> None:
+    # None of seven is expected to exceed the law's horizon, 512 tokens: 7·(60 + 512) and a margin of half that spread.
+    policy = fluid_policy(*DISPERSED)
+    assert decide(policy, [(60, 9)] * 2, [(60, 0)] * 5, blocks=10**4, max_num_seqs=5) == 5
 
 
 def test_a_shared_prefix_is_counted_once(decide: Decide) -> None:
@@ -190,7 +208,7 @@ def test_who_was_refused_is_not_asked_again_until_something_ends(decide: Decide)
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"evicted_share": 1.1}, "evicted_share = 1.1 must be from 0 to 1"),
+        ({"evicted_share": 4.1}, "evicted_share = 4.1 must be from 0 to 4"),
         ({"evicted_share": -0.1}, "evicted_share = -0.1 must be"),
         ({"evicted_share": np.nan}, "evicted_share = nan must be"),
         ({"shares": ()}, "shares must name at least one class"),

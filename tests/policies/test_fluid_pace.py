@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-import fluidgate.policies.fluid as fluid
 from fluidgate.fluid import RequestMix, plan
 from fluidgate.fluid.stability import coherence
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Event, Fluid
-from fluidgate.policies.fluid import (
+from fluidgate.policies.parts import fluid_memory
+from fluidgate.policies.parts.fluid_laws import (
     COHERENCE_COMPLETIONS,
     ESTIMATE_COMPLETIONS,
     ESTIMATE_ITERATIONS,
@@ -26,7 +26,7 @@ from .laws import Floats
 
 Decide = Callable[..., int]
 
-CREDIT = fluid._CLASSES + fluid._CREDIT
+CREDIT = fluid_memory.CLASSES + fluid_memory.CREDIT
 observe = interpreted(Fluid.observe)
 
 
@@ -57,9 +57,9 @@ def test_coherence_is_the_planners(name: str, decide: Decide) -> None:
     memory = policy.new_memory()
     for length in np.repeat(lengths, np.round(20 * COHERENCE_COMPLETIONS * np.array(weights)).astype(int)):
         finish(policy, memory, int(length))
-    memory[fluid._COMPLETIONS] = 0.0  # as if learned one by one: none has faded
+    memory[fluid_memory.COMPLETIONS] = 0.0  # as if learned one by one: none has faded
     decide(policy, [(10, 1)], [(10, 0)], blocks=1000, memory=memory)
-    assert memory[fluid._COHERENCE] == pytest.approx(coherence(mix), abs=0.05)
+    assert memory[fluid_memory.COHERENCE] == pytest.approx(coherence(mix), abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_the_pace_is_the_planners(limit: str, settings: dict[str, int], block_si
     policy = fluid_policy(100.0, prompt=60.0)
     memory = policy.new_memory()
     finish(policy, memory, 100, times=2000, prompt=60)
-    memory[fluid._COMPLETIONS] = 0.0
+    memory[fluid_memory.COMPLETIONS] = 0.0
     decide(policy, [(60, 1)], [(60, 0)], **(settings | {"blocks": blocks}), block_size=block_size, memory=memory)
-    assert memory[fluid._PACE] == pytest.approx(planned.rate_limit, rel=0.01)
+    assert memory[fluid_memory.PACE] == pytest.approx(planned.rate_limit, rel=0.01)
 
 
 def test_laws_are_estimated_when_they_are_due(decide: Decide) -> None:
@@ -95,14 +95,14 @@ def test_laws_are_estimated_when_they_are_due(decide: Decide) -> None:
 
     def estimated_at(iteration: int) -> float:
         decide(policy, [(10, 5)], [(10, 0)], blocks=1000, memory=memory, iteration=iteration)
-        return float(memory[fluid._ESTIMATED])
+        return float(memory[fluid_memory.ESTIMATED])
 
     assert estimated_at(5) == 5
     finish(policy, memory, 50, times=ESTIMATE_COMPLETIONS - 1)
     assert estimated_at(6) == 5
     finish(policy, memory, 50)
     assert estimated_at(7) == 7
-    assert memory[fluid._COMPLETIONS] == 0.0
+    assert memory[fluid_memory.COMPLETIONS] == 0.0
     assert estimated_at(6 + ESTIMATE_ITERATIONS) == 7
     assert estimated_at(7 + ESTIMATE_ITERATIONS) == 7 + ESTIMATE_ITERATIONS
 
@@ -111,12 +111,12 @@ def test_the_coherence_follows_a_change_of_lengths(decide: Decide) -> None:
     policy = fluid_policy(50.0)
     memory = policy.new_memory()
     decide(policy, [], [(10, 0)], blocks=1000, memory=memory)
-    assert memory[fluid._COHERENCE] > 0.9
+    assert memory[fluid_memory.COHERENCE] > 0.9
     for k in range(COHERENCE_COMPLETIONS):
         finish(policy, memory, 1 + 37 * k % 100)
-    memory[fluid._COMPLETIONS] = ESTIMATE_COMPLETIONS
+    memory[fluid_memory.COMPLETIONS] = ESTIMATE_COMPLETIONS
     decide(policy, [], [(10, 0)], blocks=1000, memory=memory, iteration=1)
-    assert memory[fluid._COHERENCE] < 0.4
+    assert memory[fluid_memory.COHERENCE] < 0.4
 
 
 @pytest.mark.parametrize("residents", [3, 90])
@@ -125,7 +125,7 @@ def test_completions_are_remembered_for_a_window(residents: int, decide: Decide)
     memory = policy.new_memory()
     finish(policy, memory, 50, times=40)
     decide(policy, [(10, 5)] * residents, [(10, 0)], blocks=10**5, memory=memory)
-    law = fluid._CLASSES
+    law = fluid_memory.CLASSES
     window = max(MIN_WINDOW, WINDOWS * residents)
     assert memory[law + DEATHS : law + PRIOR].sum() == pytest.approx(40 * np.exp(-40 / window), rel=0.001)
 
@@ -133,7 +133,7 @@ def test_completions_are_remembered_for_a_window(residents: int, decide: Decide)
 def test_residents_teach_the_law_of_their_class(decide: Decide) -> None:
     policy = Fluid(0.1, (0.5, 0.5), (10.0, 10.0), (50.0, 50.0))
     memory = policy.new_memory()
-    laws = [fluid._CLASSES, fluid._CLASSES + fluid._CLASS_SIZE]
+    laws = [fluid_memory.CLASSES, fluid_memory.CLASSES + fluid_memory.CLASS_SIZE]
     decide(policy, [(10, 3 * CELLS)] * 9, [(10, 0)], blocks=10**5, memory=memory, class_id=1)
     assert [memory[law + WIDTH] for law in laws] == [1.0, 4.0]
     output = [memory[law + OUTPUT] for law in laws]
@@ -146,8 +146,8 @@ def credit_after(decide: Decide, iterations: int, *quantiles: float, residents: 
     memory = policy.new_memory()
     settings = {"blocks": 1200, "memory": memory}
     decide(policy, [(10, 5)] * residents, [(10, 0)] * 99, **settings)
-    memory[CREDIT], memory[fluid._CLASSES + SHARE] = 0.0, share
-    memory[fluid._COHERENCE], memory[fluid._PACE] = 1.0, 0.25
+    memory[CREDIT], memory[fluid_memory.CLASSES + SHARE] = 0.0, share
+    memory[fluid_memory.COHERENCE], memory[fluid_memory.PACE] = 1.0, 0.25
     decide(policy, [(10, 5)] * residents, [(10, 0)] * 99, **settings, iteration=iterations)
     return float(memory[CREDIT])
 
@@ -182,6 +182,6 @@ def test_a_refusal_tells_the_spread_of_memory(decide: Decide) -> None:
         policy = fluid_policy(*range(1, 200))
         memory = policy.new_memory()
         decide(policy, [(10, 5)] * residents, [(10, 0)] * 99, blocks=blocks, memory=memory)
-        spreads.append(memory[fluid._LOOP + SPREAD])
+        spreads.append(memory[fluid_memory.LOOP + SPREAD])
     assert 0.02 < spreads[1] < spreads[0] < 0.5
     assert spreads[0] / spreads[1] == pytest.approx(np.sqrt(10), rel=0.35)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from fluidgate.kernel import interpreted
 from fluidgate.policies.parts import forecast
 from fluidgate.policies.parts.forecast import FORECAST_SIZE
-from fluidgate.policies.parts.length_law import ALIVE, CELLS, LAW_SIZE, TIMES, WIDTH, new_law
+from fluidgate.policies.parts.length_law import ALIVE, CELLS, FILLED, LAW_SIZE, PER_TOKEN, TIMES, new_law
 
-from .laws import estimate, fade, survival, tabulate
+from .laws import estimate, fade, start_table, survival
 
 Floats = NDArray[np.float64]
 
@@ -37,7 +37,8 @@ REQUESTS = st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 3000)), max_s
 def blank(seed: int) -> Floats:
     """Memory with any table of survival, and times 1, 3, 5, …"""
     memory = np.zeros(SECOND + FORECAST_SIZE)
-    memory[LAW + WIDTH] = WIDTH_TOKENS
+    memory[LAW + PER_TOKEN] = 1.0 / WIDTH_TOKENS
+    memory[LAW + FILLED : LAW + FILLED + CELLS] = 1.0
     memory[LAW + ALIVE : LAW + LAW_SIZE] = np.random.default_rng(seed).random(CELLS * TIMES)
     memory[GRID : GRID + TIMES] = times()
     return memory
@@ -118,7 +119,7 @@ def test_a_law_gives_the_chances() -> None:
     memory[LAW : LAW + LAW_SIZE] = new_law(1.0, 10.0, np.array([40.0]))
     fade(memory, LAW, 1.0)
     estimate(memory, LAW, 0.0)
-    tabulate(memory, LAW, GRID)
+    start_table(memory, LAW, GRID)
     add(memory, FIRST, [(20, 10)])
     expected = [survival(memory, LAW, 10.5 + t) / survival(memory, LAW, 10.5) for t in times()]
     mean = memory[FIRST : FIRST + TIMES]

@@ -32,6 +32,7 @@ from .laws import (
     QUANTILES,
     Floats,
     count_completion,
+    count_departure,
     estimate,
     fade,
     horizon,
@@ -66,6 +67,27 @@ def test_it_is_the_product_limit_estimate(completions: list[int], ages: list[int
     persons += [(1.0, output - 1, True) for output in completions]
     persons += [(0.5, last, False) for age in ages for last in (age - 1, age)]
     assert survival_of(law) == pytest.approx(product_limit(persons), abs=1e-9)
+
+
+@given(LENGTHS, LENGTHS)
+def test_those_who_leave_count_for_the_ages_that_they_reached(completions: list[int], ages: list[int]) -> None:
+    """As the residents of the last count do: nobody knows how long either would have run."""
+    law, of_residents = learned(completions, [], *QUANTILES), learned(completions, ages, *QUANTILES)
+    for age in ages:
+        count_departure(law, 0, age)
+    estimate(law, 0, 0.0)
+    assert survival_of(law) == pytest.approx(survival_of(of_residents), abs=1e-9)
+
+
+def test_clients_that_leave_do_not_make_outputs_look_short() -> None:
+    """Memoryless outputs of 100 tokens on average, and all leave at 60: 45% end before, and the law says so."""
+    rng = np.random.default_rng(1)
+    outputs = np.ceil(rng.exponential(100.0, 4000)).astype(int)
+    law = learned(outputs[outputs <= 60], [])
+    for _ in range((outputs > 60).sum()):
+        count_departure(law, 0, 60)
+    estimate(law, 0, 0.0)
+    assert survival(law, 0, 59.0) == pytest.approx(np.exp(-0.59), abs=0.03)
 
 
 @given(LENGTHS)

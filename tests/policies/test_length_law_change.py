@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluidgate.policies.parts.length_law import (
-    ALIVE,
     CELLS,
     DEATHS,
     HORIZON_SURVIVAL,
@@ -19,6 +18,7 @@ from fluidgate.policies.parts.length_law import (
 
 from .laws import (
     QUANTILES,
+    chances,
     count_completion,
     cover,
     estimate,
@@ -29,9 +29,10 @@ from .laws import (
     prior_of,
     prior_weight,
     share_above,
+    start_table,
     survival,
     survival_of,
-    tabulate,
+    table_of,
 )
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=40)
@@ -64,16 +65,16 @@ def test_a_longer_output_or_age_widens_the_cells() -> None:
     assert law[WIDTH] == 4.0
 
 
-def test_wider_cells_keep_what_is_predicted_for_an_age() -> None:
-    law, grid = learned([40, 90, 160, 300] * 9, [], 200.0), LAW_SIZE
-    memory = np.concatenate([law, TIMES_AHEAD])
-    tabulate(memory, 0, grid)
-    before = memory[ALIVE:grid].reshape(CELLS, TIMES).copy()
+@pytest.mark.parametrize("filled", [True, False], ids=["rows filled before", "rows filled after"])
+def test_wider_cells_keep_what_is_predicted_for_an_age(filled: bool) -> None:
+    memory = np.concatenate([learned([40, 90, 160, 300] * 9, [], 200.0), TIMES_AHEAD])
+    before = table_of(memory, 0, LAW_SIZE)
+    if not filled:
+        start_table(memory, 0, LAW_SIZE)
     count_completion(memory, 0, 10, CELLS + 1)
-    after = memory[ALIVE:grid].reshape(CELLS, TIMES)
     assert memory[WIDTH] == 2.0
-    assert after[: CELLS // 2] == pytest.approx(before[::2])
-    assert after[CELLS // 2 :] == pytest.approx(np.tile(before[-1], (CELLS // 2, 1)))
+    after = [chances(memory, 0, age) for age in range(CELLS + 10)]
+    assert after == pytest.approx(np.array([before[min(age, CELLS - 1)] for age in range(CELLS + 10)]))
 
 
 @given(LENGTHS, LENGTHS, st.floats(0.0, 1.0))
@@ -121,8 +122,7 @@ def test_survival_between_and_past_the_edges() -> None:
 @given(LENGTHS, LENGTHS)
 def test_the_table_is_conditional_survival(completions: list[int], ages: list[int]) -> None:
     memory = np.concatenate([learned(completions, ages, *QUANTILES), TIMES_AHEAD])
-    tabulate(memory, 0, LAW_SIZE)
-    table = memory[ALIVE : ALIVE + CELLS * TIMES].reshape(CELLS, TIMES)
+    table = table_of(memory, 0, LAW_SIZE)
     assert ((table > 0) & (table <= 1)).all()
     assert (np.diff(table, axis=1) <= 1e-12).all()
     for age in (0, 17, 250):

@@ -7,6 +7,7 @@ from fluidgate.errors import InputError
 from fluidgate.fluid import FluidPlan, plan
 from fluidgate.policies import (
     ConcurrencyCap,
+    Fluid,
     Greedy,
     NestedWait,
     Policy,
@@ -59,6 +60,9 @@ def test_a_spec_overrides_the_plan(small_plan: FluidPlan) -> None:
     made = make_policy("nested-wait:hold_s=0.5,strict=false", small_plan)
     assert isinstance(made, NestedWait)
     assert (made.hold_s, made.strict) == (0.5, False)
+    fluid = make_policy("fluid:shares=0.5/0.5,prompt_tokens=8/8,output_quantiles=5/9,class_timeouts_s=0/3", small_plan)
+    assert isinstance(fluid, Fluid)
+    assert (fluid.shares, fluid.class_timeouts_s, fluid.class_floors) == ((0.5, 0.5), (0.0, 3.0), ())
     own = Greedy()
     assert make_policy(own, small_plan) is own
 
@@ -66,14 +70,17 @@ def test_a_spec_overrides_the_plan(small_plan: FluidPlan) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("gready", r"unknown policy 'gready'; did you mean 'greedy'\?"),
-        ("watermrk:share=0.1", "did you mean 'watermark'"),
-        ("zzz", r"unknown policy 'zzz' \(known: .*greedy"),
+        ("gready", r"unknown policy 'gready'; did you mean greedy\?"),
+        ("watermrk:share=0.1", "did you mean watermark"),
+        ("zzz", r"unknown policy 'zzz'. Known: .*greedy"),
         ("", "unknown policy ''"),
         ("concurrency-cap:size=3", r"'size=3' is not key=value with a known key \(known: cap\)"),
         ("concurrency-cap:cap", "'cap' is not key=value"),
         ("greedy:cap=1", r"known: none"),
         ("concurrency-cap:cap=many", "cap='many' is not a number"),
+        ("fluid:shares=1/much", "shares='1/much' is not numbers with slashes between them"),
+        ("wait:output_edges=5/many", "output_edges='5/many' is not numbers with slashes between them"),
+        ("fluid:class_weights=1/3", "policy fluid: class_weights needs one number per class, 1 in all"),
         ("concurrency-cap:cap=", "cap='' is not a number"),
         ("concurrency-cap:cap=0", "policy concurrency-cap: cap = 0.0 must be at least 1"),
     ],

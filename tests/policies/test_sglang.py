@@ -11,7 +11,7 @@ from fluidgate.errors import InputError
 from fluidgate.fluid import plan
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Event, SGLang, make_policy
-from fluidgate.policies.protocol import ARRIVED, FINISHED, PREEMPTED
+from fluidgate.policies.protocol import ABORTED, ARRIVED, FINISHED, PREEMPTED
 from fluidgate.testing import check_policy, small_hardware, small_workloads
 
 Simulate = Callable[..., RunRecords]
@@ -32,6 +32,16 @@ def _ratio(policy: SGLang, memory: NDArray[np.float64], decide: Decide, iteratio
     """The ratio by which the next decision goes: memory is ample, so that only the ratio changes."""
     decide(policy, [(1, 5), (1, 7)], [(1, 0)], blocks=10**6, iteration=iteration, memory=memory)
     return float(memory[0])
+
+
+def test_an_aborted_request_is_no_longer_there(decide: Decide) -> None:
+    """Only an idle engine resets the ratio: that of the clients who gave up counts as idle too."""
+    policy = SGLang(20.0)
+    memory = policy.new_memory()
+    memory[0] = LEAST
+    for kind, at_s in ((ARRIVED, 0.0), (ABORTED, 1.0), (ARRIVED, 2.0)):
+        _tell(policy, memory, kind, at_s, arrival_s=at_s)
+    assert _ratio(policy, memory, decide, 1000) == pytest.approx(0.7)
 
 
 def test_residents_reserve_a_share_of_their_remaining_output(decide: Decide) -> None:

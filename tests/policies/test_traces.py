@@ -176,6 +176,26 @@ def test_nested_wait_to_the_letter(simulate: Simulate, rows: Rows) -> None:
     assert r.finished.tolist() == [True, False, False, False, False, False]
 
 
+def test_strict_nested_wait_has_no_seats(simulate: Simulate) -> None:
+    """Of one arrival per second one runs and the others pause behind it, more than there are seats."""
+    requests = [(float(t), 1, 3) for t in range(6)]
+    r = simulate(NestedWait(0.0, True, (1.0, 4.0), (1.0,)), requests, config=EngineConfig(max_num_seqs=2))
+    assert r.first_scheduled_s.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert r.steps is not None
+    assert r.steps.running.max() == 6
+
+
+def test_strict_nested_wait_counts_stages_beyond_its_table(monkeypatch: pytest.MonkeyPatch, simulate: Simulate) -> None:
+    policy = NestedWait(0.0, True, (2.0, 1.0), (1.0,))
+    requests = [(t, 1, 6) for t in (0.0, 0.0, 1.0, 2.0, 5.0, 5.0, 6.0, 7.0, 8.0, 8.0)]
+    counted = simulate(policy, requests)
+    monkeypatch.setattr("fluidgate.policies.nested_wait.COUNTED_STAGES", 2)
+    looked_for = simulate(policy, requests)
+    assert looked_for.last_token_s.tolist() == pytest.approx(counted.last_token_s.tolist(), nan_ok=True)
+    assert looked_for.generated_tokens.tolist() == counted.generated_tokens.tolist()
+    assert counted.generated_tokens.max() > 3
+
+
 def test_nested_wait_stops_at_the_first_segment_that_lacks(simulate: Simulate, rows: Rows) -> None:
     # n = 1, 2, 1 from stages 0, 1, 2; one arrival per second. At 3 segment 3 has its one (rows 0 and 1 at stage 2),
     # but segment 2 has one of two, so segment 1 runs alone. At 4 all three run, one per stage in the third.

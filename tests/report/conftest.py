@@ -20,10 +20,16 @@ def comparison() -> Comparison:
 
 
 Repeats = dict[str, list[dict[str, Any]]]
+Change = Callable[[Repeats], Comparison]
+
+
+def both(**numbers: Any) -> list[dict[str, Any]]:
+    """The same numbers in both repeats: an interval of no width."""
+    return [numbers, numbers]
 
 
 @pytest.fixture
-def with_numbers(comparison: Comparison) -> Callable[[Repeats], Comparison]:
+def with_numbers(comparison: Comparison) -> Change:
     """The lower load of the comparison, with every policy equal to greedy but for the numbers given per repeat."""
 
     def changed(numbers: Repeats) -> Comparison:

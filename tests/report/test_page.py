@@ -1,53 +1,20 @@
 """The page: well-formed, self-contained, complete, and safe against hostile names."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from fluidgate.errors import InputError
-from fluidgate.metrics import METRICS
+from fluidgate.metrics import METRICS, Objective
 from fluidgate.report import Deployment, ServeLine, write_figures, write_report
-from fluidgate.report.html import VOID
-from fluidgate.runs import Cell, Comparison, frontier
+from fluidgate.runs import Cell, Comparison, frontier, side_by_side
 from fluidgate.words import number
 
-from .conftest import HARDWARE
-
-Change = Callable[[dict[str, list[dict[str, Any]]]], Comparison]
-
-
-class Balanced(HTMLParser):
-    """Fails on a tag that is closed but not open, and keeps the text and the attributes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open
-        assert self.open.pop() == tag
-
-
-def parsed(text: str) -> Balanced:
-    page = Balanced()
-    page.feed(text)
-    page.close()
-    assert page.open == []
-    return page
+from .conftest import HARDWARE, Change
+from .markup import assert_self_contained, parsed
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +34,7 @@ def test_tags_are_balanced_and_the_page_is_accessible(text: str) -> None:
 
 
 def test_nothing_is_loaded_from_elsewhere(text: str) -> None:
-    page = parsed(text)
-    assert not any(name == "src" for name, _ in page.attributes)
-    anchors = {value for name, value in page.attributes if name == "id"}
-    links = [value for name, value in page.attributes if name == "href"]
-    assert links
-    assert all(value is not None and value.startswith("#") and value[1:] in anchors for value in links)
-    assert set(re.findall(r"https?://[^\"' <]+", text)) <= {"http://www.w3.org/2000/svg"}
-    assert "url(" not in text
+    assert_self_contained(text)
     assert len(text.encode()) < 3_000_000
 
 
@@ -140,6 +100,39 @@ def test_stability_is_a_strip(with_numbers: Change, tmp_path: Path) -> None:
     assert strips == [("yes", "stable"), ("no", "unstable"), ("unclear", "1 stable, 1 unclear")]
 
 
+def test_objectives_are_a_table_with_their_verdicts(with_numbers: Change, tmp_path: Path) -> None:
+    late, early = ([{"objectives": [value]}] * 2 for value in (3000.0, 1000.0))
+    judged = replace(
+        with_numbers({"greedy": late, "concurrency-cap:cap=3": early, "watermark": early}),
+        objectives=(Objective("ttft", 99.0, 2000.0),),
+    )
+    page = write_report(judged, tmp_path / "judged.html").read_text(encoding="utf-8")
+    assert 'href="#objectives"' in page
+    assert "p99 TTFT of at most 2 s</th>" in page
+    assert 'class="strip no">3 s, missed by 50%</td>' in page
+    assert page.count('class="strip yes">1 s, met by 50%</td>') == 2
+    without = write_report(with_numbers({}), tmp_path / "without.html").read_text(encoding="utf-8")
+    assert "objectives" not in without.partition("<script")[0].partition("</style>")[2]
+
+
+def test_of_several_workloads_every_figure_and_table_says_which(comparison: Comparison, tmp_path: Path) -> None:
+    objectives = (Objective("ttft", 99.0, 2000.0),)
+    cells = tuple(
+        replace(cell, summaries=tuple(replace(summary, objectives=[1000.0]) for summary in cell.summaries))
+        for cell in comparison.cells
+    )
+    one = replace(comparison, cells=cells, objectives=objectives)
+    joined = side_by_side([replace(one, workload_name=name) for name in ("chat", "reasoning")])
+    page = write_report(joined, tmp_path / "r.html").read_text(encoding="utf-8")
+    labels = re.findall(r'<(?:svg|div)[^>]*? aria-label="([^"]*[Ll]oad (?:50|120)%[^"]*)"', page)
+    assert len(labels) > 50
+    assert not [label for label in labels if "chat" not in label and "reasoning" not in label]
+    (overview,) = re.findall(r"<svg(?:(?!</svg>).)*against output throughput\. .*?</svg>", page)
+    lines = re.findall(r'<path d="([^"]*)" fill="none"', overview)
+    assert lines
+    assert all(path.count("M") == 2 for path in lines), "no line leads from one workload to the other"
+
+
 def test_stable_rates_stand_beside_the_boundary(comparison: Comparison, tmp_path: Path) -> None:
     found = frontier(
         "p512-d20", HARDWARE, ["greedy", "watermark"], requests=400, tolerance=0.05, config=comparison.config
@@ -166,7 +159,13 @@ def test_figures_stand_alone(comparison: Comparison, tmp_path: Path) -> None:
     paths = write_figures(comparison, tmp_path / "new" / "figures")
     assert len(set(paths)) == len(paths)
     names = {path.name for path in paths}
-    assert {"throughput-latency.svg", "kv-load-120-greedy.svg", "ttft-load-50.svg", "busy-time-load-50.svg"} <= names
+    assert {
+        "answer-load-50.svg",
+        "throughput-latency.svg",
+        "kv-load-120-greedy.svg",
+        "ttft-load-50.svg",
+        "busy-time-load-50.svg",
+    } <= names
     for path in paths:
         root = ElementTree.parse(path).getroot()
         assert root.tag == "{http://www.w3.org/2000/svg}svg"

@@ -1,6 +1,7 @@
 """Comparisons: the same requests for every policy, loads that are what they say, honest intervals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from fluidgate.hardware import Hardware, StepTime
 from fluidgate.metrics import summarize
 from fluidgate.policies import Greedy
 from fluidgate.runs import compare, plan_for, repeated, simulate
-from fluidgate.workload import Workload, generate, resample
+from fluidgate.workload import PRESETS, Conversation, Workload, generate, resample
 
 HARDWARE = Hardware("test", StepTime(c0=0.01, c_tok=2e-5, c_kv=2e-7), num_gpu_blocks=400)
 
@@ -150,3 +151,26 @@ def test_plan_for_uses_the_engines_limits(trace: Workload) -> None:
 
 def test_a_policy_object_is_taken_as_it_is(trace: Workload) -> None:
     assert simulate(trace, HARDWARE, Greedy()).policy == "greedy"
+
+
+def test_a_load_cannot_be_set_where_so_many_are_in_flight() -> None:
+    load = replace(generate("p512-d20", n=50, rate=5.0), concurrency=4)
+    with pytest.raises(InputError, match="at most 4 requests in flight the load is what they make it; leave loads out"):
+        compare(load, HARDWARE, ["greedy"], loads=[0.9], repeats=1)
+
+
+def test_policies_in_a_closed_loop_and_in_sessions_are_compared_on_the_same_requests() -> None:
+    chat = replace(PRESETS["p512-d20"], conversation=Conversation(3, 2.0, 20.0), concurrency=8)
+    result = compare(chat, HARDWARE, ["greedy", "fluid"], requests=120, repeats=2, timelines=True)
+    (scenario,) = result.scenarios
+    assert all(summary.completed == 120 for cell in result.at(scenario) for summary in cell.summaries)
+    again = compare(chat, HARDWARE, ["greedy", "fluid"], requests=120, repeats=2)
+    assert again.to_dict()["scenarios"] == result.to_dict()["scenarios"]
+
+
+def test_loads_of_sessions_are_rates_of_requests() -> None:
+    chat = replace(PRESETS["p512-d20"], conversation=Conversation(3, 2.0, 20.0))
+    result = compare(chat, HARDWARE, ["greedy"], loads=[0.5], requests=6000, repeats=1)
+    (scenario,) = result.scenarios
+    rate = scenario.load * scenario.plan.stability.boundary_rate
+    assert result.at(scenario)[0].summaries[0].request_throughput == pytest.approx(rate, rel=0.1)

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from fluidgate.engine import EngineConfig, run
 from fluidgate.errors import InputError
 from fluidgate.fluid import Limits, RequestMix, stability
 from fluidgate.fluid.stability import bound_seconds
 from fluidgate.hardware import Hardware, StepTime
+from fluidgate.metrics import parse_objectives
 from fluidgate.policies import Greedy
-from fluidgate.runs import Frontier, Runner, frontier
+from fluidgate.runs import Frontier, Runner, StableRate, frontier
 from fluidgate.runs.frontier import with_backlog, work_left
 from fluidgate.runs.frontier.sequential import Rule
 from fluidgate.studies.plan_quality.page import quality_page
 from fluidgate.studies.plan_quality.study import PAIRS, QUALITY_POLICIES, Pair, plan_quality
-from fluidgate.workload import AllAtOnce, Fixed, Independent, LognormalMixture, Poisson, Synthetic, Workload, generate
+from fluidgate.workload import (
+    AllAtOnce,
+    Conversation,
+    Fixed,
+    Independent,
+    LognormalMixture,
+    Patience,
+    Poisson,
+    Synthetic,
+    Workload,
+    generate,
+    parse_timeout,
+)
 
 ONE_SEAT = EngineConfig(max_num_seqs=1)
 SERVER = Hardware("a server", StepTime(c0=0.01), 200)
@@ -51,6 +66,23 @@ def test_one_server_with_random_service_is_stable_up_to_one_over_its_mean() -> N
     outputs = np.concatenate([generate(VARIED, n=400, seed=k).output_tokens for k in range(16)])
     assert found.rate == pytest.approx(1 / (0.01 * outputs.mean()), rel=0.02)
     assert found.low <= 1 / (0.01 * outputs.mean()) <= found.high
+
+
+def impatient(timeout: str) -> Synthetic:
+    return replace(EQUAL, patience=Patience(parse_timeout("timeout", timeout)))
+
+
+def test_clients_that_never_have_to_leave_change_no_rate() -> None:
+    rates = [
+        frontier(source, SERVER, ["greedy"], config=ONE_SEAT, **QUICK).rates[0] for source in (EQUAL, impatient("1e6"))
+    ]
+    assert rates[0] == rates[1]
+
+
+def test_time_spent_on_clients_that_leave_lowers_the_rate() -> None:
+    """Those who leave in service have taken time for nothing: with means of a service, more than a quarter of them."""
+    found = frontier(impatient("exp:0.1"), SERVER, ["greedy"], config=ONE_SEAT, **QUICK).rates[0]
+    assert found.high < 0.75 / 0.1
 
 
 def test_a_cap_halves_what_seats_allow() -> None:
@@ -138,18 +170,18 @@ def test_json_has_no_infinities() -> None:
     [
         ({"policies": []}, "at least one policy"),
         ({"policies": ["greedy", "greedy"]}, "named twice"),
-        ({"policies": ["gredy"]}, "did you mean 'greedy'"),
+        ({"policies": ["gredy"]}, "did you mean greedy"),
         ({"tolerance": 0.0}, "tolerance 0.0 must be"),
         ({"alpha": 1.0}, "alpha 1.0 must be"),
         ({"requests": 0}, "0 requests per run are too few"),
-        ({"axis": "size"}, "no axis 'size'"),
+        ({"axis": "size"}, "unknown axis 'size'"),
         ({"values": [1.0]}, "values need an axis"),
         ({"axis": "memory", "values": []}, "at least one value"),
         ({"axis": "memory", "values": [1, 1.0]}, "given twice"),
         ({"axis": "memory", "values": ["-1"]}, "must be a finite factor above 0"),
         ({"axis": "output-length", "values": ["nan"]}, "must be a finite factor above 0"),
         ({"axis": "model-gpu", "values": ["llama-2-7b"]}, "must be model/gpu"),
-        ({"source": "azure"}, "no synthetic workload 'azure'"),
+        ({"source": "azure"}, "unknown preset 'azure'"),
         ({"source": Synthetic("at once", AllAtOnce(), Independent(Fixed(16), Fixed(10)))}, "arrive at once"),
         ({"source": Workload(np.zeros(500), np.full(500, 16), np.full(500, 10))}, "arrive at once"),
         ({"source": generate(EQUAL, n=30, seed=0)}, "30 requests are too few .* at least 40"),
@@ -180,3 +212,75 @@ def test_the_study_has_pairs_that_every_limit_binds() -> None:
     assert len(PAIRS) == len(set(PAIRS)) >= 20
     assert len({pair.workload for pair in PAIRS}) >= 8
     assert len({(pair.model, pair.gpu, pair.tp) for pair in PAIRS}) >= 6
+
+
+def test_requests_in_flight_limit_what_is_served_as_seats_do() -> None:
+    # 2 of 8 seats can be taken: 2 requests in 10 iterations of 10 ms; the others of the queue stand at the client
+    closed = replace(EQUAL, concurrency=2)
+    found = frontier(closed, SERVER, ["greedy"], config=EngineConfig(max_num_seqs=8), **QUICK).rates[0]
+    assert found.boundary_rate == pytest.approx(20.0)
+    assert found.rate == pytest.approx(20.0, rel=0.05)
+
+
+def test_sessions_cannot_stand_in_a_queue() -> None:
+    sessions = replace(EQUAL, conversation=Conversation(3))
+    with pytest.raises(InputError, match="turns wait for replies, so that they cannot stand in a queue"):
+        frontier(sessions, SERVER, ["greedy"], config=ONE_SEAT, **QUICK)
+
+
+def md1_waits_less(rate: float, service_s: float, wait_s: float) -> float:
+    """P(W ≤ wait) of an M/D/1 queue: Erlang's formula."""
+    terms = range(math.floor(wait_s / service_s) + 1)
+    late = [rate * (wait_s - j * service_s) for j in terms]
+    return (1 - rate * service_s) * sum(
+        (-x) ** j / math.factorial(j) * math.exp(x) for j, x in zip(terms, late, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("objective", "rate"), [("p90:e2el:300", None), ("mean:e2el:200", 2 / 3 / 0.1)])
+def test_objectives_hold_up_to_the_rate_of_the_closed_form(objective: str, rate: float | None) -> None:
+    # M/D/1 with a service of 0.1 s: the mean wait is ρ/(2(1 − ρ)) services; in 0.3 s end those that wait at most 0.2 s
+    if rate is None:
+        rate = brentq(lambda r: md1_waits_less(r, 0.1, 0.2) - 0.9, 0.1, 9.9)
+    found = frontier(
+        EQUAL,
+        SERVER,
+        ["greedy"],
+        config=ONE_SEAT,
+        requests=4000,
+        tolerance=0.03,
+        replications=32,
+        objectives=parse_objectives([objective], None),
+    ).rates[0]
+    assert found.low <= rate <= found.high
+    assert found.rate == pytest.approx(rate, rel=0.05)
+    assert found.high < found.boundary_rate
+    assert found.breaks == objective
+
+
+def held(*items: str) -> StableRate:
+    objectives = parse_objectives(items, None)
+    return frontier(EQUAL, SERVER, ["greedy"], config=ONE_SEAT, **QUICK, objectives=objectives).rates[0]
+
+
+def test_all_objectives_must_hold_and_the_first_to_break_is_named() -> None:
+    tight, loose, both = held("mean:e2el:130"), held("mean:e2el:400"), held("mean:e2el:400", "p50:e2el:130")
+    assert tight.high < loose.low
+    assert both.high < loose.low
+    assert both.breaks == "p50:e2el:130"
+
+
+def test_a_mean_over_clients_that_leave_is_never_met() -> None:
+    objectives = parse_objectives(["mean:e2el:1e7"], None)
+    given = {**QUICK, "objectives": objectives}
+    found = frontier(impatient("0.15"), SERVER, ["greedy"], config=ONE_SEAT, **given)
+    assert found.rates[0].breaks == "mean:e2el:1e+07"
+    assert found.rates[0].high < 0.5 * found.rates[0].boundary_rate
+
+
+def test_the_boundary_limits_what_always_holds_and_nothing_is_found_for_what_never_does() -> None:
+    loose, impossible = held("p50:e2el:1e7"), held("p99:e2el:1")
+    assert (loose.high, loose.breaks) == (pytest.approx(loose.boundary_rate), "")
+    assert loose.low > 0.9 * loose.boundary_rate
+    assert (impossible.low, impossible.breaks) == (0.0, "p99:e2el:1")
+    assert impossible.high < impossible.boundary_rate / 20

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluidgate.errors import InputError
-from fluidgate.runs.frontier import Rule, bisect, decide, until_decided
+from fluidgate.runs.frontier import Rule, bisect, decide, decide_all, until_decided
 
 RULE = Rule(tolerance=0.05, alpha=0.05, replications=16)
 
 
-def drift_series(kind: str, mean: float, rng: np.random.Generator) -> Iterator[float]:
+def drift_series(kind: str, mean: float, rng: np.random.Generator) -> Iterator[list[float]]:
     """Work left behind per replication, deviation 1: the end of a random walk with normal or skewed steps."""
     while True:
         steps = rng.normal(size=50) if kind == "normal" else rng.exponential(size=50) - 1.0
-        yield mean + float(steps.sum()) / 50**0.5
+        yield [mean + float(steps.sum()) / 50**0.5]
 
 
 @pytest.mark.parametrize("kind", ["normal", "skewed"])
@@ -43,9 +43,9 @@ def test_the_interval_misses_at_most_alpha(common: bool) -> None:
         frontier = float(rng.uniform(0.6, 1.6))
         noise = rng.normal(scale=0.05, size=RULE.replications)
 
-        def values(load: float, frontier: float = frontier, noise: np.ndarray = noise) -> Iterator[float]:
+        def values(load: float, frontier: float = frontier, noise: np.ndarray = noise) -> Iterator[list[float]]:
             own = noise if common else rng.normal(scale=0.05, size=RULE.replications)
-            return iter(load - frontier + own)
+            return iter((load - frontier + own)[:, np.newaxis].tolist())
 
         stable, unstable = bisect(
             lambda index, values=values: until_decided(values(RULE.load(index)), RULE).stable, RULE.depth
@@ -99,10 +99,10 @@ def test_decide_against_a_t_table() -> None:
 def test_more_replications_are_taken_only_while_nothing_is_told() -> None:
     taken: list[float] = []
 
-    def values(mean: float) -> Iterator[float]:
+    def values(mean: float) -> Iterator[list[float]]:
         for value in mean + np.tile([1.0, -1.0], 50):
             taken.append(value)
-            yield float(value)
+            yield [float(value)]
 
     assert until_decided(values(1e6), RULE).stable is False
     assert len(taken) == 4
@@ -110,6 +110,31 @@ def test_more_replications_are_taken_only_while_nothing_is_told() -> None:
     found = until_decided(values(0.0), RULE)
     assert found.stable is None
     assert found.replications == len(taken) == RULE.replications
+
+
+def test_of_several_quantities_all_must_be_below_and_the_farthest_above_is_named() -> None:
+    rng = np.random.default_rng(3)
+    noise = rng.normal(scale=0.1, size=(8, 3))
+    assert decide_all(noise + np.array([-1.0, -2.0, -3.0]), 0.05).stable is True
+    mixed = decide_all(noise + np.array([-1.0, 2.0, 1.0]), 0.05)
+    assert (mixed.stable, mixed.place) == (False, 1)
+    assert decide_all(noise + np.array([-1.0, 0.0, -3.0]), 0.05).stable is None
+    single = decide_all(noise[:, :1], 0.05)
+    assert single == decide(noise[:, 0], 0.05)
+
+
+def test_an_infinite_value_is_beyond_any_doubt() -> None:
+    assert decide([0.0, -1.0, np.inf, -2.0], 0.05).stable is False
+    found = decide_all([[-1.0, -1.0], [-1.1, np.inf], [-0.9, -1.0], [-1.0, -1.0]], 0.05)
+    assert (found.stable, found.place) == (False, 1)
+
+
+def test_that_one_of_many_is_above_errs_at_most_at_the_level() -> None:
+    """With all means at 0 one of five looks above far more often than one; Bonferroni's share keeps the level."""
+    rng = np.random.default_rng(5)
+    trials, level = 2000, 0.1
+    errors = sum(decide_all(rng.normal(size=(6, 5)), level).stable is False for _ in range(trials))
+    assert 0.3 * level * trials < errors <= trials * level + 3 * (trials * level) ** 0.5
 
 
 def test_the_levels_of_all_tests_on_a_path_add_up_to_alpha() -> None:

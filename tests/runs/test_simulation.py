@@ -44,7 +44,7 @@ def test_a_comparison_warns_of_its_plans_not_of_every_run() -> None:
 
 def test_one_policy_is_the_default_everywhere() -> None:
     """Of `plan --save`, the plugin without a plan file, and both ways to run, from Python and as commands."""
-    served, _ = configured_policy(None, SimpleNamespace(additional_config=None), None)
+    served, *_ = configured_policy(None, SimpleNamespace(additional_config=None), None)
     defaults = [inspect.signature(run).parameters["policy"].default for run in (simulate, emulate)]
     assert {served.name, *defaults, RunOptions().policy, plan_command.DEFAULT_POLICY} == {"fluid"}
     assert simulate(LOAD, machine(40_000.0)).policy == "fluid"

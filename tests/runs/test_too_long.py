@@ -13,6 +13,7 @@ import fluidgate as fg
 from fluidgate.engine import EngineConfig, Fleet, run
 from fluidgate.errors import InputError
 from fluidgate.fluid import RequestMix, plan
+from fluidgate.fluid.plan_rows import all_rows
 from fluidgate.hardware import Hardware, ServerDefaults, StepTime, get_hardware
 from fluidgate.policies import Greedy
 from fluidgate.report import frontier_table
@@ -115,7 +116,7 @@ def test_a_plan_is_for_the_others_and_says_so() -> None:
     assert refused.output_tokens == pytest.approx(0.25, rel=1e-3)
     assert made.verdict[0].startswith("25% of the requests, with 50% of the prompt tokens and 25% of the output tokens")
     assert "HTTP 400" in made.verdict[0]
-    assert ("longest request", "100 tokens; 25% of the requests are refused") in made.summary_rows()
+    assert ("longest request", "100 tokens; 25% of the requests are refused") in all_rows(made)
     assert made.to_dict()["mix"]["refused"]["requests"] == refused.requests
     assert alone.mix.refused is None
     assert "refused" not in alone.verdict[0]

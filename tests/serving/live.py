@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fluidgate.engine import EngineConfig
-from fluidgate.hardware import Hardware, StepTime
+from fluidgate.hardware import Hardware, KvLaw, StepTime
 from fluidgate.policies import Policy
 from fluidgate.serving.labels import Classes
 
@@ -103,7 +103,8 @@ class Live:
         row = self.num_seen
         content = content or list(range(row * CONTENT, row * CONTENT + prompt_tokens))
         caching = self.scheduler.cache_config.enable_prefix_caching
-        request = new_request(row, 0.0, content, output_tokens, BLOCK_SIZE if caching else None)
+        hashed = getattr(self.scheduler, "hash_block_size", BLOCK_SIZE)
+        request = new_request(row, 0.0, content, output_tokens, hashed if caching else None)
         request.request_id = name or request.request_id
         request.sampling_params.extra_args = extra
         request.priority, request.resumable = priority, resumable
@@ -219,15 +220,23 @@ def new_live(
     depth: int = 1,
     kind: type[Any] | None = None,
     classes: Classes = NO_CLASSES,
+    law: KvLaw | None = None,
+    interval: int = 1,
 ) -> Live:
-    """A scheduler that runs `policy`, over so many blocks of 16 tokens and so many seats."""
+    """A scheduler that runs `policy`, over so many blocks (of 16 tokens, or of `law`'s groups) and so many seats."""
     from fluidgate.serving import scheduler, vllm_core
 
     clock = Clock()
     monkeypatch.setattr(scheduler, "time", clock)
-    monkeypatch.setattr(scheduler, "configured_policy", lambda *_: (policy, classes))
-    hardware = Hardware("test", StepTime(STEP_S), blocks, BLOCK_SIZE)
-    config = EngineConfig(max_num_seqs=seats, max_num_batched_tokens=64, enable_prefix_caching=caching)
+    monkeypatch.setattr(scheduler, "configured_policy", lambda *_: (policy, classes, 0.0))
+    block_size = BLOCK_SIZE if law is None else law.block_size
+    hardware = Hardware("test", StepTime(STEP_S), blocks, block_size, kv_law=law)
+    config = EngineConfig(
+        max_num_seqs=seats,
+        max_num_batched_tokens=64,
+        enable_prefix_caching=caching,
+        prefill_schedule_interval=interval,
+    )
     made = vllm_core.new_scheduler(hardware, config, 64, kind or scheduler.GateScheduler)
     live = Live(made, clock, depth)
     live.before = live.rebuilds()

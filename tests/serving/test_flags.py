@@ -14,7 +14,16 @@ from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
 from fluidgate.fluid import RequestMix, plan
 from fluidgate.hardware import Hardware, ServerDefaults, StepTime
-from fluidgate.policies import ConcurrencyCap, Greedy, Policy, Watermark, make_policy, policy_class, policy_names
+from fluidgate.policies import (
+    ConcurrencyCap,
+    Greedy,
+    Interval,
+    Policy,
+    Watermark,
+    make_policy,
+    policy_class,
+    policy_names,
+)
 from fluidgate.runs import plan_for
 from fluidgate.serving.flags import Flag, Form, is_stock, lost, serve_command, serve_flags
 from fluidgate.serving.plan_sections import ServedModel
@@ -27,7 +36,7 @@ MIX = RequestMix([1.0, 2.0, 0.5], [200, 400, 800], [50, 300, 900])
 PLAN = plan(MIX, A100)
 LOAD = Workload(np.arange(40.0), np.full(40, 200), np.full(40, 50))
 SERVABLE = [name for name in policy_names() if policy_class(name).rank is None]
-PACED = sorted(set(SERVABLE) - {"greedy", "watermark", "concurrency-cap"})
+PACED = sorted(set(SERVABLE) - {"greedy", "watermark", "concurrency-cap", "interval"})
 
 
 def file_of(made: Policy | str, config: EngineConfig | None = None, **model: Any) -> PlanFile:
@@ -66,6 +75,25 @@ def test_stock_flags_come_near_the_other_policies(name: str) -> None:
     assert stock["--max-num-active-seqs"] == str(int(PLAN.concurrency_cap))
     assert float(stock["--watermark"]) == pytest.approx(PLAN.watermark, abs=5e-4)
     assert not is_stock(file)
+
+
+def test_the_interval_is_printed_where_it_gains_and_vllm_has_it() -> None:
+    """What was planned with goes first, then what the plan proposes; older releases have it for other ranks' sake."""
+    flag = "--prefill-schedule-interval"
+    assert all(flag not in values(file_of("greedy"), form) for form in ("plugin", "stock"))  # its step time is affine
+    for file in (file_of(Interval(4.0)), file_of("greedy", EngineConfig(prefill_schedule_interval=4)), proposing(4)):
+        assert [values(file, form)[flag] for form in ("plugin", "stock")] == ["4", "4"]
+        old = known_release("0.32")
+        assert flag not in values(file, "stock", release=old)
+        said = "vLLM 0.32 has no --prefill-schedule-interval for an engine by itself; prompts are computed as they come"
+        assert lost(file, "stock", release=old) == (said,)
+    assert flag not in values(proposing(4, "nested-wait"), "plugin")  # it pauses residents
+    assert is_stock(file_of(Interval(4.0)))
+
+
+def proposing(steps: int, policy: str = "rate-limited") -> PlanFile:
+    file = file_of(policy)
+    return file.model_copy(update={"planned": file.planned.model_copy(update={"prefill_interval": steps})})
 
 
 def test_the_engines_own_settings_are_kept() -> None:

@@ -47,8 +47,6 @@ def ids(policies: list[Policy]) -> list[str]:
 
 def run(live: Live, random: Random, requests: int) -> None:
     """Arrivals, aborts, preemptions and finishes until nothing is left, with the books compared at every step."""
-    from fluidgate.serving.gate import empty_books
-
     for _ in range(MAX_STEPS):
         disturb(live, random, requests)
         if live.scheduler.has_requests():
@@ -61,7 +59,7 @@ def run(live: Live, random: Random, requests: int) -> None:
         if live.num_seen >= requests and not live.scheduler.has_requests() and not live.in_flight:
             break
     assert not live.unfinished, f"{len(live.unfinished)} requests never finished"
-    assert empty_books(live.gate)
+    assert live.books.is_empty
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=ids(POLICIES))

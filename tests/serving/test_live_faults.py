@@ -325,5 +325,22 @@ def test_what_cannot_be_scheduled_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert unsupported(version, scheduler) == (
         None if offloads else f"--kv-offloading-size is not supported on vLLM {version}, only from 0.31 on"
     )
-    scheduler.kv_cache_config = SimpleNamespace(kv_cache_groups=[1, 2])
-    assert "several kinds of KV cache" in str(unsupported(version, scheduler))
+    ring = SimpleNamespace(kv_cache_spec=SimpleNamespace())
+    scheduler.kv_cache_config = SimpleNamespace(kv_cache_groups=[*scheduler.kv_cache_config.kv_cache_groups, ring])
+    assert "a KV cache of the kind SimpleNamespace" in str(unsupported(version, scheduler))
+
+
+def test_pauses_and_an_interval_between_prompts_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM counts the interval in steps with tokens: a chunk beside paused decodes would wait for ever."""
+    from fluidgate.serving.versions import spaces_prefills
+    from fluidgate.serving.vllm_core import VLLM_VERSION
+
+    if not spaces_prefills(VLLM_VERSION):
+        pytest.skip(f"vLLM {VLLM_VERSION} has no prefill_schedule_interval on an engine by itself; 0.33 is the first")
+    for policy, interval, runs in ((TWO_TYPES, 3, False), (TWO_TYPES, 1, True), (ConcurrencyCap(3.0), 3, True)):
+        live = new_live(monkeypatch, policy, interval=interval)
+        assert (live.scheduler.gatekeeper is not None) == runs
+        for _ in range(20):
+            live.add(100, 30)
+        run_down(live)
+        assert len(live.finished) == 20

@@ -289,7 +289,7 @@ MALFORMED = {
     "capacity": (put("hardware", "kv_capacity_tokens", value=5), r"hardware: kv_capacity_tokens = 5, but .* 110000"),
     "budget": (put("engine", "max_num_batched_tokens", value=9), "engine: max_num_batched_tokens = 9 is below"),
     "seats": (put("engine", "max_num_active_seqs", value=999), "engine: max_num_active_seqs = 999 is above"),
-    "unknown policy": (put("policy", value="nested-weight"), "'nested-weight'; did you mean 'nested-wait'"),
+    "unknown policy": (put("policy", value="nested-weight"), "'nested-weight'; did you mean nested-wait"),
     "other policy": (put("policy", value="concurrency-cap"), r"'parameters\.cap' is missing: policy concurrency-cap"),
     "no parameter": (drop("parameters", "cuts"), r"'parameters\.cuts' is missing: policy nested-wait"),
     "odd parameter": (put("parameters", "speed", value=3), r"'parameters\.speed' is not a parameter .*known: hold_s"),

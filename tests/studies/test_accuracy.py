@@ -16,7 +16,7 @@ from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import Greedy
 from fluidgate.runs import Runner, simulate
 from fluidgate.studies.accuracy import accuracy_page, run_accuracy
-from fluidgate.studies.accuracy.closed_loop import closed_loop, lag_s, sent_s
+from fluidgate.studies.accuracy.closed_loop import closed_loop, lag_s
 from fluidgate.studies.accuracy.open_loop import OpenRun, OpenRuns
 from fluidgate.studies.accuracy.silicon import Measured, Server, read_silicon, silicon_file
 from fluidgate.studies.accuracy.study import AccuracyResult, Closed, errors
@@ -51,7 +51,7 @@ def test_a_closed_loop_is_what_repeating_the_run_ends_at(in_flight: int) -> None
         arrival_s = sent
     else:
         pytest.fail("the repeated runs do not settle")
-    np.testing.assert_array_equal(sent_s(records, in_flight), arrival_s)
+    np.testing.assert_array_equal(records.arrival_s, arrival_s)
     np.testing.assert_array_equal(records.first_token_s, again.first_token_s)
     np.testing.assert_array_equal(records.last_token_s, again.last_token_s)
     if in_flight == 40:
@@ -113,7 +113,7 @@ def test_what_is_not_at_hand_is_named(tmp_path: Path) -> None:
         read_silicon(tmp_path / "nothing.csv")
     with pytest.raises(InputError, match="part 'open-loop' needs --measured, the folder of measured runs"):
         run_accuracy(["open-loop"])
-    with pytest.raises(InputError, match="no part 'all'; known: open-loop, development, judges"):
+    with pytest.raises(InputError, match=r"unknown part 'all'\. Known: open-loop, development, judges"):
         run_accuracy(["all"])
     with pytest.raises(InputError, match="no traces/vllm_measured_RTX4090"):
         run_accuracy(["open-loop"], measured=tmp_path)

@@ -13,10 +13,12 @@ from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import RateLimited
 from fluidgate.runs import Runner
-from fluidgate.studies.gate import PARTS, GateResult, Scale, gate_page, run_gate
+from fluidgate.studies.gate import PARTS, GateResult, Scale, gate_page, run_gate, write_curves
 from fluidgate.studies.gate.cases import CELLS, FURTHER_CELLS, LOADED, case
+from fluidgate.studies.gate.curves import baselines, over_baseline
 from fluidgate.studies.gate.runs import GateRun, GateRuns, bound_share, boundary
-from fluidgate.studies.gate.study import FIRST_TUNING_SEED, TUNED, Cell
+from fluidgate.studies.gate.study import CURVES, FIRST_TUNING_SEED, TUNED, Cell, Row
+from fluidgate.studies.gate.targets import judged_targets
 from fluidgate.workload import Workload
 
 SMALL = Scale(requests=100, seeds=2, tuning_seeds=1)
@@ -119,10 +121,8 @@ def test_baselines_are_tuned_on_seeds_of_their_own(tmp_path: Path, monkeypatch: 
     results = tmp_path / "gate.jsonl"
     found = run_gate(["cells"], SMALL, runner=Runner(results=results))
     assert found.policies("cells", cell) == ["greedy", TUNED, "fluid"]
-    watermark, cap = found.tuned[cell]
-    best = GateRuns(None)(
-        GateRun(cell.case, "no cache", None, 150, FIRST_TUNING_SEED, "greedy", watermark=watermark, cap=cap)
-    )
+    tuned = found.tuned[cell]._asdict()
+    best = GateRuns(None)(GateRun(cell.case, "no cache", None, 150, FIRST_TUNING_SEED, "greedy", **tuned))
     stock = GateRuns(None)(GateRun(cell.case, "no cache", None, 150, FIRST_TUNING_SEED, "greedy", 0.0))
     assert best["mean_e2el_ms"] <= stock["mean_e2el_ms"]
     page = gate_page(found)
@@ -130,10 +130,61 @@ def test_baselines_are_tuned_on_seeds_of_their_own(tmp_path: Path, monkeypatch: 
     assert "Service rate ÷ fluid bound" in page
 
 
+def rows_of(cell: Cell, points: dict[str, tuple[float, float]]) -> tuple[Row, ...]:
+    """Two seeds each, a hundredth apart in rate, by policy; (share of stalls, rate)."""
+    return tuple(
+        Row("curves", cell, policy, {"stalled_share": np.full(2, stalls), "bound_share": rate + np.array([0.0, 0.01])})
+        for policy, (stalls, rate) in points.items()
+    )
+
+
+def test_a_baseline_is_compared_with_the_curve_at_its_stalls() -> None:
+    cell = Cell("chat, 16k", "no cache", None, 150)
+    knob = dict(zip(CURVES["fluid"], [(0.1, 0.8), (0.2, 0.9), (0.3, 0.7), *[(0.4, 0.95)] * 6], strict=True))
+    useless = "where a setting is useless"
+    base = {"on it": (0.15, 0.85), "tighter": (0.0, 0.7), useless: (0.3, 0.92), "laxer": (0.9, 0.9)}
+    result = GateResult(SMALL, rows_of(cell, knob | base), {})
+    above = {row.policy: over_baseline(result, row) for row in baselines(result, cell)}
+    assert {name: round(found.mean, 6) for name, found in above.items()} == {
+        "on it": 0.0,
+        "tighter": 0.1,
+        useless: -0.02,
+        "laxer": 0.05,
+    }
+    assert all(found.high == pytest.approx(found.mean) for found in above.values())  # paired: the seeds cancel
+    missed = next(target for target in judged_targets(result) if target.what.startswith("curves"))
+    assert (missed.verdict, missed.where) == ("missed in 1 of 4", f"chat, 16k, {useless}")
+
+
+def test_the_curves_are_drawn_as_svg_and_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = PARTS["curves"]
+    cell = Cell("chat, 16k", "no cache", None, 150)
+    monkeypatch.setitem(PARTS, "curves", type(part)(lambda s, m: [cell], part.policies, part.tunes))
+    result = run_gate(["curves"], SMALL)
+    svg, pdf = write_curves(result, tmp_path / "new")
+    assert (svg.name, pdf.name) == ("gate-chat-16k.svg", "gate-chat-16k.pdf")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    text = svg.read_text()
+    for label in (
+        "fluid",
+        "watermark",
+        "past-future",
+        "interval",
+        "concurrency-cap",
+        TUNED,
+        "service rate ÷ fluid bound",
+    ):
+        assert f">{label}<" in text
+    assert write_curves(result, tmp_path / "again")[0].read_text() == text
+    assert "| tuned vLLM |" in gate_page(result)
+    with pytest.raises(InputError, match="the part curves, which was not run"):
+        write_curves(GateResult(SMALL, (), {}), tmp_path)
+
+
 def test_bad_requests_are_refused() -> None:
-    with pytest.raises(InputError, match="no part 'cell'; known: long-outputs, cells"):
+    with pytest.raises(InputError, match=r"unknown part 'cell'; did you mean cells\? Known: long-outputs, cells"):
         run_gate(["cell"], SMALL)
-    with pytest.raises(InputError, match="no case 'chatt'; known: "):
+    with pytest.raises(InputError, match=r"unknown case 'chatt'; did you mean chat"):
         case("chatt")
     with pytest.raises(InputError, match="case mooncake needs its trace"):
         case("mooncake")

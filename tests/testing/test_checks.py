@@ -123,6 +123,25 @@ def test_a_run_that_differs_fails_its_own_check(monkeypatch: pytest.MonkeyPatch,
     assert not skipped
 
 
+def _even_iterations(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
+    out_quota[0] = 1 if len(view.residents) == 0 else 1 - view.iteration % 2
+    return np.inf
+
+
+class EveryOther(Policy):
+    """It refuses in every other iteration, and says that its refusals stand."""
+
+    name = "every-other"
+    refusals_stand = True
+    admit = staticmethod(_even_iterations)
+
+
+def test_a_refusal_that_does_not_stand_is_found() -> None:
+    broken, skipped = outcomes(policy_checks(EveryOther(), workloads=[BURST], configs=[NOT_CACHING], max_idle_s=1.0))
+    assert list(broken) == ["a refusal stands until something changes"]
+    assert not skipped
+
+
 def _root(params, memory, view, out_quota):  # type: ignore[no-untyped-def]
     root = float(memory[0] - 8.0) ** 0.5  # Python makes it a complex number, compiled code a nan, which equals nothing
     if root == root:

@@ -154,7 +154,7 @@ def test_brackets() -> None:
 def test_user_and_password_are_sent_and_not_kept() -> None:
     with hostile(sends(page(IDLE))) as server:
         facts = read_facts(with_password(server), api_key=KEY)
-    assert server.authorizations() == [BASIC], "they were given for this server, the key perhaps for another"
+    assert server.authorizations() == [BASIC, BASIC], "they were given for this server, the key perhaps for another"
     assert facts.source == f"http://{server.place}/metrics, since the server's start"
 
 

@@ -56,6 +56,7 @@ def test_lmsys_meets_the_printed_facts():
     [
         ("p512-d20", 512, [20], [1]),
         ("p512-d1000", 512, [1000], [1]),
+        ("p630-d20", 630, [20], [1]),
         ("p512-d20-d50-mix", 512, [20, 50], [0.7, 0.3]),
         ("three-types", 20, [100, 200, 300], [6 / 18, 4 / 18, 8 / 18]),
     ],
@@ -156,7 +157,7 @@ def test_lengths_do_not_depend_on_the_arrival_process():
 @pytest.mark.parametrize(
     ("what", "options", "why"),
     [
-        ("lmsis", {"n": 5}, "no synthetic workload 'lmsis'; use one of .*lmsys"),
+        ("lmsis", {"n": 5}, "unknown preset 'lmsis'; did you mean lmsys. Known: .*lmsys"),
         ("lmsys", {}, "give either n"),
         ("lmsys", {"n": 5, "duration_s": 5.0}, "give either n"),
         ("lmsys", {"n": 0}, "n = 0 must be between"),

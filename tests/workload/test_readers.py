@@ -86,15 +86,39 @@ AIPERF = "\n".join(
     )
     for start_ns, prompt, output in ((1764000000 * 10**9, 512, 128), (17640000005 * 10**8, 256, 64))
 )
+BAILIAN = """{"chat_id": 1, "parent_chat_id": -1, "timestamp": 61.1, "input_length": 521, "output_length": 132}
+{"chat_id": 2, "parent_chat_id": 1, "timestamp": 62.5, "input_length": 32, "output_length": 80, "hash_ids": [4, 7]}
+"""
+OPENAI = """{"object": "chat.completion", "created": 1764000000, "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+{"object": "chat.completion", "created": 1764000002, "usage": {"prompt_tokens": 5, "completion_tokens": 6}}
+"""
+LITELLM = """call_type,startTime,prompt_tokens,completion_tokens,status
+acompletion,2025-11-24 16:00:00.5,3,4,success
+acompletion,2025-11-24 16:00:02.5,5,6,success
+"""
+OTEL = """{"start_time": "2025-11-24T16:00:00Z", "gen_ai.usage.input_tokens": 3, "gen_ai.usage.output_tokens": 4}
+{"start_time": "2025-11-24T16:00:02Z", "attributes": {"gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 6}}
+"""
+LANGFUSE = """traceId,type,startTime,usageDetails
+a,GENERATION,2025-11-24T16:00:00Z,"{""input"": 3, ""output"": 4}"
+a,GENERATION,2025-11-24T16:00:02Z,"{""input"": 5, ""output"": 6}"
+"""
+TABLE = "ts,prompt_len,completion_len\n1764000000.5,3,4\n1764000002.5,5,6\n"
 GOOD = {
     "aiperf": AIPERF,
     "azure": AZURE_2023,
+    "bailian": BAILIAN,
     "burstgpt": BURSTGPT,
     "guidellm": json.dumps(GUIDELLM),
     "mooncake": MOONCAKE,
     "sharegpt": SHAREGPT,
     "vidur": VIDUR,
     "vllm-bench": json.dumps(VLLM),
+    "langfuse": LANGFUSE,
+    "otel": OTEL,
+    "litellm": LITELLM,
+    "openai": OPENAI,
+    "table": TABLE,
 }
 
 
@@ -195,8 +219,9 @@ def test_mooncake_without_hash_ids_has_no_prefix(save):
 
 
 def test_mooncake_jitter_spreads_a_batch_over_the_gap_and_keeps_order(save):
-    rows = [{"timestamp": t, "input_length": i + 1, "output_length": 1} for t in (0, 3000, 7000) for i in range(400)]
-    rows.append({"timestamp": 20000, "input_length": 9, "output_length": 1})
+    row = {"output_length": 1, "hash_ids": []}
+    rows = [row | {"timestamp": t, "input_length": i + 1} for t in (0, 3000, 7000) for i in range(400)]
+    rows.append(row | {"timestamp": 20000, "input_length": 9})
     path = save("\n".join(map(json.dumps, rows)))
     workload, note = read_trace(path, jitter_seed=3)
     assert workload.prompt_tokens.tolist() == [*range(1, 401)] * 3 + [9]
@@ -255,18 +280,19 @@ def test_sharegpt_lengths_by_a_counter(save):
     assert "approximated" not in note
 
 
-def test_sharegpt_conversations_without_an_exchange_are_dropped_only_when_asked(save):
+def test_sharegpt_conversations_without_two_turns_are_left_out_and_empty_ones_dropped_only_when_asked(save):
     items = [
         *json.loads(SHAREGPT),
         {"conversations": [{"from": "gpt", "value": "hi"}]},
         {"conversations": []},
+        {"conversations": [{"from": "gpt", "value": "hi"}, {"from": "human", "value": " "}]},
     ]
     path = save(json.dumps(items))
-    with pytest.raises(InputError, match=r"conversation 2: .*2 such.*failed='drop'"):
+    with pytest.raises(InputError, match=r"conversation 4: .*no token, one of 1 such.*failed='drop'"):
         read_trace(path)
     workload, note = read_trace(path, failed="drop")
     assert len(workload) == 2
-    assert "2 requests kept of 4 rows; 2 failed requests dropped" in note
+    assert "2 requests kept of 5 rows; 2 conversations of fewer than two turns left out; 1 failed requests" in note
 
 
 def test_vllm_bench_shifts_the_clock(save):

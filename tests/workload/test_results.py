@@ -77,6 +77,7 @@ def test_start_times_of_a_closed_loop_follow_from_its_latencies(save):
     np.testing.assert_allclose(run.timings.arrival_s, [0, 0, 0.13])
     assert run.max_concurrency == 2
     assert "in flight ended" in run.note
+    assert (run.workload.concurrency, run.workload.arrival_s.tolist()) == (2, [0, 0, 0])  # what was offered
     (at_once,) = read_results(save(BENCH | {"request_rate": "inf"}))
     assert at_once.timings.arrival_s.tolist() == [0, 0, 0]
 

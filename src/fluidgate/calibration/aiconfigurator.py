@@ -82,7 +82,8 @@ class QueriedHardware:
 
     Attributes:
         hardware: the machine.
-        points: steps drawn between the knots of the grid, as aiconfigurator gives them: the GPUs' time alone.
+        points: steps as the source of the grid gives them, the GPUs' time alone; aiconfigurator's are drawn between the
+            knots.
         interpolated_s: the same steps looked up in the grid's tables, shape (n,), seconds.
     """
 

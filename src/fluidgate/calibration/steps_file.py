@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -13,9 +11,9 @@ import numpy as np
 
 from fluidgate.arrays import FloatArray
 from fluidgate.bounds import MAX_COUNT, MAX_KV_TOKENS, MAX_STEP_S, MIN_STEP_S
+from fluidgate.calibration.csv_rows import read_rows
 from fluidgate.calibration.points import StepPoints
 from fluidgate.errors import InputError
-from fluidgate.input import read_text
 from fluidgate.output import write_text
 from fluidgate.words import shown
 
@@ -73,7 +71,7 @@ def read_steps(path: Path | str) -> StepFile:
             the line. Also more sequences than tokens: each has a token at least.
     """
     path = Path(path)
-    rows = _rows(path)
+    rows = read_rows(path, "a CSV of measured steps")
     if not rows:
         raise InputError(f"{path}:1: the file is empty; give a header and one row per step")
     columns, unused = _columns(path, rows[0][1])
@@ -114,23 +112,6 @@ def write_steps(points: StepPoints, path: Path | str) -> None:
     for kind, *values, duration_s in zip(*points, strict=True):
         lines.append(",".join((kind, *(f"{value:.6g}" for value in (*values, duration_s * MS_PER_S)))))
     write_text(path, "\n".join(lines) + "\n")
-
-
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Line number and trimmed cells of every row."""
-    try:
-        text = read_text(path, "give fewer steps", encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; give a CSV of measured steps") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is not UTF-8 text; give a CSV of measured steps") from None
-    except OSError as problem:
-        raise InputError(f"{path}: cannot be read ({problem.strerror}); give a CSV of measured steps") from None
-    reader = csv.reader(io.StringIO(text.rstrip()))
-    try:
-        return [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except csv.Error as problem:
-        raise InputError(f"{path}:{reader.line_num}: is not plain CSV ({problem}); write it again") from None
 
 
 def _columns(path: Path, header: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:

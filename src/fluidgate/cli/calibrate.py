@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_GPUS
+from fluidgate.cli import names
 from fluidgate.cli import options as o
+from fluidgate.cli.groups import changed
 from fluidgate.errors import InputError
 from fluidgate.output import write_text
 from fluidgate.words import listed
 
 if TYPE_CHECKING:
-    from fluidgate.calibration import CalibrationReport
-    from fluidgate.hardware import Hardware
+    from fluidgate.calibration import CalibrationReport, QueriedHardware
+    from fluidgate.hardware import Hardware, ModelShape
     from fluidgate.report.html import Html
 
 app = typer.Typer(no_args_is_help=True, help="Make a hardware file: how long a step takes, and how much KV fits.")
@@ -50,14 +52,15 @@ class MemoryOptions:
         float, typer.Option("--gpu-memory-utilization", help="Share of GPU memory to use; the default is vLLM's own.")
     ] = 0.92
 
+    def refuse_given_twice(self) -> None:
+        """Refuse a share of the memory beside the blocks that it would be turned into."""
+        if self.num_gpu_blocks is not None and "gpu_memory_utilization" in changed(self):
+            raise InputError("--num-gpu-blocks states the KV cache: leave --gpu-memory-utilization out")
+
     def refuse_unused(self) -> None:
         """Refuse what only sizes the cache of a model that is named."""
-        names = ("tp", "pp", "kv_cache_dtype", "gpu_memory_utilization")
-        given = [
-            f"--{field.name.replace('_', '-')}"
-            for field in fields(self)
-            if field.name in names and getattr(self, field.name) != field.default
-        ]
+        unused = ("tp", "pp", "kv_cache_dtype", "gpu_memory_utilization")
+        given = [flag for name, flag in changed(self).items() if name in unused]
         if given:
             them = "them" if len(given) > 1 else "it"
             raise InputError(f"{listed(given)} without a model: add --gpu and --model, or leave {them} out")
@@ -67,28 +70,44 @@ class MemoryOptions:
 class SheetOptions:
     """The model and the GPU that measured steps come from."""
 
-    model: Annotated[str | None, typer.Option("--model", help="Model, for what the steps do not determine.")] = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Model, for what the steps do not determine.",
+            autocompletion=names.completed(names.models),
+        ),
+    ] = None
     model_config: Annotated[Path | None, typer.Option("--model-config", help="The model's config.json.")] = None
-    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU, for its data sheet.")] = None
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", help="GPU, for its data sheet.", autocompletion=names.completed(names.gpus)),
+    ] = None
 
     def load(self, memory: MemoryOptions) -> Hardware | None:
         """The estimate from the data sheet; None if no GPU was named."""
-        from fluidgate.hardware import Serving, estimate_hardware, find_gpu, find_model, read_model_config
+        from fluidgate.hardware import Serving, estimate_hardware, find_gpu
 
-        if self.model is not None and self.model_config is not None:
-            raise InputError("--model and --model-config both name the model: give one")
         if self.gpu is None and self.model is None and self.model_config is None:
             memory.refuse_unused()
             return None
+        memory.refuse_given_twice()
+        shape = self.shape()
         if self.gpu is None:
             raise InputError("the model alone has no data sheet: add --gpu")
-        if self.model_config is not None:
-            shape = read_model_config(self.model_config)
-        elif self.model is not None:
-            shape = find_model(self.model)
-        else:
+        if shape is None:
             raise InputError("the GPU alone does not determine a step time: add --model or --model-config")
         return estimate_hardware(shape, find_gpu(self.gpu), Serving(**asdict(memory)))
+
+    def shape(self) -> ModelShape | None:
+        """The model; None if none was named."""
+        from fluidgate.hardware import find_model, read_model_config
+
+        if self.model is not None and self.model_config is not None:
+            raise InputError("--model and --model-config both name the model: give one")
+        if self.model_config is not None:
+            return read_model_config(self.model_config)
+        return None if self.model is None else find_model(self.model)
 
 
 @app.command("steps", epilog=STEPS_EXAMPLE)
@@ -142,7 +161,9 @@ def steps(
 @o.grouped
 def config(
     path: Config,
-    gpu: Annotated[str, typer.Option("--gpu", help="GPU, for its data sheet.")],
+    gpu: Annotated[
+        str, typer.Option("--gpu", help="GPU, for its data sheet.", autocompletion=names.completed(names.gpus))
+    ],
     out: Out,
     memory: MemoryOptions,
 ) -> None:
@@ -175,8 +196,41 @@ def show(report: CalibrationReport, machine: Hardware, output_format: o.Format) 
     from fluidgate.report import calibration_table
 
     if output_format is o.Format.JSON:
-        o.write_json(report.to_dict())
+        o.write_json({"name": machine.name, **report.to_dict()})
         return
-    o.console().print(calibration_table(report, title=machine.name))
+    out = o.console(output_format)
+    out.print(calibration_table(report, title=machine.name))
     for remark in report.remarks:
-        o.console().print(f"{remark}.")
+        out.print(f"{remark}.")
+
+
+def show_grid(queried: QueriedHardware, output_format: o.Format) -> None:
+    """Print a grid."""
+    from fluidgate.report import queried_table
+
+    if output_format is o.Format.JSON:
+        o.write_json(_plain_grid(queried))
+    else:
+        o.console(output_format).print(queried_table(queried))
+
+
+def _plain_grid(queried: QueriedHardware) -> dict[str, Any]:
+    kinds, error, grid = queried.points.kind, queried.interpolation_error, queried.hardware.grid
+    assert grid is not None
+    return {
+        "name": queried.hardware.name,
+        "source": queried.hardware.source,
+        "num_gpu_blocks": queried.hardware.num_gpu_blocks,
+        "block_size": queried.hardware.block_size,
+        "kv_cache": queried.hardware.law.title,
+        "interpolation_error": {
+            kind: {"mean": float(error[kinds == kind].mean()), "max": float(error[kinds == kind].max())}
+            for kind in dict.fromkeys(kinds.tolist())
+        },
+        "reach": {
+            "requests": grid.max_decodes,
+            "tokens_per_step": grid.max_tokens,
+            "context_tokens": grid.max_context,
+        },
+        "four_terms_error": queried.hardware.relative_error,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from fluidgate.cli import options as o
 from fluidgate.errors import InputError
 
 if TYPE_CHECKING:
-    from fluidgate.calibration import QueriedHardware, ServerLimits, Spread
+    from fluidgate.calibration import ServerLimits, Spread
 
 EXAMPLE = "Example: `fluidgate calibrate aiconfigurator qwen3-30b-a3b --gpu h100-80gb --out hardware.json`"
 
@@ -90,10 +90,11 @@ def command(
     """
     from fluidgate.calibration import query_aiconfigurator
     from fluidgate.hardware import write_hardware
-    from fluidgate.report import grid_figure, grid_table
+    from fluidgate.report import queried_figure
 
     if memory.pp > 1:
         raise InputError("--pp: aiconfigurator's steps are of one stage; leave it out")
+    memory.refuse_given_twice()
     o.try_outputs(out, plot)
     queried = query_aiconfigurator(
         model,
@@ -107,24 +108,5 @@ def command(
     write_hardware(queried.hardware, out)
     o.say(f"wrote {out}: {queried.hardware.source}")
     if plot is not None:
-        c.write_picture(grid_figure(queried), plot)
-    if output_format is o.Format.JSON:
-        o.write_json(_plain(queried))
-    else:
-        o.console().print(grid_table(queried))
-
-
-def _plain(queried: QueriedHardware) -> dict[str, Any]:
-    kinds, error = queried.points.kind, queried.interpolation_error
-    return {
-        "name": queried.hardware.name,
-        "source": queried.hardware.source,
-        "num_gpu_blocks": queried.hardware.num_gpu_blocks,
-        "block_size": queried.hardware.block_size,
-        "kv_cache": queried.hardware.law.title,
-        "interpolation_error": {
-            kind: {"mean": float(error[kinds == kind].mean()), "max": float(error[kinds == kind].max())}
-            for kind in dict.fromkeys(kinds.tolist())
-        },
-        "four_terms_error": queried.hardware.relative_error,
-    }
+        c.write_picture(queried_figure(queried), plot)
+    c.show_grid(queried, output_format)

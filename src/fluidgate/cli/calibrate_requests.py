@@ -10,10 +10,13 @@ import typer
 
 from fluidgate.cli import calibrate as c
 from fluidgate.cli import options as o
+from fluidgate.cli.groups import changed
 from fluidgate.errors import InputError
+from fluidgate.words import listed
 
 if TYPE_CHECKING:
     from fluidgate.calibration.requests.report import RequestsReport
+    from fluidgate.workload import MeasuredRun
 
 EXAMPLE = (
     "Example: `fluidgate calibrate requests slow.json fast.json --model llama-3.1-8b --gpu rtx-4090 --metrics page.txt "
@@ -42,12 +45,14 @@ def command(
     metrics: Metrics = None,
     trace_format: o.TraceFormat = None,
     failed: o.Failed = "stop",
+    concurrency: o.Concurrency = None,
     name: c.Name = None,
     output_format: o.OutputFormat = o.Format.TABLE,
 ) -> None:
     """Fit the step time to the latencies of measured loads, with the estimate as a prior.
 
-    Each load is simulated with its own requests, sent when the client sent them. Says how sure each coefficient is,
+    Each load is simulated with its own requests, sent when the client sent them, or as replies come where it kept so
+    many in flight. Says how sure each coefficient is,
     which one the loads do not determine and which further load would, what HTTP and the tokeniser add, and the errors
     on each load, and on loads that the fit has not seen.
     """
@@ -59,6 +64,8 @@ def command(
     runs = [run for path in results for run in read_results(path, trace_format, failed=failed)]
     for run in runs:
         o.say(run.note)
+    if concurrency is not None:
+        runs = [_closed(run, concurrency) for run in runs]
     estimate = _with_page(hardware, metrics).load()
     with o.progress_bar("fits") as progress:
         report = calibrate_requests(runs, estimate, engine.load(), progress=progress)
@@ -69,16 +76,24 @@ def command(
     _show(report, machine.name, output_format)
 
 
+def _closed(run: MeasuredRun, concurrency: int) -> MeasuredRun:
+    """The run with so many requests in flight, which its file does not say."""
+    if run.max_concurrency not in (None, concurrency):
+        raise InputError(f"{run.name} was made with {run.max_concurrency} requests in flight: leave --concurrency out")
+    workload = replace(run.workload, concurrency=concurrency)
+    return replace(run, workload=workload, max_concurrency=concurrency)
+
+
 def _with_page(hardware: o.HardwareOptions, page: Path | None) -> o.HardwareOptions:
     """The options with the KV cache that the server's page states."""
     from fluidgate.vllm_metrics import kv_size, read_page
 
     if page is None:
         return hardware
-    if any(given is not None for given in (hardware.num_gpu_blocks, hardware.kv_cache_tokens, hardware.block_size)):
-        raise InputError(
-            "--metrics states the KV cache: leave --num-gpu-blocks, --kv-cache-tokens and --block-size out"
-        )
+    of_the_cache = ("num_gpu_blocks", "kv_cache_tokens", "block_size", "gpu_memory_utilization")
+    twice = [flag for name, flag in changed(hardware).items() if name in of_the_cache]
+    if twice:
+        raise InputError(f"--metrics states the KV cache: leave {listed(twice)} out")
     size = kv_size(read_page(page))
     if size is None:
         raise InputError(
@@ -93,7 +108,7 @@ def _show(report: RequestsReport, title: str, output_format: o.Format) -> None:
     if output_format is o.Format.JSON:
         o.write_json(report.to_dict())
         return
-    console = o.console()
+    console = o.console(output_format)
     console.print(requests_table(report, title))
     console.print(loads_table(report))
     for what in dict.fromkeys(load.held_out for load in report.loads if load.held_out):

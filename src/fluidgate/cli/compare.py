@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fluidgate.cli import names
 from fluidgate.cli import options as o
+from fluidgate.cli.answers import answers, print_answers
 from fluidgate.cli.overhead import Overhead, load_with
 from fluidgate.errors import InputError
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "Example: `fluidgate compare --preset azure-conv-2023 --load 0.9 --load 1.1 --html report.html`"
 
+PARQUET = ".parquet", ".pq"
+
 
 @dataclass(frozen=True)
 class ComparisonOptions:
@@ -25,7 +29,11 @@ class ComparisonOptions:
 
     policies: Annotated[
         list[str] | None,
-        typer.Option("--policy", help="Policy or `name:key=value,…`; may be repeated, the first is the baseline."),
+        typer.Option(
+            "--policy",
+            help="Policy or `name:key=value,…`; may be repeated, the first is the baseline.",
+            autocompletion=names.completed(names.policies),
+        ),
     ] = None
     policy_file: o.PolicyFile = None
     loads: Annotated[
@@ -34,6 +42,7 @@ class ComparisonOptions:
     ] = None
     repeats: o.Repeats = 3
     goodput: o.Goodput = None
+    objectives: o.Objectives = None
     overhead: Overhead = True
     stable_rates: Annotated[
         bool,
@@ -58,6 +67,7 @@ class FileOptions:
 @o.grouped
 def command(
     workload: o.WorkloadOptions,
+    patience: o.PatienceOptions,
     hardware: o.HardwareOptions,
     engine: o.EngineOptions,
     fleet: o.FleetOptions,
@@ -67,7 +77,6 @@ def command(
     output: o.OutputOptions,
 ) -> None:
     """Compare policies: the plan, a table per load with 95% intervals, and files if asked for."""
-    from fluidgate.metrics import parse_goodput
     from fluidgate.runs import DEFAULT_POLICIES, compare
 
     if output.output_dir is not None:
@@ -75,9 +84,14 @@ def command(
     written = output.files("comparison.json")
     paths = (*written, files.html, files.csv, files.parquet, running.results)
     o.try_outputs(*paths, folders=[output.output_dir, files.figures])
+    if files.parquet is not None and files.parquet.suffix not in PARQUET:
+        raise InputError(f"--parquet {files.parquet}: readers know these files by their names; end it in {PARQUET[0]}")
     if comparing.stable_rates and (files.html is None or fleet.replicas > 1):
         raise InputError("--frontier adds stable rates of one engine to the report: give --html, leave --replicas out")
-    draws = workload.draws(comparing.repeats)
+    if comparing.loads:
+        workload.refuse_rate("--load sets the arrival rate")
+    slo, objectives = o.promises(comparing.goodput, comparing.objectives)
+    draws = workload.draws(comparing.repeats, patience.load(), at_any_rate=bool(comparing.loads))
     with running.runner("simulating") as runner:
         result = compare(
             draws,
@@ -85,39 +99,53 @@ def command(
             comparing.policies or DEFAULT_POLICIES,
             loads=comparing.loads,
             config=engine.load(),
-            slo=parse_goodput(comparing.goodput) if comparing.goodput else None,
+            slo=slo,
+            objectives=objectives,
             seed=workload.seed,
             policy_file=comparing.policy_file,
             runner=runner,
             timelines=bool(files.html or files.figures),
             fleet=fleet.load(workload.seed),
         )
+    document = result.to_dict(o.command_line()) | {"answers": answers(result)}
     if output.as_json:
-        o.write_json(result.to_dict(o.command_line()))
+        o.write_json(document)
     else:
-        _print(result)
+        _print(result, output)
     for path in written:
-        o.write_json(result.to_dict(o.command_line()), path)
-    rates = _stable_rates(draws[0], workload, hardware, engine, comparing, running) if comparing.stable_rates else None
+        o.write_json(document, path)
+    rates = (
+        _stable_rates(draws[0], workload, patience, hardware, engine, comparing, running)
+        if comparing.stable_rates
+        else None
+    )
     _write_files(result, hardware, files, rates)
 
 
-def _print(result: Comparison) -> None:
-    from fluidgate.report import comparison_table, plan_table
+def _print(result: Comparison, output: o.OutputOptions) -> None:
+    from rich.text import Text
 
-    out, fleet = o.console(), result.fleet
+    from fluidgate.report import comparison_table, contradictions, plan_table
+
+    out, fleet = output.console(), result.fleet
     if fleet.replicas > 1:
-        out.print(f"The plan of each of {fleet.replicas} replicas behind {fleet.router}:")
+        outside = "" if fleet.outside is None else ", fluid behind a gate"
+        out.print(f"The plan of each of {fleet.replicas} replicas behind {fleet.router}{outside}:")
     out.print(plan_table(result.scenarios[0].plan))
     for scenario in result.scenarios:
         out.print(f"At load {scenario.load:.2f}", style="bold")
-        out.print(*(f"  {sentence}" for sentence in scenario.plan.verdict), sep="\n")
-    out.print(comparison_table(result))
+        for sentence in contradictions(result, scenario):
+            out.print(Text(sentence, style="red"))
+        out.print(*scenario.plan.verdict, sep="\n")
+    out.print(comparison_table(result, None if output.output_format is o.Format.WIDE else out.width))
+    out.print()
+    print_answers(out, result)
 
 
 def _stable_rates(
     trace: Workload,
     workload: o.WorkloadOptions,
+    patience: o.PatienceOptions,
     hardware: o.HardwareOptions,
     engine: o.EngineOptions,
     comparing: ComparisonOptions,
@@ -127,7 +155,7 @@ def _stable_rates(
 
     with running.runner("searching") as runner:
         return frontier(
-            workload.preset if workload.trace is None else trace,
+            patience.of_preset(workload.synthetic()) if workload.trace is None else trace,
             hardware.load(),
             comparing.policies or DEFAULT_POLICIES,
             config=engine.load(),

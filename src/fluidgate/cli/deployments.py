@@ -15,7 +15,7 @@ PLAN_PATH = "plan.json"
 
 
 def deployments(comparison: Comparison, model: ServedModel) -> list[Deployment]:
-    """One per load; a policy or an engine that vLLM cannot run has a note that says so instead of lines."""
+    """One per load; what vLLM itself can run comes first, and what it cannot run at all has a note."""
     from fluidgate.report import Deployment
 
     lines = []
@@ -35,13 +35,14 @@ def _deployment(comparison: Comparison, scenario: Scenario, model: ServedModel) 
 
     spec = recommend(comparison, scenario).policy
     plan = PlanFile.of(scenario.plan, make_policy(spec, scenario.plan), comparison.config, model)
-    likeness = f"which has {plan.policy} itself" if is_stock(plan) else f"as near to {plan.policy} as its flags allow"
+    stock = is_stock(plan)
+    likeness = f"which has {plan.policy} itself" if stock else f"as near to {plan.policy} as its flags allow"
     lines = []
-    for form, title, path in (
-        ("plugin", f"With fluidgate's scheduler: {plan.policy_line()}", PLAN_PATH),
-        ("stock", f"Stock vLLM, {likeness}", None),
+    for form, title, path, note in (
+        ("plugin", f"With fluidgate's scheduler: {plan.policy_line()}", PLAN_PATH, how_to_serve(spec)),
+        ("stock", f"Stock vLLM, {likeness}", None, ""),
     ):
         flags = serve_flags(plan, "plugin" if form == "plugin" else "stock")
         command = serve_command(flags, model.name or "MODEL", path)
-        lines.append(ServeLine(title, command, tuple((flag.name, flag.value, flag.why) for flag in flags)))
-    return Deployment(tuple(lines), how_to_serve(spec))
+        lines.append(ServeLine(title, command, tuple((flag.name, flag.value, flag.why) for flag in flags), note))
+    return Deployment(tuple(lines), first=int(stock))

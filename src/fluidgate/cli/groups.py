@@ -15,6 +15,15 @@ def option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
+def changed(options: Any) -> dict[str, str]:
+    """The fields of an option group that are not at their default, with the names of their options."""
+    return {
+        field.name: f"--{field.name.replace('_', '-')}"
+        for field in fields(options)
+        if getattr(options, field.name) != field.default
+    }
+
+
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take option groups (dataclasses) as parameters: each field becomes an option of its own.
 

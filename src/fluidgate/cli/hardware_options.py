@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fluidgate.bounds import MAX_BLOCK_SIZE, MAX_GPUS
-from fluidgate.cli.groups import option
+from fluidgate.cli import names
+from fluidgate.cli.groups import changed, option
 from fluidgate.errors import InputError
 from fluidgate.words import listed
 
@@ -16,13 +17,31 @@ if TYPE_CHECKING:
 
 _H = "Hardware"
 
+DEFAULT_MODEL = "llama-2-7b"
+
 
 @dataclass(frozen=True)
 class HardwareOptions:
     """What the requests run on."""
 
-    model: Annotated[str, option(_H, "--model", help="Model name, or any name with --model-config.")] = "llama-2-7b"
-    gpu: Annotated[str, option(_H, "--gpu", help="GPU name, or a JSON file with its data sheet.")] = "a100-80gb"
+    model: Annotated[
+        str | None,
+        option(
+            _H,
+            "--model",
+            help=f"Model name, {DEFAULT_MODEL} if not given; with --model-config any, or its own.",
+            autocompletion=names.completed(names.models),
+        ),
+    ] = None
+    gpu: Annotated[
+        str,
+        option(
+            _H,
+            "--gpu",
+            help="GPU name, or a JSON file with its data sheet.",
+            autocompletion=names.completed(names.gpus),
+        ),
+    ] = "a100-80gb"
     gpu_memory_gib: Annotated[
         float | None, option(_H, "--gpu-memory-gib", help="GPU memory, for a GPU without a built-in data sheet.")
     ] = None
@@ -38,7 +57,15 @@ class HardwareOptions:
     ] = None
     tp: Annotated[int, option(_H, "--tp", help="Tensor-parallel GPUs.", min=1, max=MAX_GPUS)] = 1
     pp: Annotated[int, option(_H, "--pp", help="Stages of the pipeline.", min=1, max=MAX_GPUS)] = 1
-    variant: Annotated[str | None, option(_H, "--variant", help="Profile variant, such as `paper`.")] = None
+    variant: Annotated[
+        str | None,
+        option(
+            _H,
+            "--variant",
+            help="Profile variant, such as `paper`.",
+            autocompletion=names.completed(names.variants),
+        ),
+    ] = None
     model_config: Annotated[
         Path | None, option(_H, "--model-config", help="Hugging Face config.json of the model.")
     ] = None
@@ -59,25 +86,43 @@ class HardwareOptions:
         str, option(_H, "--kv-cache-dtype", help="Dtype of the KV cache, as in vLLM: auto, bfloat16, fp8 …")
     ] = "auto"
 
+    @property
+    def named_model(self) -> str | None:
+        """The model that is asked for; None: that of its config."""
+        return self.model or (None if self.model_config else DEFAULT_MODEL)
+
     def load(self) -> Hardware:
         """The hardware file, or the profile or estimate of the model on the GPU."""
         from fluidgate.hardware import get_hardware
 
         if self.hardware_file is None:
-            return get_hardware(
-                self.model,
-                self.data_sheet() or self.gpu,
-                tp=self.tp,
-                pp=self.pp,
-                gpu_memory_utilization=self.gpu_memory_utilization,
-                num_gpu_blocks=self.num_gpu_blocks,
-                kv_cache_tokens=self.kv_cache_tokens,
-                block_size=self.block_size or 16,
-                kv_cache_dtype=self.kv_cache_dtype,
-                variant=self.variant,
-                config=self.model_config,
-            )
+            self._refuse_given_twice()
+            return get_hardware(self.named_model, self.data_sheet() or self.gpu, **self.serving())
         return self._read(self.hardware_file)
+
+    def serving(self) -> dict[str, Any]:
+        """How the model is served on the GPU: the further arguments of `get_hardware`."""
+        return {
+            "tp": self.tp,
+            "pp": self.pp,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "num_gpu_blocks": self.num_gpu_blocks,
+            "kv_cache_tokens": self.kv_cache_tokens,
+            "block_size": self.block_size or 16,
+            "kv_cache_dtype": self.kv_cache_dtype,
+            "variant": self.variant,
+            "config": self.model_config,
+        }
+
+    def _refuse_given_twice(self) -> None:
+        """Refuse a share of the memory beside the blocks that it would be turned into, and two data sheets."""
+        given = changed(self)
+        stated = [given[name] for name in ("num_gpu_blocks", "kv_cache_tokens") if name in given]
+        if len(stated) == 1 and "gpu_memory_utilization" in given:
+            raise InputError(f"{stated[0]} states the KV cache: leave --gpu-memory-utilization out")
+        sheet = [given[name] for name in ("gpu_memory_gib", "gpu_bandwidth", "gpu_tflops") if name in given]
+        if sheet and Path(self.gpu).suffix == ".json":
+            raise InputError(f"--gpu {self.gpu} is a data sheet: leave {listed(sheet)} out")
 
     def _read(self, path: Path) -> Hardware:
         """The machine in a hardware file, with the KV cache that the options state.
@@ -88,11 +133,7 @@ class HardwareOptions:
         from fluidgate.hardware import read_hardware, stated_blocks
 
         kept = ("hardware_file", "num_gpu_blocks", "kv_cache_tokens", "block_size")
-        others = [
-            f"--{field.name.replace('_', '-')}"
-            for field in fields(self)
-            if field.name not in kept and getattr(self, field.name) != field.default
-        ]
+        others = [flag for name, flag in changed(self).items() if name not in kept]
         if others:
             raise InputError(f"--hardware states the machine: leave {listed(others)} out")
         machine = read_hardware(path)

@@ -2,59 +2,78 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass, fields, replace
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fluidgate.bounds import MAX_JOBS, MAX_REPEATS, MAX_REQUESTS, MAX_SEED
+from fluidgate.bounds import MAX_REPEATS, MAX_REQUESTS, MAX_SEED
+from fluidgate.cli import names
+from fluidgate.cli.engine_options import EngineOptions as EngineOptions
+from fluidgate.cli.groups import changed
 from fluidgate.cli.groups import grouped as grouped
 from fluidgate.cli.groups import option as _option
 from fluidgate.cli.hardware_options import HardwareOptions as HardwareOptions
-from fluidgate.output import check_writable, make_folder, write_text
-from fluidgate.words import escaped
+from fluidgate.cli.patience_options import PatienceOptions as PatienceOptions
+from fluidgate.cli.running_options import FleetOptions as FleetOptions
+from fluidgate.cli.running_options import RunningOptions as RunningOptions
+from fluidgate.cli.terminal import Format as Format
+from fluidgate.cli.terminal import command_line as command_line
+from fluidgate.cli.terminal import console as console
+from fluidgate.cli.terminal import progress_bar as progress_bar
+from fluidgate.cli.terminal import say as say
+from fluidgate.cli.terminal import try_outputs as try_outputs
+from fluidgate.cli.terminal import write_json as write_json
+from fluidgate.cli.trace_options import Failed as Failed
+from fluidgate.cli.trace_options import TraceFormat as TraceFormat
+from fluidgate.cli.trace_options import TraceOptions as TraceOptions
+from fluidgate.errors import InputError, unknown
+from fluidgate.words import listed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fluidgate.engine import EngineConfig, Fleet
-    from fluidgate.runs import Runner
-    from fluidgate.workload import Workload
+    from fluidgate.metrics import Objective, Slo
+    from fluidgate.workload import ArrivalProcess, Patience, Synthetic, Workload
 
 
-class Format(StrEnum):
-    """What a command prints on stdout."""
+_W, _O = "Workload", "Output"
 
-    TABLE = "table"
-    JSON = "json"
-
-
-_W, _E, _F, _O, _R = "Workload", "Engine", "Replicas", "Output", "Running"
-
-TraceFormat = Annotated[str | None, _option(_W, "--trace-format", help="Format of the trace, if not recognised.")]
-Failed = Annotated[str, _option(_W, "--failed", help="What to do at failed requests in a trace: stop, or drop them.")]
-JitterSeed = Annotated[
-    int | None,
+DEFAULT_PRESET = "azure-conv-2023"
+Preset = Annotated[
+    str | None,
     _option(
-        _W, "--jitter-seed", help="Spread Mooncake's batches of equal timestamps, with this seed.", min=0, max=MAX_SEED
+        _W,
+        "--preset",
+        help=f"Built-in workload, {DEFAULT_PRESET} if neither it nor a trace is given.",
+        autocompletion=names.completed(names.presets),
     ),
 ]
-Run = Annotated[
-    int | None, _option(_W, "--run", help="Which run of a benchmark result that holds several, from 1.", min=1)
-]
-Preset = Annotated[str, _option(_W, "--preset", help="Built-in workload, used where no trace is given.")]
 Requests = Annotated[
     int | None,
     _option(_W, "--requests", help="Requests to draw from a preset, or to take from a trace.", min=1, max=MAX_REQUESTS),
 ]
-Rate = Annotated[float | None, _option(_W, "--rate", help="Arrival rate in requests per second.")]
+Rate = Annotated[
+    float | None,
+    _option(_W, "--rate", "--request-rate", help="Arrival rate in requests per second; `inf`: all at the beginning."),
+]
+Burstiness = Annotated[
+    float | None,
+    _option(_W, "--burstiness", help="Draw arrivals at the rate as `vllm bench serve` does: 1 Poisson, below bursty."),
+]
+Concurrency = Annotated[
+    int | None,
+    _option(_W, "--concurrency", "--max-concurrency", help="Closed loop: most requests in flight.", min=1),
+]
+TurnCount = Annotated[int | None, _option(_W, "--turns", help="Sessions: requests in each.", min=1)]
+ThinkTime = Annotated[
+    float, _option(_W, "--think-time", help="Sessions: mean seconds from a reply to the next turn (exponential).")
+]
+Growth = Annotated[
+    float, _option(_W, "--growth", help="Sessions: mean number of new prompt tokens in a turn (geometric).")
+]
 RateScale = Annotated[float, _option(_W, "--rate-scale", help="Factor on the arrival rate.")]
 Seed = Annotated[int, _option(_W, "--seed", help="Seed of all random draws.", min=0, max=MAX_SEED)]
 Repeats = Annotated[
@@ -64,7 +83,13 @@ PolicyFile = Annotated[
     Path | None, typer.Option("--policy-file", help="Python file with your own `@fluidgate.policy` classes.")
 ]
 Goodput = Annotated[list[str] | None, _option(_O, "--goodput", help="Objectives in ms, such as `ttft:2000 tpot:50`.")]
-OutputFormat = Annotated[Format, _option(_O, "--format", help="What to print.")]
+Objectives = Annotated[
+    list[str] | None,
+    _option(
+        _O, "--slo", help="Bounds on all requests together, such as `p99:ttft:2000 p95:tpot:60 goodput:0.95` (ms)."
+    ),
+]
+OutputFormat = Annotated[Format, _option(_O, "--format", help="What to print: a table that fits, a wide one, or JSON.")]
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 """Where `vllm bench serve` looks for the key."""
 
@@ -74,163 +99,158 @@ ApiKey = Annotated[
 ]
 
 
+def promises(goodput: list[str] | None, objectives: list[str] | None) -> tuple[Slo | None, tuple[Objective, ...]]:
+    """What `--goodput` asks of a request, None where nothing is asked, and `--slo` of all together."""
+    from fluidgate.metrics import parse_goodput, parse_objectives
+
+    slo = parse_goodput(goodput) if goodput else None
+    return slo, parse_objectives(objectives or (), slo)
+
+
+_OF_A_TRACE = tuple(field.name for field in fields(TraceOptions))
+_OF_SESSIONS = ("think_time", "growth")
+
+
 @dataclass(frozen=True)
-class WorkloadOptions:
+class TraceFile:
+    """Apart, so that it comes before how it is read."""
+
+    trace: Annotated[
+        Path | None, _option(_W, "--trace", help="Trace or log; its format is detected. `-`: standard input.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class WorkloadOptions(TraceOptions, TraceFile):
     """Where requests come from."""
 
-    trace: Annotated[Path | None, _option(_W, "--trace", help="Trace file; its format is detected.")] = None
-    trace_format: TraceFormat = None
-    failed: Failed = "stop"
-    jitter_seed: JitterSeed = None
-    run: Run = None
-    preset: Preset = "azure-conv-2023"
+    preset: Preset = None
     requests: Requests = None
     rate: Rate = None
     rate_scale: RateScale = 1.0
+    burstiness: Burstiness = None
+    concurrency: Concurrency = None
+    turns: TurnCount = None
+    think_time: ThinkTime = 10.0
+    growth: Growth = 100.0
     seed: Seed = 0
 
-    def load(self) -> Workload:
+    def load(self, patience: Patience | None = None, *, at_any_rate: bool = False) -> Workload:
         """The workload; a note on stderr says what was read or drawn."""
-        return self.draws(1)[0]
+        return self.draws(1, patience, at_any_rate=at_any_rate)[0]
 
-    def draws(self, repeats: int) -> list[Workload]:
-        """The workloads of paired repeats: drawn with one seed each, or bootstrapped from the trace."""
+    def draws(self, repeats: int, patience: Patience | None = None, *, at_any_rate: bool = False) -> list[Workload]:
+        """The workloads of paired repeats: drawn with one seed each, or bootstrapped from the trace.
+
+        With `at_any_rate` the command sets the rate: the options may not, and lengths without arrivals get some.
+        """
         from fluidgate.runs import repeated
+        from fluidgate.workload import Patience
 
-        drawn = repeated(self._read(), repeats, seed=self.seed) if self.trace else self._generate(repeats)
+        of = (patience or Patience()).of
+        if self.trace:
+            drawn = repeated(of(self._read(at_any_rate), self.seed), repeats, seed=self.seed)
+        else:
+            drawn = [of(draw, self.seed + k) for k, draw in enumerate(self._generate(repeats))]
         return drawn if self.rate_scale == 1.0 else [workload.scaled(self.rate_scale) for workload in drawn]
+
+    def synthetic(self) -> Synthetic:
+        """The preset, with what the options change of it; the rate only where it comes with a burstiness."""
+        from fluidgate.workload import PRESETS, Conversation
+
+        self._refuse_unused()
+        if self._preset not in PRESETS:
+            raise unknown("preset", self._preset, PRESETS)
+        spec = PRESETS[self._preset]
+        if self.turns is not None:
+            spec = replace(spec, conversation=Conversation(self.turns, self.think_time, self.growth))
+        arrivals = self._new_arrivals(spec.arrivals.rate)
+        if arrivals is not None:
+            spec = replace(spec, arrivals=arrivals)
+        if self.concurrency is not None:
+            spec = replace(spec, concurrency=self.concurrency, name=f"{spec.name}, {self.concurrency} in flight")
+        return spec
+
+    @property
+    def _preset(self) -> str:
+        return self.preset or DEFAULT_PRESET
+
+    def refuse_rate(self, why: str) -> None:
+        """Refuse a rate beside what sets it.
+
+        Raises:
+            InputError: `why` and the options to leave out.
+        """
+        given = changed(self)
+        rates = [given[name] for name in ("rate", "rate_scale") if name in given]
+        if rates:
+            raise InputError(f"{why}: leave {listed(rates)} out")
+
+    def _refuse_unused(self) -> None:
+        """Refuse options that would change nothing."""
+        given = changed(self)
+        if self.rate == inf and "rate_scale" in given:
+            raise InputError("--rate inf lets all requests arrive at once, which no --rate-scale changes: give one")
+        if self.trace is not None and self.preset is not None:
+            raise InputError("--trace and --preset both name the workload: give one")
+        for needed, those in (("trace", _OF_A_TRACE), ("turns", _OF_SESSIONS)):
+            unused = [given[name] for name in those if name in given and needed not in given]
+            if unused:
+                raise InputError(f"{listed(unused)} without --{needed} would change nothing: add it, or leave them out")
+
+    def _new_arrivals(self, own_rate: float) -> ArrivalProcess | None:
+        """Arrivals in place of the workload's own; None: those stay."""
+        from fluidgate.workload import AllAtOnce, BenchArrivals
+
+        if self.burstiness is None:
+            return AllAtOnce() if self.rate == inf else None
+        if self.rate == inf or not own_rate < inf:
+            raise InputError("--burstiness shapes arrivals at a finite rate: give --rate, or leave --burstiness out")
+        return BenchArrivals(own_rate if self.rate is None else self.rate, self.burstiness)
 
     def _generate(self, repeats: int) -> list[Workload]:
         from fluidgate.workload import PRESETS, generate
 
-        n = self.requests or 4000
-        drawn = [generate(self.preset, n=n, rate=self.rate, seed=self.seed + k) for k in range(repeats)]
-        if self.rate is not None and n > 1:  # bursts of minutes make a draw's own rate differ
-            drawn = [replace(draw.scaled(self.rate / draw.rate), name=draw.name) for draw in drawn]
-        say(f"{n:,} requests drawn from {self.preset}, seed {self.seed}: {PRESETS[self.preset].source}")
+        n, spec = self.requests or 4000, self.synthetic()
+        rate = None if self.rate == inf else self.rate
+        drawn = [generate(spec, n=n, rate=rate, seed=self.seed + k) for k in range(repeats)]
+        if (
+            rate is not None and len(drawn[0].first_turns) > 1 and self.burstiness is None
+        ):  # bursts of minutes make a draw's own rate differ
+            drawn = [replace(draw.scaled(rate / draw.rate), name=draw.name) for draw in drawn]
+        counted = f"{n:,} request{'s' if n > 1 else ''}"
+        say(f"{counted} drawn from {self._preset}, seed {self.seed}: {PRESETS[self._preset].source}")
         return drawn
 
-    def _read(self) -> Workload:
-        from fluidgate.workload import Poisson, read_trace
+    def _read(self, at_any_rate: bool) -> Workload:
+        import numpy as np
+
+        from fluidgate.workload import Poisson
+        from fluidgate.workload._random import random_streams
 
         assert self.trace is not None
-        extra: dict[str, Any] = {"failed": self.failed} if self.failed != "stop" else {}
-        if self.jitter_seed is not None:
-            extra["jitter_seed"] = self.jitter_seed
-        if self.run is not None:
-            extra["run"] = self.run
-        workload, note = read_trace(self.trace, self.trace_format, seed=self.seed, **extra)
-        if workload.duration_s == 0 and self.rate is not None:  # lengths without arrivals
-            workload, note = read_trace(
-                self.trace, self.trace_format, arrivals=Poisson(self.rate), seed=self.seed, **extra
-            )
+        self._refuse_unused()
+        if self.turns is not None:
+            raise InputError("--turns makes sessions of a preset; a trace has its own: leave one of them out")
+        workload, note = self.read(self.trace, self.seed)
+        rate = 1.0 if at_any_rate else self.rate
+        drawn = self._new_arrivals(inf if rate is None else rate)
+        if workload.duration_s == 0 and rate is not None and drawn is None and workload.concurrency is None:
+            # lengths without arrivals
+            workload, note = self.read(self.trace, self.seed, Poisson(rate))
         say(note)
         if self.requests is not None:
             workload = workload.take(slice(0, self.requests))
+        if self.concurrency is not None:
+            name = f"{workload.name}, {self.concurrency} in flight"
+            workload = replace(workload, concurrency=self.concurrency, name=name)
+        if drawn is not None:
+            first, rng = workload.first_turns, np.random.default_rng(*random_streams(self.seed, 1))
+            share = len(workload) / len(first)  # a rate is of requests, and sessions begin more seldom
+            return workload.begun_at(drawn.sample(len(first), rng) * share)
         if self.rate is None or workload.duration_s == 0:
             return workload
         return workload.scaled(self.rate / workload.rate)
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """Limits and batch formation; the fields are those of `EngineConfig`."""
-
-    mode: Annotated[str, _option(_E, "--mode", help="Batch formation: vllm, sarathi or prefill-first.")] = "vllm"
-    max_num_seqs: Annotated[
-        int | None,
-        _option(_E, "--max-num-seqs", help="Largest number of residents; vLLM's own for the GPU if not given."),
-    ] = None
-    max_num_active_seqs: Annotated[
-        int | None, _option(_E, "--max-num-active-seqs", help="Largest number of residents that admission may reach.")
-    ] = None
-    max_num_batched_tokens: Annotated[
-        int | None,
-        _option(
-            _E, "--max-num-batched-tokens", help="Token budget per iteration; vLLM's own for the GPU if not given."
-        ),
-    ] = None
-    max_model_len: Annotated[
-        int | None,
-        _option(
-            _E,
-            "--max-model-len",
-            help="Prompt + output tokens of a request, at most: longer ones are refused. The model's own if not given.",
-        ),
-    ] = None
-    watermark: Annotated[
-        float | None, _option(_E, "--watermark", help="Share of blocks that admission keeps free.")
-    ] = None
-    enable_prefix_caching: Annotated[
-        bool, _option(_E, "--enable-prefix-caching/--no-enable-prefix-caching", help="Reuse blocks of equal content.")
-    ] = True
-    scheduler_reserve_full_isl: Annotated[
-        bool,
-        _option(
-            _E,
-            "--scheduler-reserve-full-isl/--no-scheduler-reserve-full-isl",
-            help="Admit a request only if its whole prompt fits.",
-        ),
-    ] = True
-    long_prefill_token_threshold: Annotated[
-        int, _option(_E, "--long-prefill-token-threshold", help="Tokens of one prompt per iteration, at most; 0: any.")
-    ] = 0
-    cut_lone_prefill: Annotated[
-        bool,
-        _option(
-            _E,
-            "--cut-lone-prefill/--no-cut-lone-prefill",
-            help="Apply that threshold to a lone request as well, as in vLLM up to 0.30.",
-        ),
-    ] = False
-    preemption: Annotated[
-        str, _option(_E, "--preemption", help="How a victim returns: recompute, restart or offload.")
-    ] = "recompute"
-
-    def load(self) -> EngineConfig:
-        """The engine's settings."""
-        from fluidgate.engine import EngineConfig
-
-        return EngineConfig(**asdict(self))
-
-
-@dataclass(frozen=True)
-class FleetOptions:
-    """Several engines behind a router; `fluidgate.engine.Fleet` with the workload's seed."""
-
-    replicas: Annotated[
-        int, _option(_F, "--replicas", help="Engines that serve the requests, each with its policy.")
-    ] = 1
-    router: Annotated[
-        str, _option(_F, "--router", help="Router: round-robin, least-loaded, least-kv or power-of-two.")
-    ] = "round-robin"
-
-    def load(self, seed: int) -> Fleet:
-        """The fleet; `seed` is for a router that draws at random."""
-        from fluidgate.engine import Fleet
-
-        return Fleet(self.replicas, self.router, seed)
-
-
-@dataclass(frozen=True)
-class RunningOptions:
-    """Where many runs happen; `fluidgate.runs.Runner`."""
-
-    jobs: Annotated[
-        int, _option(_R, "--jobs", "-j", help="Number of processes; results are the same.", min=1, max=MAX_JOBS)
-    ] = 1
-    ray: Annotated[str | None, _option(_R, "--ray", help="Run on Ray: a cluster's address, or `local`.")] = None
-    results: Annotated[
-        Path | None, _option(_R, "--results", help="Keep finished runs in this file, and resume from it.")
-    ] = None
-
-    @contextmanager
-    def runner(self, what: str) -> Iterator[Runner]:
-        """The runner, with a progress bar."""
-        from fluidgate.runs import Runner
-
-        with progress_bar(what) as progress:
-            yield Runner(self.jobs, self.ray, self.results, progress)
 
 
 @dataclass(frozen=True)
@@ -245,54 +265,10 @@ class OutputOptions:
         """Whether stdout holds JSON."""
         return self.output_format is Format.JSON
 
+    def console(self) -> Console:
+        """Where tables go."""
+        return console(self.output_format)
+
     def files(self, *names: str) -> list[Path]:
         """The files of these names in the folder; none where no folder was asked for."""
         return [] if self.output_dir is None else [self.output_dir / name for name in names]
-
-
-def console() -> Console:
-    """Where tables go."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 120
-    return Console(width=width, markup=False, emoji=False)  # names from files are text, brackets and all
-
-
-def say(message: str) -> None:
-    """A remark, on stderr, so that stdout holds only the result."""
-    print(escaped(message), file=sys.stderr, flush=True)
-
-
-def write_json(value: Any, path: Path | None = None) -> None:
-    """JSON to a file, or to stdout."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    if path is None:
-        print(text)
-    else:
-        write_text(path, text + "\n")
-        say(f"wrote {path}")
-
-
-def command_line() -> str:
-    """The command as it was typed, for the files it writes."""
-    return shlex.join(["fluidgate", *sys.argv[1:]])
-
-
-def try_outputs(*paths: Path | None, folders: Iterable[Path | None] = ()) -> None:
-    """Before any run: make the output folders, and refuse every path that could not be written afterwards."""
-    for folder in folders:
-        if folder is not None:
-            make_folder(folder)
-    check_writable(*paths)
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr while something long runs; yields a function of (done, total)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -90,31 +90,40 @@ def command(
             }
         )
     else:
+        out = o.console(output_format)
         for title, line, flags in forms:
-            o.console().print(title, style="bold", highlight=False)
+            out.print(title, style="bold", highlight=False)
             print(line)  # as it is: a wrapped line could not be copied
             if flags:
-                o.console().print(_table(flags))
+                out.print(_table(flags))
         if plan.hardware.kv_cache:
-            o.console().print(f"KV cache as planned: {plan.hardware.kv_cache}", highlight=False)
-    if plan.hardware.kv_groups > 1:
-        o.say(
-            f"the KV cache has {plan.hardware.kv_groups} groups of layers, on which fluidgate's scheduler leaves "
-            "admission to vLLM: take the stock line"
-        )
+            out.print(f"KV cache as planned: {plan.hardware.kv_cache}", highlight=False)
     for sentence in dict.fromkeys([*losses["plugin"], *losses["stock"]]):
         o.say(sentence)
-    if plan.planned.load > 1.0 and max_wait_s is None:
+    if plan.make_policy().sheds:
+        o.say(
+            "the policy sheds who cannot be served in time; add --middleware fluidgate.serving.admission.Admission to "
+            "refuse them before any work"
+        )
+    elif plan.planned.load > 1.0 and max_wait_s is None:
         o.say("the plan is for an overload, where the queue grows without end: --max-wait-s bounds the wait")
 
 
 def _model(plan: PlanFile, given: str | None, path: Path) -> str:
     name = given or plan.model.name
     if name is None:
-        raise InputError(f"{path}: was planned from a hardware file, which names no model; add --model-name")
-    if given is None and "/" not in name:
-        o.say(f"{name} is fluidgate's name for the model: give the name that vLLM loads with --model-name")
+        raise InputError(
+            f"{path}: was planned from a hardware file or a config alone, which names no model; add --model-name"
+        )
+    if given is None:
+        remark_own_name(name, "with --model-name")
     return name
+
+
+def remark_own_name(name: str, where: str) -> None:
+    """Say that vLLM does not load the model by this name, if it is not one of Hugging Face; and where to give that."""
+    if "/" not in name:
+        o.say(f"{name} is fluidgate's name for the model: give the name that vLLM loads {where}")
 
 
 def _likeness(plan: PlanFile) -> str:

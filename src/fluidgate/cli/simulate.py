@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,17 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fluidgate.cli import names
 from fluidgate.cli import options as o
 from fluidgate.cli.overhead import Overhead, load_with
 
 if TYPE_CHECKING:
     from fluidgate.engine import Fleet, RunRecords
+    from fluidgate.metrics import Judged, Summary
     from fluidgate.workload import Workload
 
 SIMULATE_EXAMPLE = "Example: `fluidgate simulate --preset lmsys --rate 60 --policy wait --goodput ttft:2000 tpot:50`"
 EMULATE_EXAMPLE = "Example: `fluidgate emulate --preset lmsys --rate 60 --requests 200 --policy watermark`"
 
-PolicyName = Annotated[str, typer.Option("--policy", help="Policy, or `name:key=value,…` to set parameters by hand.")]
+PolicyName = Annotated[
+    str,
+    typer.Option(
+        "--policy",
+        help="Policy, or `name:key=value,…` to set parameters by hand.",
+        autocompletion=names.completed(names.policies),
+    ),
+]
 
 Perfetto = Annotated[
     Path | None,
@@ -36,6 +45,7 @@ class RunOptions:
     policy_file: o.PolicyFile = None
     repeats: o.Repeats = 1
     goodput: o.Goodput = None
+    objectives: o.Objectives = None
     perfetto: Perfetto = None
     overhead: Overhead = True
 
@@ -43,6 +53,7 @@ class RunOptions:
 @o.grouped
 def simulate_command(
     workload: o.WorkloadOptions,
+    patience: o.PatienceOptions,
     hardware: o.HardwareOptions,
     engine: o.EngineOptions,
     fleet: o.FleetOptions,
@@ -53,12 +64,13 @@ def simulate_command(
     from fluidgate.runs import simulate
 
     several = fleet.load(workload.seed)
-    _run(partial(simulate, fleet=several), workload, hardware, engine, several, options, output)
+    _run(partial(simulate, fleet=several), workload, patience, hardware, engine, several, options, output)
 
 
 @o.grouped
 def emulate_command(
     workload: o.WorkloadOptions,
+    patience: o.PatienceOptions,
     hardware: o.HardwareOptions,
     engine: o.EngineOptions,
     options: RunOptions,
@@ -68,71 +80,94 @@ def emulate_command(
     from fluidgate.engine import Fleet
     from fluidgate.serving import emulate
 
-    _run(emulate, workload, hardware, engine, Fleet(), options, output)
+    _run(emulate, workload, patience, hardware, engine, Fleet(), options, output)
 
 
 def _run(
     runner: Callable[..., RunRecords],
     workload: o.WorkloadOptions,
+    patience: o.PatienceOptions,
     hardware_options: o.HardwareOptions,
     engine: o.EngineOptions,
     fleet: Fleet,
     options: RunOptions,
     output: o.OutputOptions,
 ) -> None:
-    from fluidgate.metrics import parse_goodput, summarize
+    from fluidgate.metrics import judge_objectives, summarize
     from fluidgate.policies import load_policy_file
-    from fluidgate.report import outside_engine, summary_table, write_perfetto
+    from fluidgate.report import outside_engine, write_perfetto
     from fluidgate.runs import policy_for, provenance
 
     written = output.files("summary.json", "requests.csv")
     o.try_outputs(*written, options.perfetto, folders=[output.output_dir])
     load_policy_file(options.policy_file)
     settings = engine.load()
-    draws, hardware = workload.draws(options.repeats), load_with(options.overhead, hardware_options)
+    waiting = patience.load()
+    draws, hardware = workload.draws(options.repeats, waiting), load_with(options.overhead, hardware_options)
     config = settings.on(hardware)
-    slo = parse_goodput(options.goodput) if options.goodput else None
+    slo, objectives = o.promises(options.goodput, options.objectives)
     chosen = policy_for(options.policy, draws[0], hardware, config, fleet.replicas)
     runs: list[RunRecords] = []
     with o.progress_bar(f"running {options.policy}") as progress:
         for draw in draws:
             record = "decisions" if options.perfetto and not runs else "requests"
             runs.append(runner(draw, hardware, chosen, config=config, record=record, progress=progress))
-    summaries = [summarize(records, slo) for records in runs]
-    numbers = [summary.to_dict() | _fleet_facts(records) for summary, records in zip(summaries, runs, strict=True)]
+    summaries = [summarize(records, slo, objectives) for records in runs]
+    judged = judge_objectives(objectives, [summary.objectives for summary in summaries])
+    numbers = [
+        summary.to_dict() | _met(judge_objectives(objectives, [summary.objectives])) | _fleet_facts(records)
+        for summary, records in zip(summaries, runs, strict=True)
+    ]
     if output.as_json:
         o.write_json(numbers)
     else:
         title = f"{options.policy} on {draws[0].name}, {hardware.name}{outside_engine(hardware)}"
-        o.console().print(summary_table(summaries, title=title))
-        for records in runs:
-            _print_fleet(_fleet_facts(records))
+        _print(title, summaries, judged, runs, output)
     about = provenance(
         draws[0], hardware, seed=workload.seed, command=o.command_line(), config=asdict(config), policy=options.policy
     )
     if written:
         summary, requests = written
-        o.write_json(about | {"repeats": numbers}, summary)
+        o.write_json(about | {"repeats": numbers} | _met(judged), summary)
         _write_requests(runs[0], requests, about)
     if options.perfetto is not None:
         o.say(f"wrote {write_perfetto(runs[0], options.perfetto, about)}")
 
 
+def _met(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Which objectives are met, as JSON has it; nothing where there are none."""
+    return {"objectives": [entry.to_dict() for entry in judged]} if judged else {}
+
+
 def _fleet_facts(records: RunRecords) -> dict[str, Any]:
     """What a fleet's JSON adds to the summary; nothing for one engine."""
-    from fluidgate.engine import FleetRecords
+    from fluidgate.engine import FleetRecords, GateRecords
 
     if not isinstance(records, FleetRecords):
         return {}
-    return {"replicas": records.replicas, "router": records.router, "imbalance": records.imbalance}
+    facts = {"replicas": records.replicas, "router": records.router, "imbalance": records.imbalance}
+    return facts | {"lost": int(records.lost.sum())} if isinstance(records, GateRecords) else facts
 
 
-def _print_fleet(facts: dict[str, Any]) -> None:
-    if facts:
-        o.console().print(
-            f"{facts['replicas']} replicas behind {facts['router']}: the busiest got {facts['imbalance']:.3f} "
-            "times the mean number of tokens"
-        )
+def _print(
+    title: str,
+    summaries: Sequence[Summary],
+    judged: Sequence[Judged],
+    runs: Sequence[RunRecords],
+    output: o.OutputOptions,
+) -> None:
+    from fluidgate.report import summary_table
+
+    out = output.console()
+    out.print(summary_table(summaries, title=title))
+    for entry in judged:
+        out.print(entry.words)
+    for facts in map(_fleet_facts, runs):
+        if facts:
+            out.print(
+                f"{facts['replicas']} replicas behind {facts['router']}: the busiest got {facts['imbalance']:.3f} "
+                "times the mean number of tokens"
+            )
 
 
 def _write_requests(records: RunRecords, path: Path, about: dict[str, Any]) -> None:
@@ -155,11 +190,29 @@ def _write_requests(records: RunRecords, path: Path, about: dict[str, Any]) -> N
         "recomputed_tokens": records.recomputed_tokens,
         "cached_tokens": records.cached_tokens,
     }
+    if records.workload.gives_up:
+        columns |= _given_up(records)
     if isinstance(records, FleetRecords):
         columns["replica"] = records.replica
     columns = _with_refused(columns, records.workload.refused)
     write_table(path, about, list(columns), zip(*(column.tolist() for column in columns.values()), strict=True))
     o.say(f"wrote {path}")
+
+
+def _given_up(records: RunRecords) -> dict[str, Any]:
+    """The columns of clients that give up."""
+    load = records.workload
+    return {
+        "timeout_s": load.timeout_s,
+        "ttft_timeout_s": load.ttft_timeout_s,
+        "aborted": records.aborted,
+        "shed": records.shed,
+        "no_first_token": records.no_first_token,
+        "gave_up_s": records.gave_up_s,
+        "left_s": records.left_s,
+        "spent_tokens": records.spent_tokens,
+        "spent_s": records.spent_s,
+    }
 
 
 def _with_refused(columns: dict[str, Any], refused: Workload | None) -> dict[str, Any]:

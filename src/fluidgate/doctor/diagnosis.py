@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fluidgate.doctor.boundary import boundary_of, memory_of
+from fluidgate.doctor.changes import Alternatives, Change, alternatives, left_out, ready_line
 from fluidgate.doctor.facts import Facts
-from fluidgate.doctor.finding import Case, Change, Finding, Severity
+from fluidgate.doctor.finding import Case, Finding, Severity
+from fluidgate.doctor.findings_failures import failed, slow_tokens
 from fluidgate.doctor.findings_gate import gate
 from fluidgate.doctor.findings_kv import SEVERAL_GROUPS, kv_size
 from fluidgate.doctor.findings_latency import first_token, gap_spikes, prefix_cache
@@ -27,15 +29,17 @@ EXAMINATIONS: tuple[Callable[[Case], Finding | None], ...] = (
     kv_binds,
     preemptions,
     other_limit,
+    failed,
     first_token,
+    slow_tokens,
     gap_spikes,
     prefix_cache,
 )
 
 
 STANDS_STILL = (
-    "Cannot tell whether memory binds: requests run, but no line shows a token that was computed. Either they were "
-    "aborted and the log repeats old numbers, or the engine hangs: send a request and see whether it is answered."
+    "Cannot tell whether memory binds: requests run, but no token was computed in the time. Either they were aborted "
+    "and old numbers are repeated, or the engine hangs: send a request and see whether it is answered."
 )
 
 
@@ -47,6 +51,7 @@ class Diagnosis:
         source: what was read.
         findings: the most urgent first, and the largest benefit first among equals.
         notes: what cannot be determined, why, and what to do.
+        ready_line: `vllm serve` with the first flag of each group of changes; None where none is a flag.
         kv_cache: size and dtype of an engine's KV cache, and who says so; empty where neither is known.
     """
 
@@ -54,15 +59,19 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     kv_cache: str = ""
+    ready_line: str | None = None
+
+    @property
+    def alternatives(self) -> tuple[Alternatives, ...]:
+        """What to change, in the order of benefit; one of each group is enough."""
+        return alternatives(
+            (finding.severity is Severity.ACT, change) for finding in self.findings for change in finding.changes
+        )
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """What to change, each once, in the order of benefit."""
-        first: dict[str, Change] = {}
-        for finding in self.findings:
-            for change in finding.changes:
-                first.setdefault(change.what, change)
-        return tuple(first.values())
+        """What to change, each once, the alternatives in their order."""
+        return tuple(change for group in self.alternatives for change in group.changes)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; an unknown number is None."""
@@ -70,18 +79,21 @@ class Diagnosis:
             "source": self.source,
             "findings": plain(self.findings, finite=True),
             "changes": plain(self.changes),
+            "alternatives": plain(self.alternatives),
+            "ready_line": self.ready_line,
             "notes": list(self.notes),
             "kv_cache": self.kv_cache,
         }
 
 
-def diagnose(facts: Facts, hardware: Hardware | None = None) -> Diagnosis:
+def diagnose(facts: Facts, hardware: Hardware | None = None, besides: Sequence[Finding] = ()) -> Diagnosis:
     """What binds, what it costs and what to change.
 
     Args:
         facts: from `read_facts`.
         hardware: step times, for the stability boundary, which stays unknown without them. The KV memory that the
             server states takes precedence over the hardware's.
+        besides: findings that were made elsewhere, to be ranked with the others.
 
     Raises:
         InputError: lengths that contradict their buckets or the KV memory.
@@ -100,13 +112,17 @@ def diagnose(facts: Facts, hardware: Hardware | None = None) -> Diagnosis:
         return Diagnosis(facts.source, (Finding("idle", Severity.UNKNOWN, idle),), facts.notes)
     if facts.stands_still:
         return Diagnosis(facts.source, (Finding("stands-still", Severity.WATCH, STANDS_STILL),), facts.notes)
-    findings = [finding for examine in EXAMINATIONS if (finding := examine(case)) is not None]
+    findings = [*besides, *(finding for examine in EXAMINATIONS if (finding := examine(case)) is not None)]
     if not any(finding.severity in (Severity.ACT, Severity.WATCH) for finding in findings):
         findings.append(_nothing_wrong(facts))
-    notes = (*facts.notes, SEVERAL_GROUPS) if facts.several_kv_groups else facts.notes
     order = list(Severity)
     findings.sort(key=lambda finding: (order.index(finding.severity), -finding.benefit))
-    return Diagnosis(facts.source, tuple(findings), notes, _kv_cache(facts, hardware))
+    found = Diagnosis(facts.source, tuple(findings), (), _kv_cache(facts, hardware))
+    notes = (*facts.notes, SEVERAL_GROUPS) if facts.several_kv_groups else facts.notes
+    lacking = left_out(facts) if found.changes else None
+    return replace(
+        found, notes=(*notes, lacking) if lacking else notes, ready_line=ready_line(facts, found.alternatives)
+    )
 
 
 def _kv_cache(facts: Facts, hardware: Hardware | None) -> str:

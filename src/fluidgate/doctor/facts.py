@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -11,6 +12,8 @@ from fluidgate.errors import InputError
 from fluidgate.vllm_metrics.histogram import Histogram
 from fluidgate.vllm_metrics.log import USUAL_BLOCK_SIZE
 from fluidgate.vllm_metrics.moment import Moment
+
+_RELEASE = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?!\d)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Facts:
     Attributes:
         source: what was read, and the time it covers, in words.
         moments: what ran and waited, once per engine and scrape or line of the log.
-        stands_still: whether requests ran at all moments and no token was computed at any.
+        stands_still: whether requests ran at all moments and no token was computed in the time.
         window_s: seconds that the counters cover.
         arrivals, finished: requests in that time.
         preemptions: in that time.
@@ -43,13 +46,19 @@ class Facts:
             prompts, and prompts with what they have generated; 0 where the page does not tell, infinite where requests
             may hold KV that is not counted yet.
         num_gpu_blocks, block_size, kv_tokens: KV memory of one engine.
-        several_kv_groups: whether layers keep their KV in several groups, which fluidgate's scheduler does not gate.
+        several_kv_groups: whether layers keep their KV in several groups.
         kv_source: who says so, in words.
         speculative, tokens_per_step: whether it decodes speculatively, and the tokens that a request gets in a step
             which gives it any.
         sliding_window: the most tokens that any layer keeps of a request; None without a limit.
         gpu_memory_utilization, prefix_caching, kv_cache_dtype: settings, as the server states them.
         max_num_seqs, max_num_batched_tokens: settings, as the user or the log states them.
+        model, version: of the server and of its vLLM, as it states them.
+        release: the release of its vLLM, or the newest that has such a page; None if neither is known.
+        failed: requests that ended in an error, or were aborted and counted, by vLLM's reason.
+        abandoned: requests that began and neither finished nor run, which no metric of vLLM counts.
+        servers: how many these are the facts of.
+        server: what tells it from others of its page, or its address or file.
         gate: what fluidgate's scheduler says.
         notes: what cannot be determined, why, and what to do.
     """
@@ -80,6 +89,13 @@ class Facts:
     kv_cache_dtype: str | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    model: str | None = None
+    version: str | None = None
+    release: tuple[int, int] | None = None
+    failed: Mapping[str, float] = field(default_factory=dict)
+    abandoned: float = 0.0
+    servers: int = 1
+    server: str = ""
     gate: GateFacts | None = None
     notes: tuple[str, ...] = ()
 
@@ -104,6 +120,16 @@ class Facts:
         return fmean(moment.waiting for moment in self.busy) if self.busy else 0.0
 
     @property
+    def all_running(self) -> float:
+        """Mean running requests of all engines together, at all moments; 0 without any."""
+        return self.engines * fmean(moment.running for moment in self.moments) if self.moments else 0.0
+
+    @property
+    def all_waiting(self) -> float:
+        """Mean waiting requests of all engines together, at all moments; 0 without any."""
+        return self.engines * fmean(moment.waiting for moment in self.moments) if self.moments else 0.0
+
+    @property
     def kv_use(self) -> float:
         """Mean share of KV blocks in use at moments with work; 0 without any."""
         return fmean(moment.kv_use for moment in self.busy) if self.busy else 0.0
@@ -112,6 +138,11 @@ class Facts:
     def rate(self) -> float | None:
         """Arrivals, req/s, over all engines."""
         return None if self.arrivals is None or not self.window_s else self.arrivals / self.window_s
+
+    @property
+    def preemptions_per_request(self) -> float | None:
+        """Preemptions per finished request; None where either is unknown, or none finished."""
+        return self.preemptions / self.finished if self.preemptions is not None and self.finished else None
 
     def histogram(self, name: str) -> Histogram | None:
         """The histogram, if it is there and holds values."""
@@ -171,6 +202,11 @@ class Facts:
             several_groups=self.several_kv_groups,
             source="--kv-cache-tokens",
         )
+
+    def of_version(self, version: str | None) -> Facts:
+        """With the version of vLLM that the server or the user states, in place of what the names on a page tell."""
+        match = _RELEASE.match(version or "")
+        return replace(self, version=version, release=(int(match[1]), int(match[2]))) if match else self
 
     def without_kv(self) -> Facts:
         """With the size of the KV cache unknown."""

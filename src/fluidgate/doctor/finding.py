@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from fluidgate.doctor.binding import SEATS, Binding, binding_of
 from fluidgate.doctor.boundary import Boundary, Memory
+from fluidgate.doctor.changes import GATE, Change, Group, gate_runs, has_flag
 from fluidgate.doctor.facts import Facts
 from fluidgate.doctor.held import Held
 
@@ -17,14 +19,6 @@ class Severity(StrEnum):
     WATCH = "watch"
     FINE = "fine"
     UNKNOWN = "cannot tell"
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing to do: a flag of `vllm serve` with its value, a command or an action, and why."""
-
-    what: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -61,34 +55,28 @@ class Case:
     contradiction: Held | None = None
 
     @property
-    def gate_holds(self) -> bool:
-        """Whether fluidgate's scheduler, not a limit of the engine, keeps requests waiting."""
-        return self.facts.gate is not None and self.facts.gate.held > 0
+    def binding(self) -> Binding:
+        """Which limit keeps requests waiting."""
+        return binding_of(self.facts)
 
 
-GATE = Change(
-    "`--scheduler-cls fluidgate.serving.scheduler.GateScheduler`",
-    "admits what will still fit as outputs grow; it learns their lengths, or takes them from `fluidgate plan --save`",
-)
+def admission_changes(case: Case, size: str = "") -> tuple[Change, ...]:
+    """Against overflow: fluidgate's scheduler where it gates, and stock vLLM's own flags, with values if known.
 
-
-def admission_changes(case: Case) -> tuple[Change, ...]:
-    """Against overflow: fluidgate's scheduler where it gates, and stock vLLM's two flags, with values if known."""
+    Args:
+        size: what they can return, in words.
+    """
     facts, memory = case.facts, case.memory
-    stock = facts.several_kv_groups or facts.speculative
-    if case.contradiction is not None and facts.kv_source == "the page":  # most often it is that of several groups
-        stock = True
-    gate = () if stock else (GATE,)
-    if memory is None:
-        return (
-            *gate,
-            Change("`--watermark 0.05`", "keeps blocks free for growth; a common value, as the lengths are unknown"),
-        )
-    cap = max(1, round(memory.full_at_residents))
-    return (
-        *gate,
-        Change(
-            f"`--watermark {memory.watermark:.3g}`", "of the blocks stay free at admission: two sd of the KV in use"
-        ),
-        Change(f"`--max-num-active-seqs {cap}`", "n*: residents of these lengths that fill the KV cache on average"),
-    )
+    changes = [GATE] if gate_runs(facts) else []
+    if has_flag(facts, "--watermark"):
+        share, why = "0.05", "keeps blocks free for growth; a common value, as the lengths are unknown"
+        if memory is not None:
+            share, why = f"{memory.watermark:.3g}", "of the blocks stay free at admission: two sd of the KV in use"
+        changes.append(Change.of_flag(Group.ADMISSION, "--watermark", share, why))
+    if memory is not None:
+        cap = max(1, round(memory.full_at_residents))
+        name = "--max-num-active-seqs" if has_flag(facts, "--max-num-active-seqs") else SEATS
+        if facts.max_num_seqs is None or cap < facts.max_num_seqs:
+            why = "n*: residents of these lengths that fill the KV cache on average"
+            changes.append(Change.of_flag(Group.ADMISSION, name, str(cap), why))
+    return tuple(replace(change, size=size) for change in changes)

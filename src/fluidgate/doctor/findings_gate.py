@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from fluidgate.doctor.finding import Case, Change, Finding, Severity
+from fluidgate.doctor.changes import Change, Group
+from fluidgate.doctor.finding import Case, Finding, Severity
 from fluidgate.words import number, percent
 
 WELL_BELOW_FULL = 0.7
@@ -18,7 +19,8 @@ def gate(case: Case) -> Finding | None:
     numbers = asdict(ours)
     if ours.fallbacks > 0:
         says = "fluidgate's scheduler gave up, and vLLM schedules alone (fluidgate_fallbacks_total > 0)."
-        change = Change("read the server's log, correct the plan or roll back, and restart", "the log entry says why")
+        what = "read the server's log, correct the plan or roll back, and restart"
+        change = Change(what, "the log entry says why", Group.GATE)
         return Finding("gate-off", Severity.ACT, says, 1.0, numbers, (change,))
     if ours.held == 0:
         return Finding("gate", Severity.FINE, "fluidgate's scheduler runs and holds no request now.", 0.0, numbers)
@@ -28,6 +30,7 @@ def gate(case: Case) -> Finding | None:
         change = Change(
             "plan again from recent traffic, with the server's --num-gpu-blocks",
             "the plan is for longer outputs, or for fewer blocks than there are",
+            Group.GATE,
         )
         return Finding("gate-holds", Severity.WATCH, says, 1.0 - facts.kv_use, numbers, (change,))
     says += f"; residents will need {percent(ours.predicted_peak)} as they grow: it waits for memory, as planned."

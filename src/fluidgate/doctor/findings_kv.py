@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fluidgate.doctor.finding import Case, Change, Finding, Severity
+from fluidgate.doctor.changes import Change
+from fluidgate.doctor.finding import Case, Finding, Severity
 from fluidgate.words import number, percent
 
 STATE_IT = Change(
@@ -10,9 +11,8 @@ STATE_IT = Change(
 )
 CORRECT_IT = Change("correct the size of the KV cache that was given", "the server's log prints it at the start")
 SEVERAL_GROUPS = (
-    "The server keeps its KV in several groups of layers, which fluidgate's scheduler does not gate yet; use vLLM's "
-    "own flags instead. The size of the cache is that of requests of the longest length: shorter ones hold more "
-    "per token."
+    "The server keeps its KV in several groups of layers. The size of the cache is that of requests of the longest "
+    "length: shorter ones hold more per token."
 )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from math import isfinite
 
-from fluidgate.doctor.finding import Case, Change, Finding, Severity, admission_changes
+from fluidgate.doctor.binding import BUDGET, Limit
+from fluidgate.doctor.changes import Change, Group
+from fluidgate.doctor.finding import Case, Finding, Severity, admission_changes
 from fluidgate.words import number, percent
 
 MIN_REQUESTS, MIN_GAPS = 10, 100
@@ -38,13 +40,14 @@ def first_token(case: Case) -> Finding | None:
         return Finding("first-token", Severity.FINE, f"First tokens come soon: {spent}.", 0.0, numbers)
     if share >= 0.5:
         says = f"The first token waits in the queue, {percent(share)} of its time: {spent}."
+        limit = case.binding.limit
+        if limit not in (Limit.NONE, Limit.UNKNOWN):
+            says += f" What keeps it there is {limit}."
         return Finding("first-token", Severity.WATCH, says, share, numbers)
     says = f"The first token waits for its prefill, not for a place: {spent}."
     changes = (
-        Change(
-            "`--max-num-batched-tokens` twice as large", "prompts take fewer steps; gaps between tokens grow longer"
-        ),
-        Change("share prompt prefixes", "what the prefix cache holds is not computed again"),
+        _larger_chunks(case),
+        Change("share prompt prefixes", "what the prefix cache holds is not computed again", Group.PREFIX),
     )
     return Finding("first-token", Severity.WATCH, says, 1.0 - share, numbers, changes)
 
@@ -79,6 +82,13 @@ def gap_spikes(case: Case) -> Finding | None:
     return Finding("gap-spikes", Severity.WATCH, says, benefit, numbers, _smaller_chunk(case, median_high))
 
 
+def _larger_chunks(case: Case) -> Change:
+    budget, why = case.facts.max_num_batched_tokens, "prompts take fewer steps; gaps between tokens grow longer"
+    if budget is None:
+        return Change(f"`{BUDGET}` twice as large", why, Group.TOKENS)
+    return Change.of_flag(Group.TOKENS, BUDGET, str(2 * budget), why)
+
+
 def _smaller_chunk(case: Case, median_s: float) -> tuple[Change, ...]:
     """The largest power of two whose step stays below a spike; without a step time, half the present budget."""
     facts, boundary = case.facts, case.boundary
@@ -90,19 +100,19 @@ def _smaller_chunk(case: Case, median_s: float) -> tuple[Change, ...]:
             chunk *= 2
         if budget is None or chunk < budget:
             why = f"keeps a step with a full chunk below {number(1e3 * SPIKE * median_s)} ms; prompts take more steps"
-            return (Change(f"`--max-num-batched-tokens {chunk}`", why),)
+            return (Change.of_flag(Group.TOKENS, BUDGET, str(chunk), why),)
     if budget is not None and budget > 2 * SMALLEST_CHUNK:
-        return (Change(f"`--max-num-batched-tokens {budget // 2}`", "half the prompt tokens per step, half the spike"),)
-    return (Change("a smaller `--max-num-batched-tokens`", "fewer prompt tokens in a step with decodes"),)
+        why = "half the prompt tokens per step, half the spike"
+        return (Change.of_flag(Group.TOKENS, BUDGET, str(budget // 2), why),)
+    return (Change(f"a smaller `{BUDGET}`", "fewer prompt tokens in a step with decodes", Group.TOKENS),)
 
 
 def prefix_cache(case: Case) -> Finding | None:
     """What the prefix cache spares, or that it is off."""
     facts = case.facts
     if facts.prefix_caching is False:
-        change = Change(
-            "`--enable-prefix-caching`", "costs nothing where prompts share no prefix; evicted work is found again"
-        )
+        why = "costs nothing where prompts share no prefix; evicted work is found again"
+        change = Change.of_flag(Group.PREFIX, "--enable-prefix-caching", "", why)
         return Finding("prefix-cache", Severity.WATCH, "The prefix cache is off.", 0.0, {}, (change,))
     if not facts.prefix_queries:
         return None

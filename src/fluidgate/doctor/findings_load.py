@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from math import ceil
 
-from fluidgate.doctor.finding import Case, Change, Finding, Severity
+from fluidgate.doctor.binding import MANY_PER_REQUEST, Limit
+from fluidgate.doctor.changes import Change, Group, has_flag
+from fluidgate.doctor.finding import Case, Finding, Severity
 from fluidgate.words import number, percent
 
 NEAR_THE_BOUNDARY, TARGET_LOAD = 0.9, 0.8
@@ -48,19 +50,25 @@ def load(case: Case) -> Finding:
     )
     limit = "compute" if stable.binding == "compute" else stable.limit
     if boundary.load > 1.0:
-        says += f"the queue grows under any policy, and {limit} binds."
+        says += f"the queue grows under any policy; at the boundary {limit} binds."
         benefit = 1.0 - 1.0 / boundary.load
         return Finding("load", Severity.ACT, says + caveats, benefit, numbers, _overload(case, boundary.load))
     if boundary.load >= NEAR_THE_BOUNDARY:
-        says += f"a burst makes a queue that drains slowly, and {limit} will bind."
+        says += f"a burst makes a queue that drains slowly; at the boundary {limit} binds."
         return Finding("load", Severity.WATCH, says + caveats, 0.0, numbers, _overload(case, boundary.load))
-    onset = stable.onset_load
-    says += (
-        "the KV cache hardly ever fills here, and no admission policy matters."
-        if onset is None or boundary.load < onset
-        else f"memory control matters from {percent(onset)} on."
-    )
-    return Finding("load", Severity.FINE, says + caveats, 0.0, numbers)
+    return Finding("load", Severity.FINE, says + _room(case, boundary.load) + caveats, 0.0, numbers)
+
+
+def _room(case: Case, load: float) -> str:
+    """What a load below the boundary means; what was seen goes before what the model expects of the mean load."""
+    assert case.boundary is not None
+    onset = case.boundary.stable.onset_load
+    evicts = (case.facts.preemptions_per_request or 0.0) >= MANY_PER_REQUEST
+    if case.binding.limit is Limit.MEMORY or evicts:
+        return "the mean load leaves room, yet the KV cache overflows: arrivals come in bursts."
+    if onset is None or load < onset:
+        return "the KV cache hardly ever fills here unless in bursts, and no admission policy matters."
+    return f"memory control matters from {percent(onset)} on."
 
 
 def _no_boundary(case: Case, numbers: dict[str, float]) -> str:
@@ -126,8 +134,13 @@ def _caveats(case: Case, numbers: dict[str, float]) -> str:
 def _overload(case: Case, load: float) -> tuple[Change, ...]:
     boundary, facts = case.boundary, case.facts
     assert boundary is not None
-    replicas = ceil(load / TARGET_LOAD)
-    more = Change(f"{replicas} replicas of this server", f"bring the load of each to {percent(load / replicas)}")
+    servers = ceil(load * facts.servers / TARGET_LOAD)
+    brings = f"bring the load of each to {percent(load * facts.servers / servers)}"
+    what = f"{servers} replicas of this server" if facts.servers == 1 else f"{servers} of these servers"
+    more = Change(what, brings, Group.CAPACITY)
     queue = ceil(boundary.stable.residents + QUEUE_S * boundary.rate / facts.engines)
-    bound = Change(f"`--max-num-queued-reqs {queue}`", "n* residents and 30 s of queue; HTTP 503 beyond")
-    return (more, bound) if replicas > 1 else (bound,)
+    bound = Change("a bound on the queue before the servers", "its 503 is better than a timeout", Group.CAPACITY)
+    if has_flag(facts, "--max-num-queued-reqs"):
+        why = "n* residents and 30 s of queue; HTTP 503 beyond"
+        bound = Change.of_flag(Group.CAPACITY, "--max-num-queued-reqs", str(queue), why)
+    return (more, bound) if servers > facts.servers else (bound,)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from math import isfinite
 
+from fluidgate.doctor.binding import MANY_PER_REQUEST
+from fluidgate.doctor.changes import Change, Group
 from fluidgate.doctor.facts import Facts
-from fluidgate.doctor.finding import Case, Change, Finding, Severity, admission_changes
+from fluidgate.doctor.finding import Case, Finding, Severity, admission_changes
 from fluidgate.words import number, percent
 
-COSTLY_SHARE, MANY_PER_REQUEST = 0.02, 0.1
+COSTLY_SHARE = 0.02
 
 
 def preemptions(case: Case) -> Finding | None:
@@ -20,18 +22,18 @@ def preemptions(case: Case) -> Finding | None:
         return Finding("preemptions", Severity.FINE, "No preemptions: no resident lost its KV.")
     numbers = {"preemptions": facts.preemptions}
     says = f"{number(facts.preemptions)} preemptions"
-    per_request = facts.preemptions / facts.finished if facts.finished else None
+    per_request = facts.preemptions_per_request
     if per_request is not None:
         numbers["per_request"] = per_request
         says += f", {number(per_request)} per finished request"
     share, cost = _recomputed(case, numbers)
     says += cost + _silence(facts, numbers) + _lost_rate(case, per_request, numbers)
     costly = (share or 0.0) >= COSTLY_SHARE or (per_request or 0.0) >= MANY_PER_REQUEST
-    changes = admission_changes(case)
+    size = f"at most {percent(share)} of the computed tokens" if share else ""
+    changes = admission_changes(case, size)
     if facts.gate is not None:
-        changes = (
-            Change("plan again from recent traffic", "the gate admits too much: outputs are longer than planned"),
-        )
+        why = "the gate admits too much: outputs are longer than planned"
+        changes = (Change("plan again from recent traffic", why, Group.GATE),)
     return Finding("preemptions", Severity.ACT if costly else Severity.WATCH, says, share or 0.0, numbers, changes)
 
 

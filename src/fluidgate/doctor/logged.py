@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fluidgate.doctor.facts import Facts
 from fluidgate.vllm_metrics.log import ServerLog, read_log
 from fluidgate.words import number
 
 NO_PREEMPTIONS = (
-    "Cannot tell preemptions: vLLM 0.32 forgets their number before it logs it. Scrape /metrics instead: "
+    "Cannot tell preemptions: vLLM forgets their number before it logs it. Scrape /metrics instead: "
     "`fluidgate doctor http://HOST:8000`."
 )
-FIRST_ENGINE = (
-    "The log is of vLLM's first engine (V0): fluidgate's scheduler and the flags given here need vLLM 0.24 or later."
-)
+FIRST_ENGINE = "The log is of vLLM's first engine (V0)."
+FIRST_ENGINES_LAST = (0, 10)
 NO_LENGTHS = (
     "Cannot tell the lengths of requests, nor the stability boundary: a log has neither. Scrape /metrics instead."
 )
@@ -35,7 +36,7 @@ def facts_of_log(text: str, where: str) -> Facts:
     """
     log = read_log(text, where)
     over = f" over {number(log.window_s)} s" if log.window_s else ""
-    return Facts(
+    facts = Facts(
         source=f"{where}, {len(log.moments)} lines of statistics{over}",
         moments=log.moments,
         stands_still=log.stands_still,
@@ -44,5 +45,10 @@ def facts_of_log(text: str, where: str) -> Facts:
         kv_tokens=log.kv_tokens,
         max_num_seqs=log.max_num_seqs,
         max_num_batched_tokens=log.max_num_batched_tokens,
+        model=log.model,
+        server=where,
         notes=(*_of_the_lines(log), *(() if log.preemptions is not None else (NO_PREEMPTIONS,)), NO_LENGTHS),
     )
+    if log.version is None and log.first_engine:
+        return replace(facts, release=FIRST_ENGINES_LAST)
+    return facts.of_version(log.version)

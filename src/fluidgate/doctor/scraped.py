@@ -10,8 +10,9 @@ from fluidgate.doctor.facts import Facts, GateFacts
 from fluidgate.errors import InputError
 from fluidgate.vllm_metrics.histogram import Histogram, went_backwards
 from fluidgate.vllm_metrics.kv_size import kv_size
-from fluidgate.vllm_metrics.scrape import CONFIG, FINISHED, PREEMPTIONS, RUNNING, Scrape
-from fluidgate.words import number
+from fluidgate.vllm_metrics.moment import Moment
+from fluidgate.vllm_metrics.names import CONFIG, DRAFTS, FINISHED, PREEMPTIONS, RUNNING
+from fluidgate.vllm_metrics.scrape import Scrape
 
 LENGTHS = ("request_prompt_tokens", "request_generation_tokens")
 HISTOGRAMS = (
@@ -22,63 +23,71 @@ HISTOGRAMS = (
     "request_queue_time_seconds",
     "request_prefill_time_seconds",
 )
-DRAFTS = "vllm:spec_decode_num_drafts_total"
 SPECULATION = (
     "The server decodes speculatively: a step gives a request several tokens. The rate that the KV memory allows "
     "counts them; the stability boundary does not. fluidgate's scheduler does not run there."
 )
 PROMPT_TOKENS = ("vllm:prompt_tokens_total", "vllm:prompt_tokens_by_source_total")
 FIRST_TOKENS = "vllm:time_to_first_token_seconds_count"
-ABANDONED = (
-    "About {} requests began and did not finish: their clients gave up. They count as arrivals; those that gave up "
-    "while they waited are in no metric, and come on top of these."
-)
+NO_PREEMPTIONS = "Cannot tell preemptions: this release of vLLM does not count them."
+FAILURES = ("error", "abort")
 FEW, MANY_ABANDONED = 5.0, 0.05
 """Fewer, or a smaller share of those that finished, may be a matter of when a counter was read."""
+
+STILL_S = 5.0
+"""An engine that has computed nothing for so long, with requests that run, stands still."""
 
 MIN_REQUESTS = 30
 """With fewer finished between two scrapes the law of lengths is taken from the whole run."""
 
 
 def facts_of(
-    scrape: Scrape, earlier: Scrape | None = None, apart_s: float | None = None, between: Sequence[Scrape] = ()
+    scrape: Scrape, earlier: Scrape | None = None, apart_s: float | None = None, between: Sequence[Moment] = ()
 ) -> Facts:
     """What a scrape says since the server's start, or two scrapes about the time between them.
 
     Args:
         earlier: a scrape of the same run, taken before.
         apart_s: seconds between the two; None if unknown, so that nothing can be said per second.
-        between: scrapes in between, of which only the moments count.
+        between: what ran and waited at looks in between.
 
     Raises:
         InputError: a counter fell between the scrapes, or they are of different servers.
     """
     later = _Window(scrape, earlier)
     histograms = later.histograms()
-    scrapes = (*((earlier,) if earlier else ()), *between, scrape)
     prompt_tokens = later.added("vllm:prompt_tokens_by_source_total", source="local_compute")
     if "vllm:prompt_tokens_by_source_total" not in scrape:
         prompt_tokens = later.added("vllm:prompt_tokens_total")
     finished = later.added(FINISHED)
     grown = scrape.in_system() - (earlier.in_system() if earlier else 0.0)
     abandoned = later.abandoned(finished, histograms.get("request_prompt_tokens"))
-    if abandoned:
-        later.notes += (ABANDONED.format(number(abandoned)),)
+    if PREEMPTIONS not in scrape:
+        later.notes += (NO_PREEMPTIONS,)
+    moments = (*(earlier.moments() if earlier else ()), *between, *scrape.moments())
+    computed = prompt_tokens + later.added("vllm:generation_tokens_total")
+    still = (apart_s or 0.0) >= STILL_S and not computed and not finished
     facts = Facts(
         source=_source(scrape, earlier, apart_s),
-        moments=tuple(moment for page in scrapes for moment in page.moments()),
+        moments=moments,
+        stands_still=still and all(moment.running for moment in moments),
         window_s=apart_s if earlier else scrape.age_s(),
         arrivals=max(0.0, finished + grown) + abandoned,
         finished=finished,
-        preemptions=later.added(PREEMPTIONS),
-        computed_tokens=prompt_tokens + later.added("vllm:generation_tokens_total"),
+        preemptions=later.added(PREEMPTIONS) if PREEMPTIONS in scrape else None,
+        computed_tokens=computed,
         histograms=histograms,
         prefix_queries=later.added("vllm:prefix_cache_queries_total"),
         prefix_hits=later.added("vllm:prefix_cache_hits_total"),
+        model=next(iter(scrape.models - {""}), None),
+        release=scrape.newest_release,
+        failed={reason: later.added(FINISHED, finished_reason=reason) for reason in FAILURES},
+        abandoned=abandoned,
+        server=scrape.where,
         gate=_gate(scrape, later),
         notes=later.notes,
     )
-    if DRAFTS in scrape:
+    if any(name in scrape for name in DRAFTS):
         facts = _with_speculation(facts)
     return _with_settings(_with_unfinished(facts, scrape), scrape)
 

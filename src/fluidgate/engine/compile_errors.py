@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numba
 
 from fluidgate.policies.protocol import Event, Request, View
+from fluidgate.words import nearest
 
 LONGEST_REASON = 400
 
@@ -28,6 +28,7 @@ _FORMS = {
     "rank": _Form("params, request", "a number"),
     "admit": _Form("params, memory, view, out_quota", _TIME),
     "advance": _Form("params, memory, view, out_mask", _TIME),
+    "shed": _Form("params, memory, view, out_rows", _TIME),
     "observe": _Form("params, memory, event", "nothing"),
 }
 _TUPLES: dict[str, tuple[str, ...]] = {kind.__name__: kind._fields for kind in (View, Request, Event)}
@@ -97,7 +98,7 @@ def _hint(reason: str, decision: str) -> str:
         return f"define {found[1]}, or import it"
     if found := re.match(r"Unknown attribute '(\w+)' of type (\w+)(?:\((.*)\))?$", reason):
         known = found[3].split(", ") if found[2] == "params" else _TUPLES.get(found[2], ())
-        close = difflib.get_close_matches(found[1], known, n=1)
         if known:
-            return f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}"
+            near = nearest(found[1], known)
+            return f"did you mean {near}?" if near else f"it has {', '.join(known)}"
     return "use numbers, arrays and loops only, or run it with compile=False"

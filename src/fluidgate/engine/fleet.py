@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import numpy as np
 
-from fluidgate.arrays import NONE, FloatArray, IntArray
-from fluidgate.engine.compiled import Program, load_program, new_params
+from fluidgate.arrays import NONE, IntArray
 from fluidgate.engine.config import EngineConfig
-from fluidgate.engine.kv_cache import Cache
-from fluidgate.engine.records import FleetRecords, RunRecords
-from fluidgate.engine.replicas import replica_cache, replica_state, rows_of, stacked, summed
-from fluidgate.engine.routing import Fleet, turns_of
-from fluidgate.engine.run import Progress, records_of, refuse_class, reporter, run_to_end
-from fluidgate.engine.state import FINISHED_REQUESTS, State, new_log, new_state
+from fluidgate.engine.engines import Engines
+from fluidgate.engine.records import FleetRecords
+from fluidgate.engine.routing import Fleet, Turns, turns_of
+from fluidgate.engine.run import Progress, refuse_class
 from fluidgate.hardware import Hardware
-from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy
 from fluidgate.workload import Workload
 
@@ -45,65 +38,44 @@ def run_fleet(
     Raises:
         InputError, Stalled: as `run` does.
     """
-    config = replace((config or EngineConfig()).on(hardware), **policy.engine_settings)
-    workload = workload.within(config.max_model_len)
-    longest = int((workload.prompt_tokens + workload.output_tokens).max())
-    config = replace(config, max_num_batched_tokens=config.token_budget(longest))  # the same in every replica
-    state, cache = new_state(workload, hardware, config, policy, replicas=fleet.replicas)
-    states, caches = stacked(state, cache, fleet.replicas)
-    memories = np.stack([policy.new_memory() for _ in range(fleet.replicas)])
-    program = load_program(policy, compile=compile)
-    report = reporter(progress, len(workload))
-    replica = _route(program, policy, fleet, states, caches, memories, report)
-    stalled = [_drain(program, policy, k, states, caches, memories, report) for k in range(fleet.replicas)]
-    runs: list[RunRecords | None] = [None] * fleet.replicas
-    for k in np.unique(replica):
-        rows = np.flatnonzero(replica == k)
-        part = workload.reordered(rows, workload.arrival_s[rows])
-        part_state = rows_of(_replica_state(states, k), rows)
-        runs[k] = records_of(part, hardware, config, policy, part_state, steps=None, stalled=stalled[k])
-    whole = records_of(workload, hardware, config, policy, summed(states), steps=None, stalled=any(stalled))
-    return FleetRecords(**vars(whole), router=fleet.router, replica=replica, runs=tuple(runs))
+    engines = Engines(workload, hardware, policy, config, fleet.replicas, compile=compile, progress=progress)
+    turns = turns_of(fleet, engines.workload)
+    if engines.workload.is_closed:
+        return engines.records(fleet.router, *_route_closed(engines, turns))
+    n = len(engines.workload)
+    replica = np.full(n, NONE, np.int64)
+    send(engines, turns, replica, 0, n)
+    return engines.records(fleet.router, np.arange(n), replica)
 
 
-_replica_state, _replica_cache = interpreted(replica_state), interpreted(replica_cache)
+def send(engines: Engines, turns: Turns, replica: IntArray, start: int, stop: int) -> None:
+    """Send rows `start` to `stop` of an open loop, and write the replica of each. They run only as far as it asks."""
+    route = engines.program.route()
+    for first in range(start, stop, REQUESTS_PER_CALL):
+        to = replica[first : min(first + REQUESTS_PER_CALL, stop)]
+        shared = engines.states, engines.caches, engines.log, *engines.policy_arguments, engines.memories
+        if not route(*shared, turns, first, to):
+            refuse_class(engines.states, engines.policy)
+        engines.report()
 
 
-def _route(
-    program: Program,
-    policy: Policy,
-    fleet: Fleet,
-    states: State,
-    caches: Cache,
-    memories: FloatArray,
-    report: Callable[[int], None],
-) -> IntArray:
-    """Send every request to a replica: which one, shape (n,). The replicas run only as far as the router asks."""
-    n, route = len(states.arrival_s), program.route()
-    replica, last_sent = np.full(n, NONE, np.int64), np.full(fleet.replicas, NONE, np.int64)
-    policy_arguments = (*program.decisions, program.hooks, new_params(policy), memories)
-    turns, log = turns_of(fleet, n), new_log(1, 1)
-    for start in range(0, n, REQUESTS_PER_CALL):
-        to = replica[start : start + REQUESTS_PER_CALL]
-        if not route(states, caches, log, *policy_arguments, turns, start, last_sent, to):
-            refuse_class(states, policy)
-        report(int(states.counter[:, FINISHED_REQUESTS].sum()))
-    return replica
+def _route_closed(engines: Engines, turns: Turns) -> tuple[IntArray, IntArray]:
+    """Rows in order of sending and the replica of each, where replies decide what is sent when.
 
-
-def _drain(
-    program: Program,
-    policy: Policy,
-    k: int,
-    states: State,
-    caches: Cache,
-    memories: FloatArray,
-    report: Callable[[int], None],
-) -> bool:
-    """Run replica `k` to its end, now that no more requests are sent there; whether it stalled."""
-    state, cache = _replica_state(states, k), _replica_cache(caches, k)
-
-    def report_all(_: int) -> None:
-        report(int(states.counter[:, FINISHED_REQUESTS].sum()))
-
-    return run_to_end(program, policy, state, cache, new_log(1, 1), memories[k], report_all)[1]
+    Those that are never sent are missing.
+    """
+    n, route = len(engines.workload), engines.program.route_closed()
+    order, replica = np.full(n, NONE, np.int64), np.full(n, NONE, np.int64)
+    ready = np.full(len(engines), np.inf)
+    shared = engines.states, engines.caches, engines.log, *engines.policy_arguments, engines.memories
+    sent = 0
+    while sent < n:
+        room = slice(sent, sent + REQUESTS_PER_CALL)
+        new = route(*shared, turns, sent, ready, order[room], replica[room])
+        if new < 0:
+            refuse_class(engines.states, engines.policy)
+        engines.report()
+        sent += new
+        if new < len(order[room]) and sent < n:
+            break
+    return order[:sent], replica[:sent]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidgate.arrays import IntArray
-from fluidgate.kernel import kernel
+from fluidgate.kernel import inlined_kernel, kernel
 
 ABSENT = -1
 """`prev_same` of a block that no lookup can find."""
@@ -49,6 +49,11 @@ def new_cache(num_gpu_blocks: int, slots: int, blocks_per_slot: int) -> Cache:
         table=np.empty((slots, blocks_per_slot), np.int32),
         free=np.array([num_gpu_blocks - 1], np.int64),
     )
+
+
+def new_counted_cache(total_blocks: int) -> Cache:
+    """A cache whose blocks are only counted (`counted_blocks`)."""
+    return new_cache(1, 0, 0)._replace(free=np.array([total_blocks], np.int64))
 
 
 def cache_bytes(num_gpu_blocks: int) -> int:
@@ -123,6 +128,17 @@ def take_hit(cache, slot, i, block):
     cache.table[slot, i] = block
 
 
+@inlined_kernel
+def put_free(cache, block, before):
+    """Insert a block into the free list behind another; behind block 0 it is the next to be handed out."""
+    after = cache.next_free[before]
+    cache.next_free[before] = block
+    cache.prev_free[block] = before
+    cache.next_free[block] = after
+    cache.prev_free[after] = block
+    cache.free[0] += 1
+
+
 @kernel
 def release(cache, slot, count, full):
     """Give back a resident's `count` blocks, tail first (BlockPool.free_blocks).
@@ -135,12 +151,6 @@ def release(cache, slot, count, full):
         block = cache.table[slot, i]
         cache.references[block] -= 1
         if cache.references[block] == 0:
-            before = cache.prev_free[0] if i < full else front
-            after = cache.next_free[before]
-            cache.next_free[before] = block
-            cache.prev_free[block] = before
-            cache.next_free[block] = after
-            cache.prev_free[after] = block
-            cache.free[0] += 1
+            put_free(cache, block, cache.prev_free[0] if i < full else front)
             if i >= full:
                 front = block

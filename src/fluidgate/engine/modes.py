@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Mode = Literal["vllm", "sarathi", "prefill-first"]
 
@@ -40,3 +40,20 @@ MODES: dict[str, BatchFormation] = {
     # vLLM V0: whole prompts, and no decode beside a prefill
     "prefill-first": BatchFormation(PREFILL_FIRST, None, watermark=0.01, chunks_prompts=False),
 }
+
+_VIDUR: dict[str, Any] = {
+    "max_num_seqs": 128,
+    "watermark": 0.01,
+    "enable_prefix_caching": False,
+    "decodes_need_spare_block": True,
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    # microsoft/vidur 7d47513: SarathiReplicaScheduler and VLLMReplicaScheduler
+    "vidur": {
+        "sarathi": _VIDUR | {"max_num_batched_tokens": 512},
+        "prefill-first": _VIDUR | {"max_num_batched_tokens": 4096, "pad_prompt_batches": True},
+    },
+    # prefill elsewhere: the decode instance of disaggregated serving
+    "decode-server": {mode: {"prompts_arrive_computed": True} for mode in MODES},
+}
+"""Schedulers of other simulators and kinds of servers: by name and mode, what they set in `EngineConfig`."""

@@ -12,6 +12,7 @@ from numba.core.imputils import impl_ret_borrowed
 from numba.core.registry import CPUDispatcher
 from numba.extending import intrinsic, models, overload_attribute, register_model
 
+from fluidgate.kernel import Kernel
 from fluidgate.policies.params import Place, Places
 
 
@@ -19,6 +20,8 @@ from fluidgate.policies.params import Place, Places
 def compiled_by_name(function: Callable[..., Any], signature: Any, places: Places) -> CPUDispatcher:
     """`function` compiled so that its first argument has named parts, behind the signature without names."""
     named = _type_of(places)
+    if isinstance(function, Kernel):
+        function = function.dispatcher
     lean = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
     callee = function if isinstance(function, CPUDispatcher) else lean(function)
     callee.compile(signature.return_type(named, *signature.args[1:]))

@@ -48,6 +48,8 @@ class RunRecords:
 
     Attributes:
         workload, hardware, config, policy: what ran (`policy` is its name).
+        arrival_s: when the request was sent: as the workload says in an open loop, decided by what left before it in a
+            closed loop and in sessions, where it need not rise; NaN if it never was.
         first_scheduled_s: when the request first entered the batch; NaN if never.
         first_token_s, last_token_s: when its first and its latest token came; NaN if none did.
         finished: whether all its tokens came.
@@ -56,7 +58,12 @@ class RunRecords:
         held_s: time in which the policy, and nothing else, kept it out, seconds.
         preemptions: how often it lost its KV.
         recomputed_tokens: tokens computed again after that.
-        cached_tokens: prompt tokens found in the prefix cache when it first entered.
+        cached_tokens: prompt tokens found in the prefix cache when it first entered, or that arrived computed.
+        left_s: when the engine dropped it, because its client had given up or the policy had; NaN if it did not. A
+            client left at its deadline, which may lie within the iteration that ended then.
+        shed: whether it was the policy that gave it up.
+        spent_s, spent_tokens: its share of the busy time, seconds (`engine.patience.book_shares`), and the tokens
+            computed for it; None where nobody gives up.
         end_s, busy_s: when the run ended, and time spent in iterations, seconds.
         iterations, computed_tokens: totals of the run.
         empty_iterations: iterations that only evicted: nothing was scheduled, and no time passed.
@@ -73,6 +80,7 @@ class RunRecords:
     hardware: Hardware
     config: EngineConfig
     policy: str
+    arrival_s: FloatArray
     first_scheduled_s: FloatArray
     first_token_s: FloatArray
     last_token_s: FloatArray
@@ -83,6 +91,10 @@ class RunRecords:
     preemptions: IntArray
     recomputed_tokens: IntArray
     cached_tokens: IntArray
+    left_s: FloatArray
+    shed: BoolArray
+    spent_s: FloatArray | None
+    spent_tokens: IntArray | None
     end_s: float
     busy_s: float
     iterations: int
@@ -101,9 +113,32 @@ class RunRecords:
         return len(self.finished)
 
     @property
-    def arrival_s(self) -> FloatArray:
-        """Arrival times, seconds."""
-        return self.workload.arrival_s
+    def dropped(self) -> BoolArray:
+        """Whether its client gave up, or the policy gave it up, shape (n,)."""
+        return ~np.isnan(self.left_s)
+
+    @property
+    def aborted(self) -> BoolArray:
+        """Whether its client gave up, shape (n,)."""
+        return self.dropped & ~self.shed
+
+    @property
+    def no_first_token(self) -> BoolArray:
+        """Whether its client gave up because the first token took too long, shape (n,)."""
+        load = self.workload
+        if not load.gives_up:
+            return self.aborted
+        return self.aborted & np.isnan(self.first_token_s) & (load.ttft_timeout_s < load.timeout_s)
+
+    @property
+    def gave_up_s(self) -> FloatArray:
+        """When its client left, shape (n,), seconds; NaN if it did not."""
+        load = self.workload
+        if not load.gives_up:
+            return np.full(len(load), np.nan)
+        timeout_s = np.where(self.no_first_token, load.ttft_timeout_s, load.timeout_s)
+        in_engine_s = np.maximum(timeout_s - self.hardware.overhead_s, 0.0)
+        return np.where(self.aborted, self.arrival_s + in_engine_s, np.nan)
 
     @property
     def total_blocks(self) -> int:
@@ -125,7 +160,7 @@ class FleetRecords(RunRecords):
 
     Attributes:
         router: how requests were routed.
-        replica: which replica served each request, shape (n,), from 0.
+        replica: which replica served each request, shape (n,), from 0; −1 for one that was never sent.
         runs: the records of each replica alone, None where it was sent nothing.
     """
 
@@ -142,7 +177,8 @@ class FleetRecords(RunRecords):
     def tokens_by_replica(self) -> IntArray:
         """Prompt and output tokens of the requests that each replica was sent, shape (replicas,)."""
         tokens = self.workload.prompt_tokens + self.workload.output_tokens
-        return np.bincount(self.replica, tokens, minlength=self.replicas).astype(np.int64)
+        sent = self.replica >= 0
+        return np.bincount(self.replica[sent], tokens[sent], minlength=self.replicas).astype(np.int64)
 
     @property
     def imbalance(self) -> float:

@@ -11,18 +11,20 @@ import numpy as np
 
 from fluidgate.arrays import IntArray
 from fluidgate.engine.kv_cache import Cache
-from fluidgate.engine.state import NEXT_ARRIVAL, NOW, PEAK_BLOCKS, State
+from fluidgate.engine.layout import RUN, State, records
+from fluidgate.engine.source import KIND, OPEN, SHARED
 from fluidgate.kernel import inlined_kernel
 
 OWN = (
-    *("head", "tail", "waiting", "hold_clock"),
-    *("running", "free_slots", "batch_rows", "batch_tokens", "victims", "quota", "mask", "hits"),
-    *("counter", "clock", "gap_histogram", "gap_scratch"),
+    *("run", "queues", "head", "waiting", "quota"),
+    *("seats", "free_slots", "running", "mask", "ending", "residues", "peaks", "retired"),
+    *("flights", "batch", "victims", "hits", "group_table", "fresh_keys"),
+    *("gap_histogram", "gap_scratch"),
 )
 """Fields of a `State` that every replica has for itself."""
 
 COLUMNS = (
-    *("output_tokens", "generated", "preemptions", "recomputed_tokens", "cached_tokens"),
+    *("arrival_s", "output_tokens", "generated", "preemptions", "recomputed_tokens", "cached_tokens"),
     *("first_scheduled_s", "first_token_s", "last_token_s", "longest_gap_s", "held_s"),
 )
 """Fields of a `State` that records are made of, by row."""
@@ -31,23 +33,30 @@ COLUMNS = (
 def stacked(state: State, cache: Cache, replicas: int) -> tuple[State, Cache]:
     """`replicas` copies of an engine at time 0 that share the rows of `state`; none was sent a request yet."""
     n = len(state.arrival_s)
-    state.counter[NEXT_ARRIVAL] = n
-    state.following[:] = n
-    copies = {name: np.stack([getattr(state, name)] * replicas) for name in OWN}
+    state.rows.following = n
+    if state.source.number[KIND] != OPEN:
+        state.source.number[KIND] = SHARED
+    copies: dict[str, Any] = {name: np.stack([getattr(state, name)] * replicas) for name in OWN}
+    tables: dict[str, Any] = {name: part.view(np.recarray) for name, part in copies.items() if part.dtype.names}
+    tables["run"].next_arrival = n
+    tables["run"].ring += np.arange(replicas)[:, None]
     blocks: Any = (np.stack([part] * replicas) for part in cache)
-    return state._replace(**copies), Cache(*blocks)
+    return state._replace(**(copies | tables)), Cache(*blocks)
 
 
 def rows_of(state: State, rows: IntArray) -> State:
     """The engine `state` with the columns of some rows only: what its records are made of."""
-    return state._replace(**{name: getattr(state, name)[rows] for name in COLUMNS})
+    columns = COLUMNS if len(state.watched) == 0 else (*COLUMNS, "watched")
+    return state._replace(**{name: getattr(state, name)[rows] for name in columns})
 
 
 def summed(states: State) -> State:
     """All replicas of a stack as one engine: totals added up, the latest clock, the highest peak of blocks."""
-    counter, clock = states.counter.sum(axis=0), states.clock.sum(axis=0)
-    counter[PEAK_BLOCKS], clock[NOW] = states.counter[:, PEAK_BLOCKS].max(), states.clock[:, NOW].max()
-    return states._replace(counter=counter, clock=clock, gap_histogram=states.gap_histogram.sum(axis=0))
+    total = records(RUN, 1)
+    for name in RUN.names or ():
+        total[name] = states.run[name].sum()
+    total.peak_blocks, total.now_s = states.run.peak_blocks.max(), states.run.now_s.max()
+    return states._replace(run=total, gap_histogram=states.gap_histogram.sum(axis=0))
 
 
 @inlined_kernel
@@ -71,38 +80,43 @@ def replica_cache(caches, k):
 def replica_state(states, k):
     """The state of one replica of a stack, as views. In the order of `State`: compiled code knows no names."""
     return State(
+        states.run[k],
+        states.setting,
+        states.rows,
+        states.watched,
         states.arrival_s,
         states.prompt_tokens,
         states.output_tokens,
         states.shown_output,
+        states.shown_timeout_s,
+        states.shown_ttft_timeout_s,
         states.class_id,
         states.prefix_ids,
         states.prefix_offsets,
-        states.following,
-        states.group,
         states.generated,
         states.computed,
-        states.blocks,
-        states.slot,
-        states.residency_start,
-        states.high_water,
         states.next_waiting,
-        states.prev_waiting,
-        states.rank,
-        states.sequence,
+        states.queues[k],
         states.head[k],
-        states.tail[k],
         states.waiting[k],
-        states.hold_clock[k],
-        states.hold_mark,
-        states.running[k],
-        states.free_slots[k],
-        states.batch_rows[k],
-        states.batch_tokens[k],
-        states.victims[k],
         states.quota[k],
+        states.shed_rows,
+        states.seats[k],
+        states.free_slots[k],
+        states.running[k],
         states.mask[k],
+        states.ending[k],
+        states.residues[k],
+        states.peaks[k],
+        states.retired[k],
+        states.flights[k],
+        states.batch[k],
+        states.victims[k],
         states.hits[k],
+        states.kv_group,
+        states.group_table[k],
+        states.junction,
+        states.fresh_keys[k],
         states.first_scheduled_s,
         states.first_token_s,
         states.last_token_s,
@@ -111,14 +125,11 @@ def replica_state(states, k):
         states.preemptions,
         states.recomputed_tokens,
         states.cached_tokens,
-        states.counter[k],
-        states.clock[k],
-        states.setting,
-        states.step_time,
         states.decode_s,
         states.decode_attention_s,
         states.shared_s,
         states.prefill_attention_s,
         states.gap_histogram[k],
         states.gap_scratch[k],
+        states.source,
     )

@@ -9,13 +9,15 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from fluidgate.arrays import FloatArray, IntArray
-from fluidgate.engine import loop
-from fluidgate.engine import state as layout
+from fluidgate.engine import layout, loop
 from fluidgate.engine.compiled import Program, load_program, new_params
 from fluidgate.engine.config import EngineConfig
+from fluidgate.engine.decode_group import dissolve_group
 from fluidgate.engine.kv_cache import Cache
+from fluidgate.engine.layout import Log, State
 from fluidgate.engine.records import RunRecords, StepRecords
-from fluidgate.engine.state import Log, State, new_log, new_state
+from fluidgate.engine.refusals import refuse_coarse_clock
+from fluidgate.engine.state import new_log, new_state
 from fluidgate.engine.step import end_residency
 from fluidgate.errors import InputError, Stalled
 from fluidgate.hardware import Hardware
@@ -72,13 +74,16 @@ def run_program(
     record: Record,
     progress: Progress | None,
     iterations_per_call: int = ITERATIONS_PER_CALL,
+    walked: bool = False,
 ) -> RunRecords:
     """`run` with a step loop that is loaded already, the settings in force, and only requests that are taken."""
     config = replace(config, **policy.engine_settings)
-    state, cache = new_state(workload, hardware, config, policy, log_level=_LOG_LEVEL[record])
-    log = new_log(1, 1) if record == "requests" else new_log(4096, 4096 + 64 * len(state.running))
+    state, cache = new_state(workload, hardware, config, policy, log_level=_LOG_LEVEL[record], walked=walked)
+    log = new_log(1, 1) if record == "requests" else new_log(4096, 4096 + 64 * len(state.free_slots))
     report = reporter(progress, len(workload))
-    log, stalled = run_to_end(program, policy, state, cache, log, policy.new_memory(), report, iterations_per_call)
+    live = program.live(state)
+    log, stalled = run_to_end(program, policy, live, cache, log, policy.new_memory(), report, iterations_per_call)
+    program.settle(live, state)
     steps = None if record == "requests" else _step_records(state, log)
     return records_of(workload, hardware, config, policy, state, steps=steps, stalled=stalled)
 
@@ -107,7 +112,7 @@ def run_to_end(
     policy_arguments = (*program.decisions, program.hooks, new_params(policy), memory)
     while True:
         status = program.run_loop(state, cache, log, *policy_arguments, iterations_per_call, np.inf)
-        report(int(state.counter[layout.FINISHED_REQUESTS]))
+        report(int(state.run[0].finished_requests + state.run[0].aborted_requests))
         if status == loop.LOG_FULL:
             log = _grown(log)
         elif status != loop.MORE:
@@ -122,35 +127,36 @@ def run_to_end(
 
 def _grown(log: Log) -> Log:
     doubled: Any = (np.concatenate((part, np.zeros_like(part))) for part in log)
-    return Log(*doubled)
+    return Log(*(new.view(type(old)) for new, old in zip(doubled, log, strict=True)))
 
 
 def refuse_class(state: State, policy: Policy) -> NoReturn:
     """Say which request `classify` put into a class that does not exist."""
-    row = int(np.argmax((state.group < 0) | (state.group >= policy.num_classes)))
+    row = next(i for i, request in enumerate(state.rows) if not 0 <= request.group < policy.num_classes)
     raise InputError(
-        f"policy {policy.name}: classify puts request {row} into class {state.group[row]}, and its num_classes is "
+        f"policy {policy.name}: classify puts request {row} into class {state.rows[row].group}, and its num_classes is "
         f"{policy.num_classes}; return a class from 0 to {policy.num_classes - 1}"
     )
 
 
 def _end_stuck_run(state: State, cache: Cache, policy: Policy, *, futile: bool) -> None:
-    running, waiting = int(state.counter[layout.RUNNING]), int(state.counter[layout.WAITING])
+    running, waiting = int(state.run[0].running), int(state.run[0].waiting)
     if futile and not policy.may_idle:
         raise Stalled(
-            f"policy {policy.name} lets requests evict each other forever: at {state.clock[layout.NOW]:.3f} s "
-            f"{waiting} wait, {running} are resident, and {state.counter[layout.FUTILE]:,} preemptions have brought no "
+            f"policy {policy.name} lets requests evict each other forever: at {state.run[0].now_s:.3f} s "
+            f"{waiting} wait, {running} are resident, and {state.run[0].futile:,} preemptions have brought no "
             "new token. Let the first resident run in every iteration"
         )
     if not policy.may_idle:
         raise Stalled(
-            f"policy {policy.name} holds requests forever: at {state.clock[layout.NOW]:.3f} s {waiting} requests wait "
+            f"policy {policy.name} holds requests forever: at {state.run[0].now_s:.3f} s {waiting} requests wait "
             f"and {running} are resident, no more arrive, and it named no later time to ask again. Return a time from "
             "admit or advance, or admit something when no request is resident"
         )
+    interpreted(dissolve_group)(state)
     free = interpreted(end_residency)  # books what the left-over residents computed
     for row in state.running[:running]:
-        free(state, cache, row)
+        free(state, cache, row, False)
 
 
 def records_of(
@@ -164,14 +170,16 @@ def records_of(
     stalled: bool,
 ) -> RunRecords:
     """What an engine did, read off its final state."""
-    busy_s = float(state.clock[layout.BUSY])
-    layout.refuse_coarse_clock(float(state.clock[layout.NOW]), hardware, f"{workload.name} takes")
+    busy_s = float(state.run[0].busy_s)
+    refuse_coarse_clock(float(state.run[0].now_s), hardware, f"{workload.name} takes")
     counts, edges_s = _gaps(state)
+    watched = len(state.watched) > 0
     return RunRecords(
         workload=workload,
         hardware=hardware,
         config=config,
         policy=policy.name,
+        arrival_s=state.arrival_s,
         first_scheduled_s=state.first_scheduled_s,
         first_token_s=state.first_token_s,
         last_token_s=state.last_token_s,
@@ -182,15 +190,19 @@ def records_of(
         preemptions=state.preemptions,
         recomputed_tokens=state.recomputed_tokens,
         cached_tokens=state.cached_tokens,
-        end_s=float(state.clock[layout.NOW]),
+        left_s=state.watched.left_s.copy() if watched else np.broadcast_to(np.nan, len(workload)),
+        shed=state.watched.shed == 1 if watched else np.zeros(len(workload), bool),
+        spent_s=state.watched.spent_s.copy() if watched else None,
+        spent_tokens=state.watched.spent_tokens.copy() if watched else None,
+        end_s=float(state.run[0].now_s),
         busy_s=busy_s,
-        iterations=int(state.counter[layout.ITERATION]),
-        empty_iterations=int(state.counter[layout.EMPTY_ITERATIONS]),
-        computed_tokens=int(state.counter[layout.COMPUTED_TOKENS]),
-        peak_blocks=int(state.counter[layout.PEAK_BLOCKS]),
-        mean_blocks=float(state.clock[layout.BLOCK_SECONDS]) / busy_s if busy_s > 0 else 0.0,
-        nearly_full_s=float(state.clock[layout.NEARLY_FULL]),
-        gap_sum_s=float(state.clock[layout.GAP_SUM]),
+        iterations=int(state.run[0].iteration),
+        empty_iterations=int(state.run[0].empty_iterations),
+        computed_tokens=int(state.run[0].computed_tokens),
+        peak_blocks=int(state.run[0].peak_blocks),
+        mean_blocks=float(state.run[0].block_seconds) / busy_s if busy_s > 0 else 0.0,
+        nearly_full_s=float(state.run[0].nearly_full_s),
+        gap_sum_s=float(np.nansum(state.last_token_s - state.first_token_s)),
         gap_counts=counts,
         gap_edges_s=edges_s,
         stalled=stalled,
@@ -208,17 +220,12 @@ def _gaps(state: State) -> tuple[IntArray, FloatArray]:
 
 
 def _step_records(state: State, log: Log) -> StepRecords:
-    steps = int(state.counter[layout.LOG_STEPS])
-    number, time = log.number[:steps], log.time[:steps]
+    run = state.run[0]
+    steps = log.steps[: run.log_steps]
+    columns = ("start_s", "end_s", "scheduled", "tokens", "running", "waiting", "free_blocks", "preempted")
+    batch = log.batch[: run.log_rows]
     return StepRecords(
-        start_s=time[:, 0].copy(),
-        end_s=time[:, 1].copy(),
-        scheduled=number[:, layout.LOG_SCHEDULED].copy(),
-        tokens=number[:, layout.LOG_TOKENS].copy(),
-        running=number[:, layout.LOG_RUNNING].copy(),
-        waiting=number[:, layout.LOG_WAITING].copy(),
-        free_blocks=number[:, layout.LOG_FREE_BLOCKS].copy(),
-        preempted=number[:, layout.LOG_PREEMPTED].copy(),
-        batch=log.batch[: int(state.counter[layout.LOG_ROWS])].copy(),
-        victims=log.victims[: int(state.counter[layout.LOG_VICTIMS])].copy(),
+        **{name: steps[name].copy() for name in columns},
+        batch=np.column_stack((batch["row"], batch["tokens"])),
+        victims=log.victims[: run.log_victims].copy(),
     )

@@ -7,101 +7,122 @@ Source for mode `vllm`: vLLM 0.30 to 0.33, `v1/core/sched/scheduler.py` (Schedul
 
 from __future__ import annotations
 
-from fluidgate.engine.kv_cache import ABSENT, lookup, publish, release, take_hit, take_new
-from fluidgate.engine.queue import first_allowed, join, leave
-from fluidgate.engine.state import (
-    BLOCK_SIZE,
-    COMPUTED_TOKENS,
-    CUT_LONE_PREFILL,
-    FREE_SLOTS,
-    FUTILE,
-    KEY_STRIDE,
-    LONG_PREFILL,
-    NOW,
-    OFFLOAD,
-    PREEMPTIONS,
-    PREFIX_BLOCK_TOKENS,
-    PREFIX_CACHING,
-    RESERVE_FULL_PROMPT,
-    RESTART,
-    RUNNING,
-    SCHEDULED,
-    SEATS,
-    SHARED_KEYS,
-    TOKEN_BUDGET,
-    VICTIMS,
-    WAITING,
-    WATERMARK_BLOCKS,
+from fluidgate.arrays import NONE
+from fluidgate.engine.cadence import is_prefilling
+from fluidgate.engine.content import block_key, has_shared_prefix, named_tokens
+from fluidgate.engine.counted_blocks import give_blocks, take_blocks, take_kept_blocks
+from fluidgate.engine.decode_group import (
+    close_ranks,
+    dissolve_group,
+    is_member,
+    leave_group,
+    members_in_need,
+    needs_block,
 )
+from fluidgate.engine.group_layout import HELD
+from fluidgate.engine.kv_cache import ABSENT, lookup, publish, release, take_hit, take_new
+from fluidgate.engine.kv_groups import group_state, publish_groups, release_groups
+from fluidgate.engine.modes import PREFILL_FIRST, SARATHI, VLLM
+from fluidgate.engine.queue import first_allowed, join, leave
 from fluidgate.kernel import inlined_kernel, kernel
-
-
-@kernel
-def has_shared_prefix(state, row):
-    """Whether the trace names content that other requests may share."""
-    return state.setting[PREFIX_BLOCK_TOKENS] > 0 and state.prefix_offsets[row + 1] > state.prefix_offsets[row]
-
-
-@kernel
-def block_key(state, row, i):
-    """What the i-th block of a request holds: a key of shared content, or one of the request's own."""
-    size, unit = state.setting[BLOCK_SIZE], state.setting[PREFIX_BLOCK_TOKENS]
-    if unit > 0 and (i + 1) * size <= state.prompt_tokens[row]:
-        part = state.prefix_offsets[row] + (i * size) // unit
-        if part < state.prefix_offsets[row + 1]:
-            return state.prefix_ids[part] * (unit // size) + (i * size % unit) // size + 1
-    return state.setting[SHARED_KEYS] + row * state.setting[KEY_STRIDE] + i + 1
 
 
 @kernel
 def publish_full_blocks(state, cache, row, start, end, include_own):
     """Let lookups find blocks [start, end): shared content at once, a request's own once it is preempted."""
-    slot = state.slot[row]
+    slot = state.rows[row].slot
     for i in range(start, end):
         block = cache.table[slot, i]
         key = block_key(state, row, i)
-        if cache.prev_same[block] == ABSENT and (include_own or key <= state.setting[SHARED_KEYS]):
+        if cache.prev_same[block] == ABSENT and (include_own or key <= state.setting[0].shared_keys):
             publish(cache, block, key)
 
 
-@kernel
-def end_residency(state, cache, row):
-    """Free a resident's blocks and slot and book what it computed, again or for the first time."""
+@inlined_kernel
+def settle(state, cache, row):
+    """All of a resident's tokens but those in flight are known: let lookups find the blocks that they fill."""
+    before, known = state.rows[row].settled, state.computed[row] - state.rows[row].in_flight
+    state.rows[row].settled = known
+    size = state.setting[0].block_size
+    if state.setting[0].kv_groups > 0:
+        later = state.setting[0].prefix_caching and state.setting[0].depth > 1  # else they were as it took its blocks
+        if later and state.group_table[state.rows[row].slot, 0, HELD] > 0:  # it holds none where vLLM keeps them
+            publish_groups(group_state(state), cache, row, known)
+        return
+    listed = state.setting[0].prefix_caching
+    has_blocks = state.rows[row].blocks > 0  # none where vLLM keeps them
+    fills_named = listed and has_blocks and known // size > before // size and before < named_tokens(state, row)
+    if fills_named and has_shared_prefix(state, row):
+        publish_full_blocks(state, cache, row, before // size, known // size, False)
+
+
+@inlined_kernel
+def end_residency(state, cache, row, may_return):
+    """Free a resident's blocks and slot and book what it computed, again or for the first time.
+
+    `may_return`: it was evicted, and may find its own blocks again.
+    """
     computed = state.computed[row]
-    start = state.residency_start[row]
-    state.counter[COMPUTED_TOKENS] += computed - start
-    state.recomputed_tokens[row] += max(0, min(computed, state.high_water[row]) - start)
-    state.high_water[row] = max(computed, state.high_water[row])
-    full = computed // state.setting[BLOCK_SIZE] if state.setting[PREFIX_CACHING] else 0
-    release(cache, state.slot[row], state.blocks[row], full)
-    state.free_slots[state.counter[FREE_SLOTS]] = state.slot[row]
-    state.counter[FREE_SLOTS] += 1
-    state.slot[row] = -1
-    state.blocks[row] = 0
+    start = state.rows[row].residency_start
+    state.run[0].changes += 1
+    state.run[0].computed_tokens += computed - start
+    state.recomputed_tokens[row] += max(0, min(computed, state.rows[row].high_water) - start)
+    state.rows[row].high_water = max(computed, state.rows[row].high_water)
+    full = state.rows[row].settled // state.setting[0].block_size if state.setting[0].prefix_caching else 0
+    if state.setting[0].kv_groups > 0:
+        release_groups(group_state(state), cache, state.rows[row].slot)
+    elif state.setting[0].counted:
+        give_blocks(state.run[0], state.rows, cache.free, row, full, may_return)
+    else:
+        release(cache, state.rows[row].slot, state.rows[row].blocks, full)
+    state.free_slots[state.run[0].free_slots] = state.rows[row].slot
+    state.run[0].free_slots += 1
+    state.rows[row].slot = -1
+    state.rows[row].blocks = 0
 
 
-@kernel
+@inlined_kernel
 def evict(state, cache, row):
-    """Put a request that has left the running order back to the front of its queue, with nothing computed."""
-    end_residency(state, cache, row)
+    """Put a request that has left the running order back to the front of its queue, with nothing computed.
+
+    Where it starts again from nothing, the KV of its prompt arrives once more, if it did.
+    """
+    end_residency(state, cache, row, True)
     state.computed[row] = 0
-    if state.setting[RESTART]:
+    if state.setting[0].restart:
         state.generated[row] = 0
+        state.computed[row] = state.setting[0].prompts_arrive * (state.prompt_tokens[row] - 1)
     state.preemptions[row] += 1
-    state.counter[PREEMPTIONS] += 1
-    state.counter[FUTILE] += 1
-    state.victims[state.counter[VICTIMS]] = row
-    state.counter[VICTIMS] += 1
+    state.run[0].preemptions += 1
+    state.run[0].futile += 1
+    state.victims[state.run[0].victims] = row
+    state.run[0].victims += 1
     join(state, row, True)
+
+
+@inlined_kernel
+def last_resident(state):
+    """The resident admitted last; empty places behind it are dropped."""
+    while state.running[state.run[0].ordered - 1] == NONE:
+        state.run[0].ordered -= 1
+        state.run[0].first_walked -= 1
+        state.run[0].empty_places -= 1
+    return state.running[state.run[0].ordered - 1]
 
 
 @kernel
 def preempt_last(state, cache):
     """Evict the resident admitted last; returns its row."""
-    state.counter[RUNNING] -= 1
-    row = state.running[state.counter[RUNNING]]
-    if state.setting[PREFIX_CACHING]:
-        publish_full_blocks(state, cache, row, 0, state.computed[row] // state.setting[BLOCK_SIZE], True)
+    row = last_resident(state)
+    state.run[0].ordered -= 1
+    state.run[0].running -= 1
+    if state.run[0].first_walked > state.run[0].ordered:
+        state.run[0].first_walked = state.run[0].ordered
+        if is_member(state, row):
+            leave_group(state, row)
+    listed = state.setting[0].kv_groups == 0 and not state.setting[0].counted  # groups have published theirs already
+    if state.setting[0].prefix_caching and listed:
+        publish_full_blocks(state, cache, row, 0, state.rows[row].settled // state.setting[0].block_size, True)
     evict(state, cache, row)
     return row
 
@@ -109,30 +130,57 @@ def preempt_last(state, cache):
 @inlined_kernel
 def put_in_batch(state, row, tokens):
     """Schedule `tokens` of a request for this iteration."""
-    k = state.counter[SCHEDULED]
-    state.batch_rows[k] = row
-    state.batch_tokens[k] = tokens
-    state.counter[SCHEDULED] = k + 1
+    run = state.run[0]
+    entry = state.batch[run.launched % 2 * len(state.free_slots) + run.scheduled]
+    entry.row, entry.tokens = row, tokens
+    run.scheduled += 1
 
 
 @inlined_kernel
 def continue_resident(state, cache, row, tokens):
     """Give a resident the blocks for `tokens` more, preempting from the back; False if it was evicted itself."""
-    size = state.setting[BLOCK_SIZE]
+    size = state.setting[0].block_size
     computed = state.computed[row]
-    blocks = state.blocks[row]
-    if computed + tokens > blocks * size:  # most decodes stay within a block and skip the division
-        need = (computed + tokens + size - 1) // size - blocks
-        while need > cache.free[0]:
+    blocks = state.rows[row].blocks
+    spare = 1 if state.setting[0].spare_block and not is_prefilling(state, row) else 0
+    if computed + tokens > blocks * size or spare > cache.free[0]:  # most decodes stay within a block: no division
+        need = max((computed + tokens + size - 1) // size - blocks, 0)
+        while max(need, spare) > cache.free[0]:
             if preempt_last(state, cache) == row:
                 return False
-        take_new(cache, state.slot[row], blocks, need)
-        state.blocks[row] = blocks + need
-    in_prompt = computed < state.prompt_tokens[row]
-    if in_prompt and state.setting[PREFIX_CACHING] and has_shared_prefix(state, row):
-        publish_full_blocks(state, cache, row, computed // size, (computed + tokens) // size, False)
+        if state.setting[0].counted:
+            take_blocks(state.run[0], state.rows, cache.free, need)
+        else:
+            take_new(cache, state.rows[row].slot, blocks, need)
+        state.rows[row].blocks = blocks + need
+    named = computed < named_tokens(state, row)
+    if named and state.setting[0].prefix_caching and has_shared_prefix(state, row):
+        known = state.prompt_tokens[row] + state.generated[row] - state.rows[row].in_flight
+        publish_full_blocks(
+            state, cache, row, state.rows[row].settled // size, min(computed + tokens, known) // size, False
+        )
     put_in_batch(state, row, tokens)
     return True
+
+
+@inlined_kernel
+def schedule_group(state, cache):
+    """Schedule every member of the decode group, preempting from the back for their blocks; returns how many run.
+
+    Blocks go to members in running order, so whoever lacks one stands before whoever is evicted for it, or is the same.
+    """
+    need = members_in_need(state) if state.run[0].decodes > 0 else 0
+    while need > 0:
+        taken = min(need, cache.free[0])
+        take_blocks(state.run[0], state.rows, cache.free, taken)
+        need -= taken
+        if need > 0:
+            row = last_resident(state)
+            if state.run[0].first_walked == state.run[0].ordered and is_member(state, row) and needs_block(state, row):
+                need -= 1
+            preempt_last(state, cache)
+    state.run[0].ticked = state.run[0].decodes
+    return state.run[0].decodes
 
 
 @kernel
@@ -143,8 +191,8 @@ def find_hits(state, cache, row, tokens):
     """
     hits = 0
     held = 0
-    if state.setting[PREFIX_CACHING] and (state.preemptions[row] > 0 or has_shared_prefix(state, row)):
-        for i in range((tokens - 1) // state.setting[BLOCK_SIZE]):
+    if state.setting[0].prefix_caching and (state.preemptions[row] > 0 or has_shared_prefix(state, row)):
+        for i in range((tokens - 1) // state.setting[0].block_size):
             block = lookup(cache, block_key(state, row, i))
             if block == 0:
                 break
@@ -154,32 +202,38 @@ def find_hits(state, cache, row, tokens):
     return hits, held
 
 
-@kernel
+@inlined_kernel
 def offloaded_tokens(state, row):
     """Tokens that an evicted request finds again; as with cached ones, the last token is computed again."""
-    if state.setting[OFFLOAD] == 0 or state.preemptions[row] == 0:
+    if state.setting[0].offload == 0 or state.preemptions[row] == 0:
         return 0
-    return min(state.high_water[row], state.prompt_tokens[row] + state.generated[row] - 1)
+    return min(state.rows[row].high_water, state.prompt_tokens[row] + state.generated[row] - 1)
 
 
-@kernel
-def admit_one(state, cache, row, budget, threshold, whole_prompt):
+@inlined_kernel
+def admit_one(state, cache, row, budget, threshold):
     """Try to admit the request at the head of the queue; returns its tokens in this iteration, 0 if it must wait.
 
-    `whole_prompt`: its blocks are all taken now, and in mode prefill-first its tokens computed now.
+    In mode vllm it takes the blocks of its first chunk, in the others those of its whole prompt.
     """
-    size = state.setting[BLOCK_SIZE]
+    whole_prompt = state.setting[0].mode != VLLM
+    size = state.setting[0].block_size
     tokens = state.prompt_tokens[row] + state.generated[row]
     all_blocks = (tokens + size - 1) // size
-    available = cache.free[0] - (state.setting[WATERMARK_BLOCKS] if state.counter[RUNNING] > 0 else 0)
-    reserve = whole_prompt or state.setting[RESERVE_FULL_PROMPT] != 0
+    available = cache.free[0] - (state.setting[0].watermark_blocks if state.run[0].running > 0 else 0)
+    reserve = whole_prompt or state.setting[0].reserve_full_prompt != 0
     if reserve and all_blocks > available and not has_shared_prefix(state, row):
         return 0  # hits on the request's own old blocks free nothing: skip looking for them
-    hits, held = find_hits(state, cache, row, tokens)
+    if state.setting[0].counted:
+        hits, held = state.rows[row].kept_blocks, 0  # all of them: a token follows those that were computed
+    else:
+        hits, held = find_hits(state, cache, row, tokens)
     if reserve and all_blocks - held > available:
         return 0
-    cached = max(hits * size, offloaded_tokens(state, row))
+    cached = max(hits * size, offloaded_tokens(state, row), state.computed[row])  # the last: what arrives with it
     new = tokens - cached
+    if new > 1 and state.run[0].prefills_held:
+        return 0
     if 0 < threshold < new:
         new = threshold
     new = min(new, budget)
@@ -190,113 +244,98 @@ def admit_one(state, cache, row, budget, threshold, whole_prompt):
     return new
 
 
-@kernel
+@inlined_kernel
 def seat(state, row, cached):
     """Make a waiting request resident, with `cached` tokens of its content found in the cache."""
     leave(state, row)
-    state.quota[state.group[row]] -= 1
-    state.counter[FREE_SLOTS] -= 1
-    state.slot[row] = state.free_slots[state.counter[FREE_SLOTS]]
+    state.quota[state.rows[row].group] -= 1
+    state.run[0].free_slots -= 1
+    state.rows[row].slot = state.free_slots[state.run[0].free_slots]
+    state.seats[state.rows[row].slot].row = row
+    state.seats[state.rows[row].slot].heap_place = NONE
     state.computed[row] = cached
-    state.residency_start[row] = cached
+    state.rows[row].residency_start = cached
+    state.rows[row].settled = cached
     if state.preemptions[row] == 0:
         state.cached_tokens[row] = cached
-        state.first_scheduled_s[row] = state.clock[NOW]
-    state.running[state.counter[RUNNING]] = row
-    state.counter[RUNNING] += 1
+        state.first_scheduled_s[row] = state.run[0].now_s
+    if state.run[0].ordered == len(state.running):
+        close_ranks(state)
+    state.running[state.run[0].ordered] = row
+    state.run[0].ordered += 1
+    state.run[0].running += 1
 
 
-@kernel
+@inlined_kernel
 def seat_with_blocks(state, cache, row, hits, cached, blocks, new):
     """Seat a request on `hits` shared blocks and new ones up to `blocks`, `cached` tokens done, `new` scheduled."""
-    size = state.setting[BLOCK_SIZE]
+    size = state.setting[0].block_size
     seat(state, row, cached)
-    slot = state.slot[row]
-    for i in range(hits):
-        take_hit(cache, slot, i, state.hits[i])
-    take_new(cache, slot, hits, blocks - hits)
-    state.blocks[row] = blocks
-    if state.setting[PREFIX_CACHING] and has_shared_prefix(state, row):
+    if state.setting[0].counted:
+        take_kept_blocks(state.rows, cache.free, row)
+        take_blocks(state.run[0], state.rows, cache.free, blocks - hits)
+    else:
+        slot = state.rows[row].slot
+        for i in range(hits):
+            take_hit(cache, slot, i, state.hits[i])
+        take_new(cache, slot, hits, blocks - hits)
+    state.rows[row].blocks = blocks
+    if state.setting[0].prefix_caching and has_shared_prefix(state, row):
         publish_full_blocks(state, cache, row, hits, (cached + new) // size, False)
     put_in_batch(state, row, new)
 
 
-@kernel
-def admit_waiting(state, cache, budget, threshold, whole_prompt):
+@inlined_kernel
+def admit_waiting(state, cache, budget, threshold):
     """Admit in queueing order until budget, seats, quota or blocks run out; the first that does not fit ends it."""
-    while budget > 0 and state.counter[RUNNING] < state.setting[SEATS]:
+    run, setting = state.run[0], state.setting[0]
+    longest = 0  # with `pad_prompts`, of the prompts of this batch
+    while budget > 0 and run.running < setting.seats:
         row = first_allowed(state)
         if row < 0:
             break
-        new = admit_one(state, cache, row, budget, threshold, whole_prompt)
+        if setting.mode == PREFILL_FIRST:
+            tokens = state.prompt_tokens[row] + state.generated[row] - state.computed[row]
+            if setting.pad_prompts:
+                longest = max(longest, tokens)
+                if (run.scheduled + 1) * longest > setting.token_budget:
+                    break
+            elif tokens > budget:
+                break
+        new = admit_one(state, cache, row, budget, threshold)
         if new == 0:
             break
         budget -= new
 
 
 @inlined_kernel
-def schedule_vllm(state, cache):
-    """vLLM V1: residents in order under one token budget, then admissions unless a request was preempted."""
-    budget = state.setting[TOKEN_BUDGET]
-    threshold = state.setting[LONG_PREFILL]
-    if state.counter[RUNNING] + state.counter[WAITING] <= 1 and not state.setting[CUT_LONE_PREFILL]:
-        threshold = 0  # no other request to starve
-    i = 0
-    while i < state.counter[RUNNING] and budget > 0:
-        if state.mask[i] != 0:
-            row = state.running[i]
-            new = state.prompt_tokens[row] + state.generated[row] - state.computed[row]
-            if 0 < threshold < new:
-                new = threshold
-            new = min(new, budget)
-            if not continue_resident(state, cache, row, new):
-                break
-            budget -= new
-        i += 1
-    if state.counter[VICTIMS] == 0:
-        admit_waiting(state, cache, budget, threshold, False)
+def continue_residents(state, cache, threshold):
+    """Schedule residents in running order; returns what is left of the token budget.
 
-
-@kernel
-def schedule_sarathi(state, cache):
-    """Sarathi: every decode, then started prefills, then admissions, all under one chunk of tokens.
-
-    Decodes are not limited by the chunk; a prompt's blocks are all taken at admission. A last chunk of one token
-    runs with the decodes.
+    In mode vllm all run under the budget. In sarathi every decode runs, and a last chunk of one token with them; then
+    chunks of prompts share what is left. Mode prefill-first has computed all prompts before it decodes.
     """
-    budget = state.setting[TOKEN_BUDGET]
-    for prefills in range(2):
-        i = 0
-        while i < state.counter[RUNNING]:
+    run, mode = state.run[0], state.setting[0].mode
+    budget = state.setting[0].token_budget
+    short = state.setting[0].spare_block and run.decodes > 0 and members_in_need(state) >= cache.free[0]
+    if short or (mode == VLLM and run.decodes > budget):
+        dissolve_group(state)
+    budget -= schedule_group(state, cache)
+    for turn in range(2 if mode == SARATHI else 1):
+        i = run.first_walked
+        while i < run.ordered and (budget > 0 or mode != VLLM):
             row = state.running[i]
             new = state.prompt_tokens[row] + state.generated[row] - state.computed[row]
-            if state.mask[i] != 0 and (new > 1) == (prefills == 1):
-                if prefills == 1:
-                    new = min(new, budget)
-                if new > 0:
-                    if not continue_resident(state, cache, row, new):
-                        break
-                    budget -= new
+            runs = state.mask[i] != 0 and (mode != SARATHI or (new > 1) == (turn == 1))
+            runs = runs and state.generated[row] < state.output_tokens[row]  # else its last token is in flight
+            runs = runs and not (run.prefills_held and is_prefilling(state, row))
+            if mode == VLLM and 0 < threshold < new:
+                new = threshold
+            if mode == VLLM or turn == 1:
+                new = min(new, budget)
+            if runs and new > 0:
+                if not continue_resident(state, cache, row, new):
+                    break
+                budget -= new
             i += 1
-    if state.counter[VICTIMS] == 0:
-        admit_waiting(state, cache, budget, 0, True)
-
-
-@kernel
-def schedule_prefill_first(state, cache):
-    """vLLM V0: whole prompts first; an iteration decodes only when no prompt can start."""
-    budget = state.setting[TOKEN_BUDGET]
-    while state.counter[RUNNING] < state.setting[SEATS]:
-        row = first_allowed(state)
-        if row < 0 or state.prompt_tokens[row] + state.generated[row] > budget:
-            break
-        new = admit_one(state, cache, row, budget, 0, True)
-        if new == 0:
-            break
-        budget -= new
-    if state.counter[SCHEDULED] == 0:
-        i = 0
-        while i < state.counter[RUNNING]:
-            if state.mask[i] != 0 and not continue_resident(state, cache, state.running[i], 1):
-                break
-            i += 1
+    return budget

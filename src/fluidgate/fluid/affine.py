@@ -20,6 +20,9 @@ LEVELS = (0.8, 0.9, 1.0)
 MIN_PROMPTS, MIN_STEPS, DECODE_STEPS = 300, 20, 64
 """Drawn at each level; this many steps without prefill stand for all of those."""
 ENOUGH, MAX_ROUNDS = 1e-3, 30
+LEAST_FIXED = 0.01
+"""Share of the shortest step that a fit keeps as its fixed time, where prompts take all of it: without any there is no
+equilibrium."""
 
 Prompt = tuple[int, int]
 """Tokens in all, and those computed."""
@@ -59,6 +62,7 @@ def affine_step_time(
     size = np.linalg.norm(root[:, None] * regressors, axis=0)
     scale = np.where(size > 0, size, 1.0)
     fitted = nnls(root[:, None] * regressors / scale, np.concatenate(weighted) / root)[0] / scale
+    fitted[0] = max(fitted[0], LEAST_FIXED * grid.shortest_step_s)
     fitted *= weighted[-1].sum() / (levels[-1][:, 0] * (terms[-1] @ fitted)).sum()
     return StepTime(*np.append(fitted, grid.sequence_s).tolist())
 
@@ -74,9 +78,10 @@ def affine_at_load(mix: RequestMix, hardware: Hardware, limits: Limits, boundary
     x, step_time = largest_admissions(mix, limits), boundary
     for _ in range(MAX_ROUNDS):
         steady_state = equilibrium(mix, step_time)
-        if steady_state is None or steady_state.admissions_per_iteration >= x * (1.0 - ENOUGH):
+        least = mix.total_rate * hardware.grid.shortest_step_s
+        if steady_state is None or max(steady_state.admissions_per_iteration, least) >= x * (1.0 - ENOUGH):
             break
-        x = steady_state.admissions_per_iteration
+        x = max(steady_state.admissions_per_iteration, least)
         step_time = affine_step_time(mix, hardware, limits, x)
     return step_time
 
@@ -88,9 +93,10 @@ def _drawn_steps(mix: RequestMix, x: float, grid: StepGrid, budget: float, rng: 
     budget. Steps without prefill are many where prompts are rare: a few stand for all.
     """
     count = ceil(max(MIN_STEPS, MIN_PROMPTS / x))
-    decodes = x * (mix.mean(mix.iterations) - 1.0)
-    context = x * mix.mean(mix.kv_token_iterations - mix.prompt_tokens) / decodes if decodes > 0 else 0.0
-    arriving = np.sort(rng.integers(0, count, rng.poisson(count * x)))
+    prefills = 0.0 if mix.prompts_computed else 1.0  # iterations of a request that compute its prompt
+    decodes = x * (mix.mean(mix.iterations) - prefills)
+    context = x * mix.mean(mix.kv_token_iterations - prefills * mix.prompt_tokens) / decodes if decodes > 0 else 0.0
+    arriving = np.sort(rng.integers(0, count, rng.poisson(prefills * count * x)))
     prompts = rng.choice(mix.prompt_tokens, len(arriving), p=mix.rate / mix.total_rate)
     prefill = _prefill_steps(arriving.tolist(), prompts.tolist(), max(1, int(budget - decodes)))
     without = max(count - len(prefill), 0)

@@ -77,7 +77,7 @@ class Limits:
         return inf if self.max_num_seqs is None else float(self.max_num_seqs)
 
     def refuse_oversized(self, mix: RequestMix) -> None:
-        """Raise `InputError` for the first type whose KV can never fit, naming its lengths."""
+        """Raise `InputError` for the first lengths whose KV can never fit."""
         peak = mix.peak_kv_tokens
         law = self.law
         fits = peak <= self.kv_tokens if law.is_one_full_group else law.blocks(peak) * law.block_size <= self.kv_tokens
@@ -85,7 +85,7 @@ class Limits:
             return
         j = int(np.argmin(fits))
         raise InputError(
-            f"type {j} ({mix.prompt_tokens[j]:,} prompt and {mix.output_tokens[j]:,} output tokens) ends "
+            f"a request of {mix.prompt_tokens[j]:,} prompt and {mix.output_tokens[j]:,} output tokens ends "
             f"with {peak[j]:,} KV tokens and can never fit the {self.kv_tokens:,.0f} tokens of KV memory; "
             "use hardware with more memory or leave out requests of this length"
         )

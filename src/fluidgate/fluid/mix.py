@@ -32,6 +32,7 @@ class RequestMix:
         prompt_tokens: prompt lengths l, shape (J,), at least 1.
         output_tokens: output lengths o, shape (J,), at least 1 (the paper's convention: at least 0).
         prefill_emits_token: True for the engine's convention, False for the paper's.
+        prompts_computed: prompts come with their KV, so that every iteration computes one token, the first one as well.
         refused: what came as well and was refused (`within`); None: nothing.
     """
 
@@ -40,6 +41,7 @@ class RequestMix:
     output_tokens: IntArray
     prefill_emits_token: bool = True
     refused: RequestMix | None = None
+    prompts_computed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", _column(self.rate, np.float64, "rate"))
@@ -85,7 +87,13 @@ class RequestMix:
         if not too_long.any():
             return self
         taken, refused = (
-            RequestMix(self.rate[k], self.prompt_tokens[k], self.output_tokens[k], self.prefill_emits_token)
+            replace(
+                self,
+                rate=self.rate[k],
+                prompt_tokens=self.prompt_tokens[k],
+                output_tokens=self.output_tokens[k],
+                refused=None,
+            )
             for k in (~too_long, too_long)
         )
         return replace(taken, refused=refused if self.refused is None else refused._with(self.refused))
@@ -96,7 +104,8 @@ class RequestMix:
         def column(name: str) -> Any:
             return np.concatenate((getattr(self, name), getattr(others, name)))
 
-        return RequestMix(column("rate"), column("prompt_tokens"), column("output_tokens"), self.prefill_emits_token)
+        columns: dict[str, Any] = {name: column(name) for name in ("rate", "prompt_tokens", "output_tokens")}
+        return replace(self, **columns)
 
     @cached_property
     def total_rate(self) -> float:
@@ -128,6 +137,8 @@ class RequestMix:
     @property
     def tokens(self) -> FloatArray:
         """Tokens computed for one request, shape (J,): the prompt and one per further iteration."""
+        if self.prompts_computed:
+            return self.iterations
         return self.prompt_tokens + self.iterations - 1.0
 
     @property
@@ -155,6 +166,8 @@ class RequestMix:
     @property
     def attention_pairs(self) -> FloatArray:
         """(query, key) pairs of the prefill of one request, shape (J,): l(l + 1)/2."""
+        if self.prompts_computed:
+            return np.zeros(len(self.rate))
         return 0.5 * self.prompt_tokens * (self.prompt_tokens + 1.0)
 
     def work_s(self, step_time: StepTime) -> FloatArray:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from fluidgate.arrays import BoolArray
 from fluidgate.fluid.affine import affine_at_load, affine_step_time
+from fluidgate.fluid.bursts import Burstiness, burstiness
+from fluidgate.fluid.deadlines import Deadlines, deadlines
 from fluidgate.fluid.equilibrium import Equilibrium, equilibrium
+from fluidgate.fluid.interval import PrefillInterval, prefill_interval
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
 from fluidgate.fluid.nested import NestedThresholds
@@ -19,11 +22,12 @@ from fluidgate.fluid.segments import PromptBound
 from fluidgate.fluid.stability import Stability, stability
 from fluidgate.fluid.thresholds import WaitThresholds, wait_thresholds
 from fluidgate.fluid.uncertainty import PlanUncertainty, plan_uncertainty, warn_if_extrapolated
-from fluidgate.fluid.verdict import verdict
+from fluidgate.fluid.verdict import thresholds_verdict, verdict
+from fluidgate.fluid.whole_nested import WholeNestedThresholds, whole_nested_thresholds
 from fluidgate.hardware.core import Hardware
 from fluidgate.jsonfile import plain
-from fluidgate.words import number, percent
 from fluidgate.workload.core import Workload
+from fluidgate.workload.patience import Patience
 
 LARGEST_LOAD = 0.98
 """Thresholds are made for at most this share of the boundary rate."""
@@ -76,14 +80,19 @@ class FluidPlan:
         mix: the traffic.
         equilibrium: the fluid equilibrium, or None when the load is above 1.
         stability: boundary, what binds, onset load.
+        burstiness: of the arrivals, measured on a workload; a mix stands for Poisson arrivals.
         threshold_rate: the rate `wait` and `nested` are made for, req/s: at most 98% of the boundary.
         wait: WAIT thresholds, per class of output length.
         nested: Nested WAIT thresholds, per segment; their own `rate` may be lower still.
+        nested_whole: the whole thresholds that Nested WAIT to the letter needs, at `threshold_rate`.
         safety_buffer: the memory `nested`'s shape needs at `threshold_rate`, with the plan's prompt bound.
         guaranteed_rate: the largest rate with the paper's guarantee (largest prompts), req/s; 0 if none.
+        prefill_interval: the `prefill_schedule_interval` with the least mean E2E.
         uncertainty: intervals from the calibration of the step time; None where there is none, or where it does not
             determine the time at the boundary.
         verdict: what follows, in sentences.
+        thresholds_verdict: what follows for the papers' algorithms, WAIT and Nested WAIT, in sentences.
+        deadlines: how many can be served in time; None where the plan was made without a patience.
     """
 
     hardware: Hardware
@@ -91,13 +100,18 @@ class FluidPlan:
     mix: MixSummary
     equilibrium: Equilibrium | None
     stability: Stability
+    burstiness: Burstiness
     threshold_rate: float
     wait: WaitThresholds
     nested: NestedThresholds
+    nested_whole: WholeNestedThresholds
     safety_buffer: SafetyBuffer
     guaranteed_rate: float
+    prefill_interval: PrefillInterval
     uncertainty: PlanUncertainty | None
     verdict: tuple[str, ...]
+    thresholds_verdict: tuple[str, ...]
+    deadlines: Deadlines | None = None
 
     @property
     def rate_limit(self) -> float:
@@ -121,90 +135,18 @@ class FluidPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready values; a number that is infinite or unknown is None."""
+        values = plain(self, finite=True)
+        if self.deadlines is None:
+            del values["deadlines"]
         return {
-            **plain(self, finite=True),
+            **values,
             "rate_limit": self.rate_limit,
             "concurrency_cap": self.concurrency_cap,
             "watermark": self.watermark,
             "empty_tenth_cost": self.empty_tenth_cost,
+            "verdict": list(self.verdict),
+            "thresholds_verdict": list(self.thresholds_verdict),
         }
-
-    def summary_rows(self) -> list[tuple[str, str]]:
-        """Label and value with unit, in a fixed order, for tables."""
-        stable, mix = self.stability, self.mix
-        shares = stable.time_shares
-        return [
-            ("hardware", self.hardware.name),
-            ("KV capacity", self._kv_capacity()),
-            (
-                "seats / tokens per iteration",
-                f"{self._limit('max_num_seqs')} / {self._limit('max_num_batched_tokens')}",
-            ),
-            ("longest request", self._longest()),
-            ("arrival rate", f"{number(mix.rate)} req/s"),
-            ("prompt, mean / max", f"{number(mix.mean_prompt_tokens)} / {mix.max_prompt_tokens:,} tokens"),
-            ("output, mean / max", f"{number(mix.mean_output_tokens)} / {mix.max_output_tokens:,} tokens"),
-            ("stability boundary", self._boundary()),
-            ("load", percent(stable.load)),
-            ("binding", stable.binding),
-            ("gain from 1% more of the least limit", percent(stable.eta / 100.0)),
-            ("memory matters from", self._onset()),
-            ("10% of memory left empty costs", f"{percent(self.empty_tenth_cost)} of the boundary"),
-            ("one eviction per request costs", f"{percent(stable.eviction_cost)} of the boundary"),
-            ("KV use at this load", percent(stable.kv_use)),
-            ("iteration time", self._iteration_time()),
-            ("iteration time at the boundary", f"{number(1e3 * stable.iteration_time_s)} ms"),
-            (
-                "time in fixed / tokens / KV / attention / sequences",
-                " / ".join(percent(share) for share in astuple(shares)),
-            ),
-            ("rate limit", f"{number(self.rate_limit)} admissions per iteration"),
-            ("concurrency cap", f"{number(self.concurrency_cap)} requests"),
-            ("watermark", f"{percent(self.watermark)} of blocks"),
-            ("coherence of output lengths", number(stable.coherence)),
-            ("WAIT period", f"{number(1e3 * self.wait.period_s)} ms"),
-            ("WAIT memory, real / integer", self._wait_memory()),
-            ("Nested WAIT segments", str(len(self.nested.segments))),
-            ("Nested WAIT guaranteed rate", f"{number(self.guaranteed_rate)} req/s"),
-        ]
-
-    def _kv_capacity(self) -> str:
-        law = self.hardware.law
-        tokens = f"{number(self.limits.kv_tokens)} tokens"
-        if law.is_one_full_group:
-            return f"{tokens}, {law.dtype}" if law.dtype.name else tokens
-        budget, longest = self.limits.max_num_batched_tokens, self.limits.max_model_len
-        text = f"{self.hardware.num_gpu_blocks:,} blocks of {len(law.groups)} groups: {law.title}"
-        if longest is None or budget is None:
-            return text
-        return f"{text}; as vLLM logs it, {number(self.hardware.logged_kv_tokens(budget, longest))} tokens"
-
-    def _limit(self, name: str) -> str:
-        limit = getattr(self.limits, name)
-        return "no limit" if limit is None else f"{limit:,}"
-
-    def _longest(self) -> str:
-        longest = self._limit("max_model_len")
-        if self.mix.refused is None:
-            return longest if self.limits.max_model_len is None else f"{longest} tokens"
-        return f"{longest} tokens; {percent(self.mix.refused.requests)} of the requests are refused"
-
-    def _boundary(self) -> str:
-        rate, uncertainty = self.stability.boundary_rate, self.uncertainty
-        if uncertainty is None:
-            return f"{number(rate)} req/s" + ("" if self.hardware.calibration is None else ", ± unknown")
-        low, high = uncertainty.boundary_rate
-        return f"{number(rate)} ± {number(max(high - rate, rate - low))} req/s"
-
-    def _onset(self) -> str:
-        load, rate = self.stability.onset_load, self.stability.onset_rate
-        return "never" if load is None or rate is None else f"{number(load)} of the boundary, {number(rate)} req/s"
-
-    def _iteration_time(self) -> str:
-        return "none" if self.equilibrium is None else f"{number(1e3 * self.equilibrium.iteration_time_s)} ms"
-
-    def _wait_memory(self) -> str:
-        return f"{number(self.wait.memory_tokens)} / {number(self.wait.integer_memory_tokens)} tokens"
 
 
 def plan(
@@ -218,6 +160,9 @@ def plan(
     horizon_s: float = 1000.0,
     delta: float = 0.01,
     prompt_bound: PromptBound = "mean",
+    prompts_computed: bool = False,
+    shared_by: int = 1,
+    patience: Patience | None = None,
 ) -> FluidPlan:
     """Plan admission for a workload, or a mix, on a machine.
 
@@ -233,6 +178,9 @@ def plan(
         horizon_s, delta: Nested WAIT's guarantee, no overflow within the horizon with probability 1 - delta.
         prompt_bound: the prompt that Nested WAIT's thresholds and buffer assume: "mean", which works on
             average, or "max", the largest, which its guarantee needs.
+        prompts_computed: the KV of prompts comes from another server; of a mix, as it says itself.
+        shared_by: engines that share the workload's arrivals at random; all else is of one of them.
+        patience: how long clients wait; the timeouts of the workload's own requests do not count.
 
     Raises:
         InputError: a value out of range, a request that can never fit, or none that the model takes.
@@ -243,35 +191,48 @@ def plan(
     mix = workload if isinstance(workload, RequestMix) else RequestMix.from_workload(workload, rate)
     if rate is not None:
         mix = mix.scaled(rate)
+    if prompts_computed:
+        mix = replace(mix, prompts_computed=True)
     limits = _limits(hardware, max_num_batched_tokens, max_num_seqs, max_model_len)
     mix = mix.within(limits.max_model_len)
+    source = workload.within(limits.max_model_len)
     guarantee = Guarantee(horizon_s, delta)
     step_time = affine_step_time(mix, hardware, limits)
     at_load = affine_at_load(mix, hardware, limits, step_time)
-    stable = stability(mix, step_time, limits, at_load)
+    bursts = burstiness(source, mix, step_time, limits, shared_by)
+    stable = stability(mix, step_time, limits, at_load, bursts.rate_variance)
     steady_state = equilibrium(mix, at_load, limits.law)
     threshold_rate = min(mix.total_rate, LARGEST_LOAD * stable.boundary_rate)
     threshold_mix = mix.scaled(threshold_rate)
     wait = wait_thresholds(threshold_mix, step_time, limits)
     nested, buffer = best_nested(threshold_mix, step_time, limits, guarantee, prompt_bound)
+    whole = whole_nested_thresholds(threshold_mix, step_time, limits, prompt_bound)
     guaranteed_rate = largest_guaranteed_rate(threshold_mix, step_time, limits, guarantee)
+    interval = prefill_interval(mix, hardware, limits, stable, steady_state)
+    in_time = None if patience is None else deadlines(mix, step_time, limits, patience, at_load)
     warn_if_extrapolated(mix, hardware, limits, stable)
     return FluidPlan(
         hardware=hardware,
         limits=limits,
-        mix=_summary(mix, workload.within(limits.max_model_len) if isinstance(workload, Workload) else None),
+        mix=_summary(mix, source if isinstance(source, Workload) else None),
         equilibrium=steady_state if stable.load <= 1.0 else None,
         stability=stable,
+        burstiness=bursts,
         threshold_rate=threshold_rate,
         wait=wait,
         nested=nested,
+        nested_whole=whole,
         safety_buffer=buffer,
         guaranteed_rate=guaranteed_rate,
+        prefill_interval=interval,
         uncertainty=plan_uncertainty(threshold_mix, hardware, limits, stable, nested, buffer),
         verdict=(
             *_too_long(mix, limits),
-            *verdict(limits, stable, steady_state, threshold_rate, wait, guarantee, guaranteed_rate),
+            *verdict(limits, stable, bursts, steady_state),
+            *filter(None, [interval.sentence, "" if in_time is None else in_time.sentence]),
         ),
+        thresholds_verdict=thresholds_verdict(limits, stable, threshold_rate, wait, whole, guarantee, guaranteed_rate),
+        deadlines=in_time,
     )
 
 

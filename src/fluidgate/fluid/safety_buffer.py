@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -13,11 +13,9 @@ from fluidgate.errors import InputError
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
 from fluidgate.fluid.nested import NestedShape, NestedThresholds, nested_shape, nested_thresholds
-from fluidgate.fluid.segments import PromptBound, cut_points, segments
-from fluidgate.fluid.thresholds import MAX_EXACT_TYPES
+from fluidgate.fluid.segments import PromptBound, candidate_cuts, segments
 from fluidgate.hardware.core import StepTime
 
-MAX_SEGMENTS = 10
 SLACKS = np.geomspace(0.01, 0.5, 12)
 
 
@@ -95,11 +93,17 @@ def decay_rate(survival: FloatArray, ratio: FloatArray) -> FloatArray:
 
 
 def safety_buffer(
-    shape: NestedShape, rate: float, step_time: StepTime, limits: Limits, guarantee: Guarantee
+    shape: NestedShape,
+    rate: float,
+    step_time: StepTime,
+    limits: Limits,
+    guarantee: Guarantee,
+    decay: FloatArray | None = None,
 ) -> SafetyBuffer:
-    """The buffer of this shape at `rate`."""
+    """The buffer of this shape at `rate`; `decay` is that of its boundaries, where it is known already."""
     cut = shape.segments
-    decay = decay_rate(cut.survival[1:], shape.ratio[1:])
+    if decay is None:
+        (decay,) = _decay_rates([shape])
     held = cut.boundary_tokens[1:]
     surge = held * guarantee.log_odds(len(cut), step_time) / decay
     waiting = held * shape.profile[1:]
@@ -132,9 +136,10 @@ def best_nested(
     guarantee = guarantee or Guarantee()
     rate = mix.total_rate
     best: tuple[tuple[float, ...], NestedThresholds, SafetyBuffer] | None = None
-    for shape in _candidate_shapes(mix, step_time, limits, prompt_bound):
+    shapes = list(_candidate_shapes(mix, step_time, limits, prompt_bound))
+    for shape, decay in zip(shapes, _decay_rates(shapes), strict=True):
         thresholds = nested_thresholds(shape, rate, step_time, limits)
-        buffer = safety_buffer(shape, rate, step_time, limits, guarantee)
+        buffer = safety_buffer(shape, rate, step_time, limits, guarantee, decay)
         merit = (
             (1.0, -buffer.required_tokens)
             if buffer.feasible
@@ -148,22 +153,25 @@ def best_nested(
 
 def largest_guaranteed_rate(mix: RequestMix, step_time: StepTime, limits: Limits, guarantee: Guarantee) -> float:
     """The largest rate at which some shape has the paper's guarantee, for the lengths of `mix`; 0 if none."""
-    rate = mix.total_rate
+    rate, shapes = mix.total_rate, list(_candidate_shapes(mix, step_time, limits, "max"))
     return max(
-        safety_buffer(shape, rate, step_time, limits, guarantee).guaranteed_rate
-        for shape in _candidate_shapes(mix, step_time, limits, "max")
+        safety_buffer(shape, rate, step_time, limits, guarantee, decay).guaranteed_rate
+        for shape, decay in zip(shapes, _decay_rates(shapes), strict=True)
     )
+
+
+def _decay_rates(shapes: Sequence[NestedShape]) -> list[FloatArray]:
+    """The decay of every shape's boundaries, found for all at once: most of a plan's time went into one by one."""
+    survival = [shape.segments.survival[1:] for shape in shapes]
+    found = decay_rate(np.concatenate(survival), np.concatenate([shape.ratio[1:] for shape in shapes]))
+    return np.split(found, np.cumsum([len(part) for part in survival])[:-1])
 
 
 def _candidate_shapes(
     mix: RequestMix, step_time: StepTime, limits: Limits, prompt_bound: PromptBound
 ) -> Iterator[NestedShape]:
-    cuts = {tuple(cut_points(mix, count)) for count in range(1, MAX_SEGMENTS + 1)}
-    lengths = mix.by_output.lengths
-    if len(lengths) <= MAX_EXACT_TYPES:
-        cuts.add(tuple(lengths))
-    for cut in sorted(cuts):
-        cut_segments = segments(mix, np.array(cut), limits.law, prompt_bound)
+    for cut in candidate_cuts(mix):
+        cut_segments = segments(mix, cut, limits.law, prompt_bound)
         # One segment has no ratio to choose.
         for slack in SLACKS[: len(SLACKS) if len(cut) > 1 else 1]:
             yield nested_shape(cut_segments, float(slack), step_time)

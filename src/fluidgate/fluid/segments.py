@@ -13,6 +13,7 @@ from fluidgate.fluid.mix import RequestMix
 from fluidgate.hardware.kv_law import KvLaw
 
 PromptBound = Literal["mean", "max"]
+MAX_SEGMENTS, MAX_EXACT_LENGTHS = 10, 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,14 @@ def cut_points(mix: RequestMix, count: int) -> IntArray:
     """At most `count` cut points of equal shares of requests, the last at the largest output, tokens."""
     law = mix.by_output
     return np.union1d(law.quantiles(np.arange(1, count) / count), law.lengths[-1:])
+
+
+def candidate_cuts(mix: RequestMix) -> list[IntArray]:
+    """The ways to cut a decode that are tried: 1 to 10 segments of equal shares, and few distinct outputs one each."""
+    cuts = {tuple(cut_points(mix, count).tolist()) for count in range(1, MAX_SEGMENTS + 1)}
+    if len(mix.by_output.lengths) <= MAX_EXACT_LENGTHS:
+        cuts.add(tuple(mix.by_output.lengths.tolist()))
+    return [np.array(cut) for cut in sorted(cuts)]
 
 
 def segments(mix: RequestMix, cuts: IntArray, kv_law: KvLaw, prompt_bound: PromptBound) -> Segments:

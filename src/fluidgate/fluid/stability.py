@@ -11,6 +11,7 @@ from fluidgate.arrays import FloatArray
 from fluidgate.errors import InputError
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
+from fluidgate.fluid.onset import Fluctuation
 from fluidgate.hardware.core import StepTime
 from fluidgate.hardware.kv_law import KvLaw
 
@@ -55,12 +56,13 @@ class Stability:
         eta: c0/ΔT_max, the elasticity of the boundary rate to the least limit.
         time_shares: the time of an iteration at the boundary, by term.
         load: ρ = λ/λ_max.
+        rate_variance: of the arrivals, for which `onset_load` and `kv_peak` are made; 0 for Poisson arrivals.
         onset_load: ρ at which two standard deviations of greedy admission's KV reach the capacity; below it
             every work-conserving policy acts alike. None when that is beyond the boundary.
         kv_use: M*/C at this load; at the boundary's when the load is above 1.
         kv_use_at_boundary: the same at ρ = 1; 1 when memory is the least limit.
         kv_peak: (M* + 2·sqrt(V))/C, what greedy admission's KV reaches at this load; at the boundary's when the
-            load is above 1. Above 1 it overflows.
+            load is above 1. Above 1 it overflows. Bursts raise it to 1 at most.
         watermark: see `free_share_for_growth`.
         eviction_cost: share of the boundary rate that one eviction per request costs, see `_eviction_cost`.
         coherence: χ of the output lengths, see `coherence`.
@@ -79,6 +81,7 @@ class Stability:
     eta: float
     time_shares: TimeShares
     load: float
+    rate_variance: float
     onset_load: float | None
     kv_use: float
     kv_use_at_boundary: float
@@ -106,11 +109,18 @@ class Stability:
         return self.eta * (1.0 - ratio) / (self.eta + (1.0 - self.eta) * ratio)
 
 
-def stability(mix: RequestMix, step_time: StepTime, limits: Limits, at_load: StepTime | None = None) -> Stability:
+def stability(
+    mix: RequestMix,
+    step_time: StepTime,
+    limits: Limits,
+    at_load: StepTime | None = None,
+    rate_variance: float = 0.0,
+) -> Stability:
     """The boundary of `mix` on a machine.
 
     Args:
         at_load: the step time below the boundary, at the rate of the mix, where it differs there.
+        rate_variance: how much burstier the arrivals are than Poisson's (`Burstiness.rate_variance`); 0: not at all.
 
     Raises:
         InputError: a request is larger than the KV memory.
@@ -142,10 +152,11 @@ def stability(mix: RequestMix, step_time: StepTime, limits: Limits, at_load: Ste
         eta=eta,
         time_shares=_time_shares(mix, step_time, boundary_rate, eta),
         load=load,
-        onset_load=_onset_load(mix, step_time, limits, x),
+        rate_variance=rate_variance,
+        onset_load=_onset_load(mix, step_time, limits, x, rate_variance),
         kv_use=kv_use,
         kv_use_at_boundary=x / entries["memory"],
-        kv_peak=_kv_peak(mix, below, limits, kv_use),
+        kv_peak=_kv_peak(mix, below, limits, kv_use, rate_variance),
         watermark=free_share_for_growth(mix, limits),
         eviction_cost=_eviction_cost(mix, step_time, boundary_rate),
         coherence=coherence(mix),
@@ -218,25 +229,28 @@ def _admissions(mix: RequestMix, step_time: StepTime) -> float:
     return mix.total_rate * step_time.c0 / (1.0 - busy) if busy < 1.0 else inf
 
 
-def _kv_variance(mix: RequestMix, step_time: StepTime, limits: Limits) -> tuple[float, float]:
-    """The coefficients of x and x² in V, model.md §6 with amplified variance.
-
-    In the admissions per iteration x = λΔT, M* = a·x and ΔT/c0 = 1 + (w/c0)·x, so that
-    V = a2·x + (w/c0)(a²/m)·x² with m iterations.
-    """
-    a = mix.mean(mix.memory_token_iterations(limits.law))
-    a2 = mix.mean(mix.squared_memory_iterations(limits.law))
-    work_s = mix.mean(mix.work_s(step_time))
-    return a2, a**2 * work_s / (step_time.c0 * mix.mean(mix.iterations))
-
-
-def _kv_peak(mix: RequestMix, step_time: StepTime, limits: Limits, kv_use: float) -> float:
+def _kv_peak(mix: RequestMix, step_time: StepTime, limits: Limits, kv_use: float, rate_variance: float) -> float:
     """(M* + 2·sqrt(V))/C where M* = `kv_use`·C."""
     if step_time.c0 == 0.0:
         return kv_use  # the engine is empty until the work itself takes all the time, then full
-    linear, quadratic = _kv_variance(mix, step_time, limits)
-    x = kv_use * limits.kv_tokens / mix.mean(mix.memory_token_iterations(limits.law))
-    return kv_use + 2.0 * sqrt(linear * x + quadratic * x**2) / limits.kv_tokens
+    fluctuation = Fluctuation.of(mix, step_time, limits)
+    x = kv_use * limits.kv_tokens / fluctuation.kv_iterations
+    bursty, even = (fluctuation.peak(x, variance) / limits.kv_tokens for variance in (rate_variance, 0.0))
+    return bursty if bursty < even else max(even, min(bursty, 1.0))
+
+
+def limit_shares(mix: RequestMix, limits: Limits) -> FloatArray:
+    """What a request of each type takes of memory, token budget and seats, shape (3, J): shares of an iteration's.
+
+    They are summed over the iterations of its life.
+    """
+    return np.array(
+        [
+            mix.memory_token_iterations(limits.law) / limits.kv_tokens,
+            mix.tokens / limits.batched_tokens,
+            mix.iterations / limits.seats,
+        ]
+    )
 
 
 def bound_seconds(mix: RequestMix, step_time: StepTime, limits: Limits) -> FloatArray:
@@ -245,27 +259,20 @@ def bound_seconds(mix: RequestMix, step_time: StepTime, limits: Limits) -> Float
     The part is the share of an iteration's least limit that the request takes over its life, times c0, so that the
     mean over requests is 1/λ_max = w + c0/x* (model.md §2).
     """
-    shares = (
-        mix.memory_token_iterations(limits.law) / limits.kv_tokens,
-        mix.tokens / limits.batched_tokens,
-        mix.iterations / limits.seats,
-    )
-    return mix.work_s(step_time) + step_time.c0 * max(shares, key=mix.mean)
+    least: FloatArray = max(limit_shares(mix, limits), key=mix.mean)
+    return mix.work_s(step_time) + step_time.c0 * least
 
 
-def _onset_load(mix: RequestMix, step_time: StepTime, limits: Limits, x_boundary: float) -> float | None:
-    """The root of M*(ρ) + 2·sqrt(V(ρ)) = C: that of a quadratic in x, the one with M* = a·x < C."""
+def _onset_load(
+    mix: RequestMix, step_time: StepTime, limits: Limits, x_boundary: float, rate_variance: float
+) -> float | None:
+    """The root of M*(ρ) + 2·sqrt(V(ρ)) = C; None beyond the boundary."""
     if step_time.c0 == 0.0:
         return 1.0  # the engine is empty until the work itself takes all the time
-    capacity = limits.kv_tokens
-    a = mix.mean(mix.memory_token_iterations(limits.law))
-    work_s = mix.mean(mix.work_s(step_time))
-    variance_x, variance_xx = _kv_variance(mix, step_time, limits)
-    linear = 2.0 * capacity * a + 4.0 * variance_x
-    quadratic = a**2 - 4.0 * variance_xx
-    x = 2.0 * capacity**2 / (linear + sqrt(linear**2 - 4.0 * quadratic * capacity**2))
-    if x > x_boundary:
+    x = Fluctuation.of(mix, step_time, limits).onset(x_boundary, rate_variance)
+    if x is None:
         return None
+    work_s = mix.mean(mix.work_s(step_time))
     return (x / x_boundary) * (step_time.c0 + work_s * x_boundary) / (step_time.c0 + work_s * x)
 
 

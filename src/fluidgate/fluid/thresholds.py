@@ -12,7 +12,7 @@ from fluidgate.errors import InputError
 from fluidgate.fluid.equilibrium import equilibrium
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.mix import RequestMix
-from fluidgate.fluid.stability import stability
+from fluidgate.fluid.stability import largest_admissions, stability
 from fluidgate.hardware.core import StepTime
 
 MAX_EXACT_TYPES = 16
@@ -67,13 +67,13 @@ def wait_thresholds(
     Raises:
         InputError: the rate is not below the boundary, or c0 = 0 (thresholds would be 0).
     """
-    boundary = stability(mix, step_time, limits)
+    limits.refuse_oversized(mix)
     steady_state = equilibrium(mix, step_time, limits.law)
-    longest_s = boundary.admissions_per_iteration / mix.total_rate
+    longest_s = largest_admissions(mix, limits) / mix.total_rate
     if steady_state is None or steady_state.iteration_time_s >= longest_s:
         raise InputError(
             f"no thresholds exist at {mix.total_rate:g} req/s: the boundary is "
-            f"{boundary.boundary_rate:g} req/s; scale the rate down"
+            f"{stability(mix, step_time, limits).boundary_rate:g} req/s; scale the rate down"
         )
     shortest_s = steady_state.iteration_time_s
     if shortest_s == 0.0:

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import isinf
+
+from fluidgate.fluid.bursts import POISSON, Burstiness
 from fluidgate.fluid.equilibrium import Equilibrium
 from fluidgate.fluid.limits import Limits
 from fluidgate.fluid.safety_buffer import Guarantee
 from fluidgate.fluid.stability import COHERENT, Stability
 from fluidgate.fluid.thresholds import WaitThresholds
+from fluidgate.fluid.whole_nested import WholeNestedThresholds
 from fluidgate.words import listed, number, percent
 
 
-def verdict(
-    limits: Limits,
-    stable: Stability,
-    equilibrium: Equilibrium | None,
-    threshold_rate: float,
-    wait: WaitThresholds,
-    guarantee: Guarantee,
-    guaranteed_rate: float,
-) -> tuple[str, ...]:
+def verdict(limits: Limits, stable: Stability, bursts: Burstiness, equilibrium: Equilibrium | None) -> tuple[str, ...]:
     """The sentences, most important first. `equilibrium` is given whether or not it fits the memory."""
     sentences = [
         _region(limits, stable, equilibrium),
         _binding(limits, stable),
-        _onset(stable),
+        _onset(stable, bursts),
         _pacing(stable),
+    ]
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def thresholds_verdict(
+    limits: Limits,
+    stable: Stability,
+    threshold_rate: float,
+    wait: WaitThresholds,
+    nested: WholeNestedThresholds,
+    guarantee: Guarantee,
+    guaranteed_rate: float,
+) -> tuple[str, ...]:
+    """What the papers' algorithms can do here: their rate, whether whole thresholds fit, and the guarantee."""
+    sentences = [
         _scaled(stable, threshold_rate),
-        _integers(limits, wait),
+        whole_wait(limits, wait),
+        whole_nested(limits, nested),
         _guaranteed(stable, guarantee, guaranteed_rate),
     ]
     return tuple(sentence for sentence in sentences if sentence)
@@ -74,19 +87,23 @@ def _limit_name(limits: Limits, stable: Stability) -> str:
     }[stable.limit]
 
 
-def _onset(stable: Stability) -> str:
+def _onset(stable: Stability, bursts: Burstiness) -> str:
     onset, rate = stable.onset_load, stable.onset_rate
     if onset is None or rate is None:
         return "The KV cache does not fill at any sustainable rate: a memory gate has nothing to decide."
+    start = f"{number(rate)} req/s ({percent(onset)} of the boundary)"
     if stable.load < onset:
+        arrivals = f"these arrivals, {bursts.compared}" if bursts.compared else "Poisson arrivals"
         return (
-            f"Below {number(rate)} req/s ({percent(onset)} of the boundary) the KV cache hardly ever fills, "
-            "so at this load the policy is irrelevant: every one that keeps the engine busy acts alike."
+            f"Below {start} the KV cache hardly ever fills with {arrivals}, so at this load the policy is irrelevant: "
+            "every one that keeps the engine busy acts alike."
         )
-    return (
-        f"Memory control matters here: from {number(rate)} req/s ({percent(onset)} of the boundary) on, "
-        "greedy admission fills the KV cache and evicts."
-    )
+    if bursts.index > POISSON:
+        return (
+            f"Memory control matters here: the arrivals are {bursts.compared}, and from {start} on "
+            "their bursts fill the KV cache under greedy admission, which evicts."
+        )
+    return f"Memory control matters here: from {start} on, greedy admission fills the KV cache and evicts."
 
 
 def _pacing(stable: Stability) -> str:
@@ -107,7 +124,8 @@ def _scaled(stable: Stability, threshold_rate: float) -> str:
     )
 
 
-def _integers(limits: Limits, wait: WaitThresholds) -> str:
+def whole_wait(limits: Limits, wait: WaitThresholds) -> str:
+    """Why WAIT to the letter is infeasible; empty if it is not."""
     if wait.integer_feasible:
         return ""
     demands = (
@@ -115,10 +133,27 @@ def _integers(limits: Limits, wait: WaitThresholds) -> str:
         (wait.integer_tokens_per_iteration, limits.batched_tokens, "tokens per iteration"),
         (wait.integer_residents, limits.seats, "seats"),
     )
-    short = [
-        f"{number(needed)} {unit} (of {number(available)})" for needed, available, unit in demands if needed > available
-    ]
-    return f"WAIT with whole-number thresholds is infeasible: it needs {listed(short)}."
+    return f"WAIT with whole-number thresholds is infeasible: it needs {_short(demands)}."
+
+
+def whole_nested(limits: Limits, nested: WholeNestedThresholds) -> str:
+    """Why Nested WAIT to the letter is infeasible; empty if it is not."""
+    if nested.feasible:
+        return ""
+    if isinf(nested.required_memory_tokens):
+        return "Nested WAIT with whole-number thresholds is infeasible: none serve this rate, however many segments."
+    demands = (
+        (nested.required_memory_tokens, limits.kv_tokens, "KV tokens"),
+        (nested.required_tokens, limits.batched_tokens, "tokens per iteration"),
+    )
+    return f"Nested WAIT with whole-number thresholds is infeasible: it needs {_short(demands)}."
+
+
+def _short(demands: Iterable[tuple[float, float, str]]) -> str:
+    """What is needed beyond what there is."""
+    return listed(
+        [f"{number(need)} {unit} (of {number(available)})" for need, available, unit in demands if need > available]
+    )
 
 
 def _guaranteed(stable: Stability, guarantee: Guarantee, rate: float) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
 
-from fluidgate.errors import InputError
+from fluidgate.errors import unknown
+from fluidgate.words import nearest
 
 _NOT_THE_NAME = frozenset(["nvidia", "amd", "intel", "google", "tesla", "geforce", "instinct", "generation"])
 _MODEL_ENDINGS = ("-hf", "-chat", "-instruct", "-base")
@@ -39,6 +39,4 @@ def resolve(
     if canonical in names:
         return canonical
     likely = [name for name in names if may_hint(canonical, name)]
-    near = difflib.get_close_matches(canonical, likely, n=1, cutoff=likeness)
-    hint = f"; did you mean {near[0]}?" if near else "."
-    raise InputError(f"unknown {what} '{spelling}'{hint} Known: {', '.join(names)}. {advice}")
+    raise unknown(what, spelling, names, advice, near=nearest(canonical, likely, likeness) or "")

@@ -133,6 +133,20 @@ class Hardware:
         law = None if self.kv_law is None else self.kv_law.with_block_size(block_size)
         return replace(self, num_gpu_blocks=num_gpu_blocks, block_size=block_size, kv_law=law)
 
+    def slower(self, factor: float) -> Hardware:
+        """The same machine with steps that take `factor` times as long."""
+        step_time = StepTime(**{name: factor * value for name, value in asdict(self.step_time).items()})
+        return replace(self, step_time=step_time, grid=None if self.grid is None else self.grid.slower(factor))
+
+    def with_prompt_factor(self, factor: float) -> Hardware:
+        """The same machine with prompts that take `factor` times as long to compute.
+
+        In an affine step time decodes share the cost of a token with prompts; theirs are few.
+        """
+        step_time = replace(self.step_time, c_tok=factor * self.step_time.c_tok, c_attn=factor * self.step_time.c_attn)
+        grid = None if self.grid is None else self.grid.with_prefill_factor(factor)
+        return replace(self, step_time=step_time, grid=grid)
+
     @property
     def law(self) -> KvLaw:
         """How many of the blocks a request holds."""

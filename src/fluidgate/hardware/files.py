@@ -94,10 +94,10 @@ def write_hardware(hardware: Hardware, path: Path | str) -> None:
         **({} if hardware.kv_law is None else {"kv_cache": _written_law(hardware.kv_law)}),
         **({} if hardware.grid is None else {"grid": _written_grid(hardware.grid)}),
     }
-    write_text(path, _with_rows_on_lines(json.dumps(values, indent=2, ensure_ascii=False)))
+    write_text(path, with_rows_on_lines(json.dumps(values, indent=2, ensure_ascii=False)))
 
 
-def _with_rows_on_lines(text: str) -> str:
+def with_rows_on_lines(text: str) -> str:
     """A list of numbers on one line: a grid has thousands."""
     return re.sub(r"\[([-+.\de,\s]+)\]", lambda row: f"[{' '.join(row[1].split())}]", text) + "\n"
 

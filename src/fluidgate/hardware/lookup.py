@@ -73,7 +73,7 @@ class Serving:
 
 
 def get_hardware(
-    model: str,
+    model: str | None,
     gpu: str | Gpu,
     *,
     tp: int = 1,
@@ -93,7 +93,7 @@ def get_hardware(
     `kv_cache_tokens`, overrides any capacity.
 
     Args:
-        model: name of the model; with `config`, any name.
+        model: name of the model; with `config` any name, or None for that of its folder or file.
         gpu: name of the GPU, a data sheet, or the path of one (`read_gpu`).
         tp: tensor-parallel GPUs.
         pp: stages of the pipeline, which hold the layers in turn. The step time is that of one batch at a time, so each
@@ -121,7 +121,10 @@ def get_hardware(
     serving = replace(serving, num_gpu_blocks=num_gpu_blocks)
     if num_gpu_blocks is not None:
         check_kv_fits(law, known_gpu, num_gpu_blocks)
-    profile = _profile(shape, known_gpu, serving, variant) if _is_built_in(known_gpu, tp) else None
+    built_in = _is_built_in(known_gpu, tp)
+    if variant is not None and not built_in:
+        raise InputError(f"variant '{variant}': {known_gpu.name} as its data sheet describes it has no profile")
+    profile = _profile(shape, known_gpu, serving, variant) if built_in else None
     if profile is not None:
         return replace(_profiled(profile, shape, known_gpu, serving), server=server)
     return estimate_hardware(shape, known_gpu, serving)
@@ -163,10 +166,13 @@ def stated_blocks(
     return kv_cache_tokens // law.block_size
 
 
-def _shape(model: str, config: Path | str | None) -> ModelShape:
+def _shape(model: str | None, config: Path | str | None) -> ModelShape:
     if config is None:
+        if model is None:
+            raise InputError("no model is given; name one, or give its config")
         return find_model(model)
-    return replace(read_model_config(config), name=canonical_model_name(model))
+    shape = read_model_config(config)
+    return replace(shape, name=canonical_model_name(shape.name if model is None else model))
 
 
 def _profile(shape: ModelShape, gpu: Gpu, serving: Serving, variant: str | None) -> Profile | None:
@@ -195,6 +201,11 @@ def _profiled(profile: Profile, shape: ModelShape, gpu: Gpu, serving: Serving) -
     law, measured = serving.law(shape), shape.kv_law(1, profile.tp)
     base = replace(profile.hardware, block_size=law.block_size, kv_law=law)
     shrunk = law.bytes_per_block / law.block_size / measured.bytes_per_block
+    if shrunk != 1.0 and base.grid is not None:
+        raise InputError(
+            f"profile {profile.name} is a grid of steps with KV in 16 bits; leave kv_cache_dtype (--kv-cache-dtype) or "
+            "variant (--variant) out"
+        )
     if shrunk != 1.0:
         base = replace(
             base,

@@ -12,6 +12,7 @@ from fluidgate.errors import InputError
 from fluidgate.hardware.calibration import COEFFICIENTS
 from fluidgate.hardware.core import Hardware, StepTime
 from fluidgate.hardware.gpus import canonical_gpu_name, find_gpu
+from fluidgate.hardware.grid_curves import GridCurves
 from fluidgate.hardware.model_config import ModelShape, canonical_model_name, find_model
 from fluidgate.jsonfile import JsonObject, read_object
 
@@ -25,7 +26,7 @@ class Profile:
 
     Attributes:
         model, gpu: canonical names.
-        variant: `four-term` (vLLM, one GPU), `tp4` (four GPUs), another engine's name, or `paper`.
+        variant: `four-term` (vLLM, one GPU), `tp4` (four GPUs), another engine's name, `paper`, or `vidur`.
         tp: tensor-parallel GPUs.
         gpu_memory_utilization: memory fraction that the number of blocks assumes; None where it is a given
             figure.
@@ -58,7 +59,7 @@ def load_profile(model: str, gpu: str, variant: str | None = None) -> Hardware:
     Args:
         model, gpu: names in any usual spelling (`meta-llama/Llama-2-7b-hf`, `a100_sxm`).
         variant: `four-term` if None; `tp4` and the like name tensor parallelism, `paper` the paper's linear
-            model.
+            model, `vidur` a grid of the steps that Vidur simulates.
 
     Raises:
         InputError: unknown model or GPU, a mixture of experts, or no profile of this pair and variant.
@@ -99,6 +100,11 @@ def _profiles() -> tuple[Profile, ...]:
     return tuple(_profile(entry) for entry in read_object(_FILE, "the built-in profiles").objects("profiles"))
 
 
+def _curves(entry: JsonObject) -> GridCurves:
+    axes = {"shared": 2, "decodes": 2, "prefill": 1, "prefill_ramp": 1}
+    return GridCurves(**{name: entry.numbers(name, axes=count) for name, count in axes.items()})
+
+
 def _profile(entry: JsonObject) -> Profile:
     model, gpu, variant = entry.text("model"), entry.text("gpu"), entry.text("variant")
     tp, block_size = entry.integer("tp"), entry.integer("block_size")
@@ -110,6 +116,7 @@ def _profile(entry: JsonObject) -> Profile:
         block_size=block_size,
         source=entry.text("source"),
         relative_error=entry.number("mean_error") if entry.has("mean_error") else math.nan,
+        grid=_curves(entry.object("curves")).grid() if entry.has("curves") else None,
         kv_law=find_model(model).kv_law(block_size, tp),
     )
     errors = entry.object("error_by_kind")

@@ -47,6 +47,11 @@ class ServerDefaults:
             if value is not None:
                 check_whole(name, value)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known of a server at all."""
+        return self != ServerDefaults()
+
     def with_flags(
         self,
         max_num_seqs: int | None = None,

@@ -113,6 +113,10 @@ class StepGrid:
             prefill_attention_s=factor * self.prefill_attention_s,
         )
 
+    def slower(self, factor: float) -> StepGrid:
+        """With all steps `factor` times as long."""
+        return StepGrid(**{part: factor * getattr(self, part) for part in PARTS})
+
     @property
     def shortest_step_s(self) -> float:
         """Seconds that every step takes at least."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,6 +31,7 @@ class PairedDifference(Interval):
     relative: Interval
 
 
+@cache
 def student_t(df: float, level: float = 0.95) -> float:
     """The two-sided Student t quantile: |t| stays below it with probability `level`."""
     from scipy.special import stdtrit

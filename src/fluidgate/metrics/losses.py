@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.engine import RunRecords
 from fluidgate.fluid import RequestMix
+from fluidgate.hardware import KvLaw
 
 ROUNDING = 1e-9
 """A smaller share of the busy time is rounding in sums that should cancel."""
@@ -57,11 +59,13 @@ def _needed(records: RunRecords) -> tuple[float, float]:
     done, load, config = records.finished, records.workload, records.config
     if not done.any():
         return 0.0, 0.0
-    block_size, step_time = records.hardware.block_size, records.hardware.step_time
-    mix = RequestMix(np.ones(int(done.sum())), load.prompt_tokens[done], load.output_tokens[done])
-    cached = records.cached_tokens[done]
+    step_time = records.hardware.step_time
+    arrived = config.prompts_arrive_computed
+    lengths = load.prompt_tokens[done], load.output_tokens[done]
+    mix = RequestMix(np.ones(int(done.sum())), *lengths, prompts_computed=arrived)
+    cached = np.zeros_like(lengths[0]) if arrived else records.cached_tokens[done]  # what arrives does take memory
     found_s = step_time.duration_s(cached.sum(), 0, (cached * (cached + 1) // 2).sum(), 0) - step_time.c0
-    blocks = mix.block_iterations(block_size) - load.output_tokens[done] * (cached // block_size)
+    blocks = _block_iterations(mix, records.hardware.law) - load.output_tokens[done] * _shared(cached, records)
     budget = config.token_budget(int((load.prompt_tokens + load.output_tokens).max()))
     if not config.formation.budget_counts_decodes:
         budget = max(budget, config.seats)
@@ -71,3 +75,19 @@ def _needed(records: RunRecords) -> tuple[float, float]:
         float(mix.iterations.sum()) / config.seats,
     )
     return float(mix.work_s(step_time).sum() - found_s), fewest
+
+
+def _block_iterations(mix: RequestMix, law: KvLaw) -> FloatArray:
+    """Blocks that each request holds, summed over its iterations; of several groups on average over where in a block it
+    ends, shape (J,)."""
+    if law.is_one_full_group:
+        return mix.block_iterations(law.block_size).astype(float)
+    return mix.memory_token_iterations(law) / law.block_size
+
+
+def _shared(cached: IntArray, records: RunRecords) -> IntArray:
+    """Blocks of what requests found in the prefix cache: others may have held them as well."""
+    law = records.hardware.law
+    if law.is_one_full_group:
+        return cached // law.block_size
+    return np.asarray(np.where(cached > 0, law.blocks(np.maximum(cached, 1)), 0))

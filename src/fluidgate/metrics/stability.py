@@ -14,6 +14,10 @@ Unstable: the 95% interval of the increments lies above what filling up from emp
 part of the requests' stays that reaches past half the window. Stable: otherwise, if either interval stays below 5%.
 Anything else is too short to tell.
 
+Where clients or the policy give up, N is bounded at any load, and what tells whether a server keeps up is whether it
+serves those who come. So a request that was aborted or shed counts as one that stayed behind; and as a few are lost at
+any load, it takes a loss of 5% to be unstable.
+
 Error, measured on 7920 simulated queues that start empty (one server with constant service, and 100 servers with
 lognormal service; 300, 1000, 3000 and 10,000 requests): ρ ≤ 0.95 was called unstable in 0.2% of the runs and ρ = 1
 in 2.5%; ρ = 1.1 was called stable in 3% (7% at worst, in short runs) and ρ = 1.3 in 0.2%. What more requests buy is
@@ -31,6 +35,7 @@ from fluidgate.arrays import FloatArray
 from fluidgate.engine import RunRecords
 from fluidgate.metrics.in_system import number_in_system
 from fluidgate.metrics.intervals import student_t
+from fluidgate.words import listed
 
 SPANS = 20
 MIN_ARRIVALS = 5 * SPANS
@@ -58,8 +63,10 @@ class StabilityVerdict:
 
 def stability_verdict(records: RunRecords) -> StabilityVerdict:
     """Judge from arrivals and completions alone; the module says how, and how often it errs."""
-    arrival_s = records.arrival_s
-    first_s, last_s = float(arrival_s[0]), float(arrival_s[-1])
+    concurrency, arrival_s = records.workload.concurrency, records.arrival_s
+    if concurrency is not None:
+        return StabilityVerdict(None, f"not applicable: at most {concurrency:,} requests are in flight")
+    first_s, last_s = float(np.nanmin(arrival_s)), float(np.nanmax(arrival_s))
     if first_s == last_s:
         return StabilityVerdict(None, "not applicable: all requests arrived at once")
     edges_s = np.linspace((first_s + last_s) / 2, last_s, SPANS + 1)
@@ -73,27 +80,35 @@ def stability_verdict(records: RunRecords) -> StabilityVerdict:
     growth, margin = _growth_by_increments(records, edges_s)
     slope_growth, slope_margin = _growth_by_levels(records, edges_s)
     high = min(growth + margin, slope_growth + slope_margin)
-    return _judge(growth / arrivals, (growth - margin) / arrivals, high / arrivals, _filling_share(records))
+    loss = (growth / arrivals, (growth - margin) / arrivals, high / arrivals)
+    return _judge(*loss, _filling_share(records), _ways_out(records))
 
 
-def _judge(growth: float, low: float, high: float, filling: float) -> StabilityVerdict:
-    if low > filling:
+def _ways_out(records: RunRecords) -> list[str]:
+    """How requests may leave without being served, as verbs."""
+    ways = {"give up": records.workload.gives_up, "are shed": records.shed.any()}
+    return [verb for verb, is_open in ways.items() if is_open]
+
+
+def _judge(growth: float, low: float, high: float, filling: float, ways_out: list[str]) -> StabilityVerdict:
+    stay = listed(["stay behind", *ways_out], "or")
+    if low > max(filling, STABLE_BELOW if ways_out else 0.0):
         reason = (
-            f"unstable: {growth:.1%} of the requests that arrive stay behind (95% sure of {low:.1%}), "
+            f"unstable: {growth:.1%} of the requests that arrive {stay} (95% sure of {low:.1%}), "
             f"of which filling up from empty explains at most {filling:.1%}"
         )
         return StabilityVerdict(False, reason, growth, low, high)
     if high < STABLE_BELOW:
-        reason = f"stable: {max(high, 0):.1%} of the requests that arrive stay behind at most (95% sure)"
+        reason = f"stable: {max(high, 0):.1%} of the requests that arrive {stay} at most (95% sure)"
         return StabilityVerdict(True, reason, growth, low, high)
-    if low > 0:
+    if filling >= low > 0:
         reason = (
-            f"too short to tell: {growth:.1%} of the requests that arrive stay behind (95% sure of {low:.1%}), but "
+            f"too short to tell: {growth:.1%} of the requests that arrive {stay} (95% sure of {low:.1%}), but "
             f"they stay so long that filling up from empty explains up to {filling:.1%}. Run more requests"
         )
         return StabilityVerdict(None, reason, growth, low, high)
     reason = (
-        f"too short to tell: between {low:.1%} and {high:.1%} of the requests that arrive stay behind; "
+        f"too short to tell: between {low:.1%} and {high:.1%} of the requests that arrive {stay}; "
         f"stable means less than {STABLE_BELOW:.0%}. Run more requests"
     )
     return StabilityVerdict(None, reason, growth, low, high)
@@ -101,7 +116,7 @@ def _judge(growth: float, low: float, high: float, filling: float) -> StabilityV
 
 def _growth_by_increments(records: RunRecords, edges_s: FloatArray) -> tuple[float, float]:
     """Growth of N from the first edge to the last, requests, and the margin of its interval."""
-    times, counts = number_in_system(records)
+    times, counts = number_in_system(records, only_served_leave=True)
     before = np.searchsorted(times, edges_s, side="left")  # the last edge is an arrival, which is not counted yet
     steps = np.diff(np.concatenate(([0], counts))[before])
     return float(steps.sum()), student_t(SPANS - 1) * float(steps.std(ddof=1)) * math.sqrt(SPANS)
@@ -109,7 +124,7 @@ def _growth_by_increments(records: RunRecords, edges_s: FloatArray) -> tuple[flo
 
 def _growth_by_levels(records: RunRecords, edges_s: FloatArray) -> tuple[float, float]:
     """The same from a line through the mean N of every span."""
-    times, counts = number_in_system(records)
+    times, counts = number_in_system(records, only_served_leave=True)
     area = np.concatenate(([0.0], np.cumsum(counts[:-1] * np.diff(times))))
     levels = np.diff(np.interp(edges_s, times, area)) / np.diff(edges_s)
     x = np.arange(SPANS) - (SPANS - 1) / 2
@@ -130,6 +145,7 @@ def _filling_share(records: RunRecords) -> float:
     scheduled = ~np.isnan(records.first_scheduled_s)
     if not scheduled.any():
         return 0.0
-    half_s = float(records.arrival_s[-1] - records.arrival_s[0]) / 2
-    stay_s = np.where(records.finished, records.last_token_s - records.first_scheduled_s, math.inf)[scheduled]
+    half_s = float(np.nanmax(records.arrival_s) - np.nanmin(records.arrival_s)) / 2
+    left_s = np.where(records.finished, records.last_token_s, np.where(records.dropped, records.left_s, math.inf))
+    stay_s = (left_s - records.first_scheduled_s)[scheduled]
     return float(np.clip(stay_s - half_s, 0, half_s).mean() / half_s)

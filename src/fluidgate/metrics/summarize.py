@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import nan
 from typing import Any
 
 import numpy as np
 
-from fluidgate.arrays import BoolArray, FloatArray, IntArray
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.engine import RunRecords
 from fluidgate.metrics.goodput import Slo
 from fluidgate.metrics.losses import busy_shares
+from fluidgate.metrics.objectives import Objective
+from fluidgate.metrics.per_request import e2el_s, meets, tpot_s, ttft_s
 from fluidgate.metrics.stability import stability_verdict
-from fluidgate.metrics.summary import Summary
+from fluidgate.metrics.summary import PATIENCE_METRICS, Summary
 
 STALL_S = 1.0
 PERCENTILES = {"median": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 
 
-def summarize(records: RunRecords, slo: Slo | None = None) -> Summary:
+def summarize(records: RunRecords, slo: Slo | None = None, objectives: Sequence[Objective] = ()) -> Summary:
     """The numbers of one run; without an `slo` its goodput is NaN. `Summary` says what each is taken over."""
     finished = records.finished
     verdict = stability_verdict(records)
@@ -29,31 +32,15 @@ def summarize(records: RunRecords, slo: Slo | None = None) -> Summary:
         **_waits(records),
         **_engine(records),
         **busy_shares(records),
+        **_given_up(records),
         offered=records.workload.offered,
         completed=int(finished.sum()),
-        unfinished=int((~finished).sum()),
+        unfinished=int((~finished & ~records.dropped).sum()),
         refused=records.workload.offered - len(records),
         stable=verdict.stable,
         stability_reason=verdict.reason,
+        objectives=[objective.value(records, slo) for objective in objectives],
     )
-
-
-def ttft_s(records: RunRecords) -> FloatArray:
-    """Arrival to first token, with the hardware's overhead, shape (n,), seconds; NaN without a first token."""
-    return records.first_token_s - records.arrival_s + records.hardware.overhead_s
-
-
-def e2el_s(records: RunRecords) -> FloatArray:
-    """Arrival to last token, with the hardware's overhead, shape (n,), seconds; NaN for unfinished requests."""
-    return np.where(records.finished, records.last_token_s - records.arrival_s + records.hardware.overhead_s, nan)
-
-
-def tpot_s(records: RunRecords) -> FloatArray:
-    """Time per output token after the first, shape (n,), seconds; NaN for unfinished and one-token requests."""
-    gaps = records.workload.output_tokens - 1
-    has = records.finished & (gaps > 0)
-    streaming_s = records.last_token_s - records.first_token_s
-    return np.asarray(np.divide(streaming_s, gaps, out=np.full(len(records), nan), where=has))
 
 
 def gap_percentiles_s(counts: IntArray, edges_s: FloatArray, percentiles: list[float]) -> FloatArray:
@@ -96,12 +83,12 @@ def _latencies(records: RunRecords) -> dict[str, Any]:
 def _rates(records: RunRecords, slo: Slo | None) -> dict[str, Any]:
     streamed = ~np.isnan(records.last_token_s)
     last_s = float(records.last_token_s[streamed].max()) if streamed.any() else nan
-    duration_s = last_s - float(records.arrival_s[0])
+    duration_s = last_s - float(np.nanmin(records.arrival_s))
 
     def per_second(amount: float) -> float:
         return _ratio(amount, duration_s) if amount else 0.0  # nothing came: zero, over any time
 
-    good = int(_meets(records, slo).sum()) if slo is not None else nan
+    good = int(meets(records, slo).sum()) if slo is not None else nan
     return {
         "output_throughput": per_second(int(records.generated_tokens.sum())),
         "effective_throughput": per_second(int(records.generated_tokens[records.finished].sum())),
@@ -110,18 +97,6 @@ def _rates(records: RunRecords, slo: Slo | None) -> dict[str, Any]:
         "goodput_share": good / records.workload.offered,
         "duration_s": duration_s,
     }
-
-
-def _meets(records: RunRecords, slo: Slo) -> BoolArray:
-    good = records.finished.copy()
-    for bound_ms, values_s in (
-        (slo.ttft_ms, ttft_s(records)),
-        (slo.tpot_ms, np.nan_to_num(tpot_s(records), nan=0.0)),  # one token: no time per further token, as in vLLM
-        (slo.e2el_ms, e2el_s(records)),
-    ):
-        if bound_ms is not None:
-            good &= 1e3 * values_s <= bound_ms
-    return good
 
 
 def _silences(records: RunRecords) -> dict[str, Any]:
@@ -146,6 +121,20 @@ def _waits(records: RunRecords) -> dict[str, Any]:
     }
 
 
+def _given_up(records: RunRecords) -> dict[str, Any]:
+    """What it costs that clients, or the policy, give up; NaN where nobody does."""
+    dropped = records.dropped
+    if records.spent_s is None or records.spent_tokens is None:
+        return dict.fromkeys(PATIENCE_METRICS, nan)
+    return {
+        "aborted": int(records.aborted.sum()),
+        "shed": int(records.shed.sum()),
+        "success_share": int(records.finished.sum()) / records.workload.offered,
+        "wasted_tokens": int(records.spent_tokens[dropped].sum()),
+        "wasted_share": _ratio(float(records.spent_s[dropped].sum()), records.busy_s),
+    }
+
+
 def _engine(records: RunRecords) -> dict[str, Any]:
     recomputed = int(records.recomputed_tokens.sum())
     return {
@@ -159,7 +148,7 @@ def _engine(records: RunRecords) -> dict[str, Any]:
         "kv_above_90": _ratio(records.nearly_full_s, records.busy_s),
         "iterations": records.iterations,
         "mean_iteration_ms": 1e3 * _ratio(records.busy_s, records.iterations),
-        "busy_share": _ratio(records.busy_s, records.replicas * (records.end_s - float(records.arrival_s[0]))),
+        "busy_share": _ratio(records.busy_s, records.replicas * (records.end_s - float(np.nanmin(records.arrival_s)))),
         "end_s": records.end_s,
     }
 

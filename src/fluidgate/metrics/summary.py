@@ -59,15 +59,21 @@ class Summary:
     """One run in numbers; names follow `vllm bench serve`. NaN: no request has the quantity.
 
     Latencies are averages over the requests that have them, finished or not: TTFT needs a first token, TPOT and
-    E2EL a last one (TPOT also a second), ITL is over all gaps between tokens. `unfinished` and `refused` say how many
-    requests are missing there. Rates are per second of `duration_s`, from the first arrival to the last token. Goodput
-    is over all offered requests; one that did not finish, or was refused, misses the SLO.
+    E2EL a last one (TPOT also a second), ITL is over all gaps between tokens. `aborted`, `shed`, `unfinished` and
+    `refused` say how many requests are missing there. Rates are per second of `duration_s`, from the first arrival to
+    the last token. Goodput is over all offered requests; one that was aborted or shed, did not finish, or was refused,
+    misses the SLO.
 
     Attributes:
         output_throughput: all output tokens.
         effective_throughput: output tokens of completed requests.
         request_goodput, goodput_share: requests that met the SLO; NaN when none was set.
-        offered: completed, unfinished and refused requests.
+        offered: completed, aborted, shed, unfinished and refused requests.
+        aborted: requests whose clients gave up; NaN, as are the four below, where nobody gives up.
+        shed: requests that the policy gave up (`Policy.shed`).
+        success_share: completed ÷ offered.
+        wasted_tokens, wasted_share: tokens computed for requests aborted or shed, and their share of the busy time. An
+            iteration's time is split over its requests by the tokens computed for each (`engine.patience.book_shares`).
         refused: requests with more tokens, prompt and output, than the model takes (`Workload.within`).
         recompute_tax: recomputed ÷ computed tokens.
         mean_longest_silence_s, p99_longest_silence_s, max_longest_silence_s: longest gap between two tokens of a
@@ -86,6 +92,7 @@ class Summary:
             load from which memory matters it is large and harmless: memory does not bind, and batches are small
             because few requests are there.
         stable, stability_reason: see `stability_verdict`; None: cannot tell.
+        objectives: the values of the objectives that were given, in order.
     """
 
     mean_ttft_ms: float = _ms("TTFT, mean")
@@ -115,8 +122,13 @@ class Summary:
     goodput_share: float = _share("Requests that met the SLO", "higher")
     offered: int = _count("Requests offered")
     completed: int = _count("Requests completed", "higher")
+    aborted: float = _count("Requests aborted by their clients", "lower")
+    shed: float = _count("Requests shed by the policy")
+    success_share: float = _share("Requests completed, of those offered", "higher")
     unfinished: int = _count("Requests unfinished", "lower")
     refused: int = _count("Requests refused as too long", "lower")
+    wasted_tokens: float = _count("Tokens computed for requests aborted or shed", "lower")
+    wasted_share: float = _share("Busy time spent on requests aborted or shed", "lower")
     preemptions: int = _count("Preemptions", "lower")
     preempted_requests: int = _count("Requests preempted", "lower")
     recomputed_tokens: int = _count("Recomputed tokens", "lower")
@@ -143,11 +155,24 @@ class Summary:
     end_s: float = _seconds("End of the run", None)
     stable: bool | None
     stability_reason: str
+    objectives: list[float] = field(default_factory=list, metadata={"json": False})
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether clients may give up, or the policy."""
+        return not math.isnan(self.aborted)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values by name, null where there is none."""
-        return dict(plain(self, finite=True))
+        """JSON-ready values by name, null where there is none; without `PATIENCE_METRICS` where no client gives up."""
+        values = dict(plain(self, finite=True))
+        return {key: value for key, value in values.items() if self.gives_up or key not in PATIENCE_METRICS}
 
 
-METRICS: dict[str, Metric] = {f.name: Metric(f.name, **f.metadata) for f in fields(Summary) if f.metadata}
+PATIENCE_METRICS = ("aborted", "shed", "success_share", "wasted_tokens", "wasted_share")
+"""Numbers of a `Summary` that are shown only where clients, or the policy, give up."""
+
+SLO_METRICS = ("request_goodput", "goodput_share")
+"""Numbers of a `Summary` that are there only where an SLO was set."""
+
+METRICS: dict[str, Metric] = {f.name: Metric(f.name, **f.metadata) for f in fields(Summary) if "label" in f.metadata}
 """Every number of a `Summary`, by name, in order."""

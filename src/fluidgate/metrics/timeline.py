@@ -10,7 +10,7 @@ from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.engine import RunRecords, StepRecords
 from fluidgate.errors import InputError
 from fluidgate.metrics.batches import batch_entries
-from fluidgate.metrics.summarize import e2el_s, tpot_s, ttft_s
+from fluidgate.metrics.per_request import e2el_s, tpot_s, ttft_s
 
 BINS = 300
 """Bins of time; with a least and a most value each, a figure has 600 points."""
@@ -29,7 +29,7 @@ class Timeline:
     Attributes:
         edges_s: edges of `BINS` bins of equal width, seconds.
         kv_low, kv_mean, kv_high: KV blocks in use ÷ all in each bin; an idle engine uses none.
-        waiting_mean, waiting_high: requests that wait (arrived, not resident, not finished).
+        waiting_mean, waiting_high: requests that wait (arrived, not resident, not finished or aborted).
         evicted: requests evicted up to the end of each bin.
         coarse_edges_s: edges of at most `COARSE_BINS` bins.
         held_s: mean time for which the policy alone kept out the requests that arrived in each coarse bin.
@@ -92,7 +92,7 @@ def timeline(records: RunRecords, stage_edges: list[int]) -> Timeline:
 
 def _edges(records: RunRecords, bins: int) -> FloatArray:
     """From the first arrival to the end of the run; one second where no time passed, in a run that stalled at once."""
-    start_s = float(records.arrival_s[0])
+    start_s = float(np.nanmin(records.arrival_s))
     return np.linspace(start_s, records.end_s if records.end_s > start_s else start_s + 1.0, bins + 1)
 
 
@@ -138,7 +138,7 @@ class StepFunction:
 def _in_engine(records: RunRecords, steps: StepRecords, value: FloatArray) -> StepFunction:
     """A quantity of each batch, from its start to the next one's; zero while the engine is idle."""
     idle = np.flatnonzero(steps.start_s[1:] > steps.end_s[:-1])
-    times = np.concatenate((records.arrival_s[:1], steps.start_s, steps.end_s[idle], steps.end_s[-1:]))
+    times = np.concatenate(([np.nanmin(records.arrival_s)], steps.start_s, steps.end_s[idle], steps.end_s[-1:]))
     values = np.zeros(len(times))
     values[1 : 1 + len(value)] = value
     order = np.argsort(times, kind="stable")
@@ -146,11 +146,13 @@ def _in_engine(records: RunRecords, steps: StepRecords, value: FloatArray) -> St
 
 
 def _waiting(records: RunRecords, steps: StepRecords) -> StepFunction:
-    """Arrived, not finished, not resident; arrivals change it in the middle of an iteration too."""
+    """Arrived, not gone, not resident; arrivals change it in the middle of an iteration too."""
     residents = _in_engine(records, steps, steps.running.astype(np.float64))
-    times = np.union1d(residents.time_s, records.arrival_s)
-    arrived = np.searchsorted(records.arrival_s, times, side="right")
-    left = np.searchsorted(np.sort(records.last_token_s[records.finished]), times, side="right")
+    sent_s = np.sort(records.arrival_s[~np.isnan(records.arrival_s)])
+    times = np.union1d(residents.time_s, sent_s)
+    arrived = np.searchsorted(sent_s, times, side="right")
+    gone_s = np.concatenate((records.last_token_s[records.finished], records.left_s[records.dropped]))
+    left = np.searchsorted(np.sort(gone_s), times, side="right")
     inside = residents.value[np.searchsorted(residents.time_s, times, side="right") - 1]
     return StepFunction(times, arrived - left - inside)
 

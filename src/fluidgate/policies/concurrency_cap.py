@@ -24,6 +24,8 @@ class ConcurrencyCap(Policy):
 
     cap: float
 
+    refusals_stand = True
+
     def __post_init__(self) -> None:
         self.require(1 <= self.cap < MANY, f"cap = {self.cap} must be at least 1 request, and finite")
 

@@ -57,14 +57,17 @@ def _turns_over(params, view, free_blocks, newcomers):
     """Whether enough of the residents and the first waiting ones end before the free blocks run out."""
     requests = len(view.residents) + newcomers
     iterations = free_blocks * view.block_size // requests
+    enough = min(params[_GAMMA], requests) - ROUNDING
     ends = 0.0
     for i in range(len(view.residents)):
+        if ends >= enough:  # most often after a few: the oldest come first
+            return True
         ends += _ends_within(params, view.generated_tokens[view.residents[i]], iterations)
     row = view.waiting_head[0]
     for _ in range(newcomers):
         ends += _ends_within(params, view.generated_tokens[row], iterations)
         row = view.next_waiting[row]
-    return ends >= min(params[_GAMMA], requests) - ROUNDING
+    return ends >= enough
 
 
 @kernel

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fluidgate.kernel import kernel
-from fluidgate.policies.fluid import LAWS, SHARES, Fluid
+from fluidgate.policies.fluid import Fluid
+from fluidgate.policies.parts.fluid_memory import LAWS, SHARES
 from fluidgate.policies.parts.length_law import UNKNOWN_MEDIAN_TOKENS
 from fluidgate.policies.registry import policy
 
@@ -63,6 +64,7 @@ class FluidVolume(Fluid):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.require(not self.sheds, "sheds nobody: leave its timeouts out, or take fluid")
         self.require(0 <= self.patience_s < np.inf, f"patience_s = {self.patience_s} must be at least 0 s, and finite")
 
     classify = None  # type: ignore[assignment]
@@ -77,4 +79,5 @@ class FluidVolume(Fluid):
     def from_plan(cls, plan: FluidPlan, **overrides: Any) -> Self:
         """`fluid`'s own parameters, and a patience of ten mean service times at the boundary."""
         service_s = plan.mix.mean_output_tokens * plan.stability.iteration_time_s
-        return super().from_plan(plan, **({"patience_s": SERVICE_TIMES * service_s} | overrides))
+        own = {"patience_s": SERVICE_TIMES * service_s, "timeout_s": 0.0, "ttft_timeout_s": 0.0}
+        return super().from_plan(plan, **(own | overrides))

@@ -52,7 +52,19 @@ def _of_prompts(view, free_blocks, enough_tokens):
     return tokens
 
 
+@kernel
+def _is_full(view):
+    """Whether no prompt fits, whatever residents take."""
+    row = view.waiting_head[0]
+    seats = view.max_num_seqs - len(view.residents)
+    if row < 0 or seats <= 0:
+        return True
+    return blocks_for(view.prompt_tokens[row] + view.generated_tokens[row], view.block_size) > view.free_blocks
+
+
 def _admit(params, memory, view, out_quota):
+    if _is_full(view):
+        return np.inf
     decodes, tokens, blocks = _of_residents(view)
     enough_tokens = max(params[1] * view.token_budget - tokens, 1.0)
     prompts = _of_prompts(view, view.free_blocks - blocks, enough_tokens)

@@ -14,16 +14,29 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fluidgate.arrays import FloatArray
+from fluidgate.bounds import MAX_COUNT
 from fluidgate.kernel import kernel
 from fluidgate.policies.parts.pacing import MEMORY_SLACK, accrue, blocks_for_next_step, blocks_short, pause_for_memory
-from fluidgate.policies.parts.thresholds import GROUPS, HOLD_S, STRICT, THRESHOLDS, ThresholdPolicy, held_until
+from fluidgate.policies.parts.thresholds import (
+    GROUPS,
+    HOLD_S,
+    STRICT,
+    THRESHOLDS,
+    ThresholdPolicy,
+    held_until,
+    warn_if_infeasible,
+)
 from fluidgate.policies.protocol import ADMITTED
 from fluidgate.policies.registry import policy
 
 if TYPE_CHECKING:
     from fluidgate.fluid import FluidPlan
 
-# params: [hold_s, strict, L, n_1..n_L, L - 1, cuts r_1..r_{L-1}]; memory: [iteration, credit]
+# params: [hold_s, strict, L, n_1..n_L, L - 1, cuts r_1..r_{L-1}]; memory: [iteration, credit], and to the letter
+# residents by stage
+COUNTS = 2
+COUNTED_STAGES = 2**15
+"""Stages whose residents are counted in memory; at later ones, which few requests reach, they are looked for."""
 
 
 @kernel
@@ -60,21 +73,35 @@ def _running_segments(params, view):
 
 
 @kernel
-def _advance_strictly(params, view, out_mask):
+def _advance_strictly(params, memory, view, out_mask):
+    """Of the running segments, the first n_k residents at every stage; counted in `memory`, by stage."""
     running = _running_segments(params, view)
+    counted = len(memory) - COUNTS
+    for row in view.residents:
+        if view.generated_tokens[row] < counted:
+            memory[COUNTS + view.generated_tokens[row]] = 0.0
     for i in range(len(view.residents)):
         stage = view.generated_tokens[view.residents[i]]
         k = _segment_of(params, stage)
-        ahead = 0
-        for other in view.residents[:i]:
-            ahead += view.generated_tokens[other] == stage
+        if stage < counted:
+            ahead = int(memory[COUNTS + stage])
+            memory[COUNTS + stage] += 1.0
+        else:
+            ahead = 0
+            for other in view.residents[:i]:
+                ahead += view.generated_tokens[other] == stage
         out_mask[i] = k < running and ahead < params[THRESHOLDS + k]
 
 
 @kernel
 def _pause_deep_segments(params, view, out_mask):
-    """Until the rest fits, pause segments that may not start by the thresholds, deepest first; never the first row."""
+    """Until the rest fits, pause segments that may not start by the thresholds, deepest first; never the first row.
+
+    Returns whether there was anything to do.
+    """
     short = blocks_short(view, out_mask)
+    if short <= 0:
+        return False
     k = int(params[GROUPS]) - 1
     while short > 0 and k > 0:
         if _at_stage(view, _cut(params, k)) < params[THRESHOLDS + k]:
@@ -85,6 +112,7 @@ def _pause_deep_segments(params, view, out_mask):
                     out_mask[i] = 0
                     short -= need
         k -= 1
+    return True
 
 
 def _admit(params, memory, view, out_quota):
@@ -107,10 +135,10 @@ def _admit(params, memory, view, out_quota):
 
 def _advance(params, memory, view, out_mask):
     if params[STRICT] != 0.0:
-        _advance_strictly(params, view, out_mask)
+        _advance_strictly(params, memory, view, out_mask)
     else:
-        _pause_deep_segments(params, view, out_mask)
-        pause_for_memory(view, out_mask)
+        if _pause_deep_segments(params, view, out_mask):
+            pause_for_memory(view, out_mask)
     return np.inf
 
 
@@ -136,19 +164,30 @@ class NestedWait(ThresholdPolicy):
     advance = staticmethod(_advance)
     observe = staticmethod(_observe)
 
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """To the letter memory alone limits residents: the paper has no seats, and paused requests would fill them."""
+        return {"max_num_seqs": MAX_COUNT, "max_num_active_seqs": None} if self.strict else {}
+
     def new_memory(self) -> FloatArray:
-        """The iteration the credit was last updated at, and the credit."""
-        return np.array([0.0, 1.0])
+        """The iteration the credit was last updated at, and the credit; to the letter also residents by stage."""
+        return np.concatenate(([0.0, 1.0], np.zeros(COUNTED_STAGES if self.strict else 0)))
 
     @classmethod
     def from_plan(cls, plan: FluidPlan, **overrides: Any) -> Self:
-        """The plan's thresholds in whole requests (strict), or the memory's own pace and each segment's share of it.
+        """The plan's whole thresholds (strict), or the memory's own pace and each segment's share of it.
 
         The paper's ratios n_k/n_{k-1} exceed the survival p_k, for its guarantee; on widely spread lengths the
         memory they waste halves the rate. The deployable thresholds are the fluid limit, n_k/n_{k-1} = p_k.
         """
+        if overrides.get("strict", False):
+            from fluidgate.fluid.verdict import whole_nested
+
+            whole = plan.nested_whole
+            if not {"thresholds", "cuts"} & set(overrides):
+                warn_if_infeasible(whole_nested(plan.limits, whole), cls.name)
+            cuts = whole.segments.output_edges[:-1]
+            return cls.planned(whole.iteration_time_s, whole.thresholds, {"cuts": cuts}, overrides)
         nested = plan.nested
-        strict = bool(overrides.get("strict", False))
         pace = MEMORY_SLACK * plan.rate_limit * nested.segments.share
-        thresholds = np.ceil(nested.thresholds) if strict else pace
-        return cls.planned(nested.iteration_time_s, thresholds, {"cuts": nested.segments.output_edges[:-1]}, overrides)
+        return cls.planned(nested.iteration_time_s, pace, {"cuts": nested.segments.output_edges[:-1]}, overrides)

@@ -50,6 +50,8 @@ class NoEvict(Policy):
 
     max_output_tokens: float
 
+    refusals_stand = True
+
     def __post_init__(self) -> None:
         in_range = 1 <= self.max_output_tokens < MANY
         self.require(in_range, f"max_output_tokens = {self.max_output_tokens} must be at least 1 token, and finite")

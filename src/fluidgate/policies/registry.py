@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fluidgate.errors import InputError
+from fluidgate.errors import InputError, unknown
 from fluidgate.policies.protocol import Policy
 
 if TYPE_CHECKING:
@@ -46,9 +45,7 @@ def policy_class(name: str) -> type[Policy]:
         InputError: an unknown name; says which known one is nearest.
     """
     if name not in _REGISTRY:
-        close = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise InputError(f"unknown policy {name!r}{hint} (known: {', '.join(policy_names())})")
+        raise unknown("policy", name, policy_names())
     return _REGISTRY[name]
 
 
@@ -97,19 +94,24 @@ def load_policy_file(path: Path | None) -> None:
 
 
 def _overrides(cls: type[Policy], rest: str) -> dict[str, Any]:
-    names = {field.name for field in fields(cls)}
+    kinds = {field.name: str(field.type) for field in fields(cls)}
     values: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
         key, equals, text = item.partition("=")
         if key in cls.renamed:
             raise InputError(f"policy {cls.name}: {key} is now called {cls.renamed[key]}; use that name")
-        if not equals or key not in names:
-            allowed = ", ".join(sorted(names)) or "none"
+        if not equals or key not in kinds:
+            allowed = ", ".join(sorted(kinds)) or "none"
             raise InputError(f"policy {cls.name}: {item!r} is not key=value with a known key (known: {allowed})")
+        by_class = kinds[key].startswith("tuple")
+        wanted = "numbers with slashes between them" if by_class else "a number, true or false"
         try:
-            values[key] = {"true": True, "false": False}.get(text.lower())
-            if values[key] is None:
-                values[key] = float(text)
+            values[key] = tuple(float(part) for part in text.split("/")) if by_class else _value(text)
         except ValueError:
-            raise InputError(f"policy {cls.name}: {key}={text!r} is not a number, true or false") from None
+            raise InputError(f"policy {cls.name}: {key}={text!r} is not {wanted}") from None
     return values
+
+
+def _value(text: str) -> float | bool:
+    truth = {"true": True, "false": False}.get(text.lower())
+    return float(text) if truth is None else truth

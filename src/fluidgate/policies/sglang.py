@@ -20,7 +20,7 @@ from fluidgate.arrays import FloatArray
 from fluidgate.kernel import kernel
 from fluidgate.policies.parts.blocks import blocks_for
 from fluidgate.policies.parts.pacing import never_idle
-from fluidgate.policies.protocol import ARRIVED, FINISHED, MANY, PREEMPTED, Policy
+from fluidgate.policies.protocol import ABORTED, ARRIVED, FINISHED, MANY, PREEMPTED, Policy
 from fluidgate.policies.registry import policy
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _observe(params, memory, event):
             memory[_RATIO] = _first_ratio(params)
             memory[_ITERATION] = _UNKNOWN
         memory[_PRESENT] += 1.0
-    elif event.kind == FINISHED:
+    elif event.kind == FINISHED or event.kind == ABORTED:
         memory[_PRESENT] -= 1.0
         memory[_IDLE_SINCE] = event.now_s
     elif event.kind == PREEMPTED:

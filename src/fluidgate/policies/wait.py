@@ -16,7 +16,15 @@ import numpy as np
 from fluidgate.arrays import FloatArray
 from fluidgate.kernel import kernel
 from fluidgate.policies.parts.pacing import MEMORY_SLACK, accrue, pause_for_memory
-from fluidgate.policies.parts.thresholds import GROUPS, HOLD_S, STRICT, THRESHOLDS, ThresholdPolicy, held_until
+from fluidgate.policies.parts.thresholds import (
+    GROUPS,
+    HOLD_S,
+    STRICT,
+    THRESHOLDS,
+    ThresholdPolicy,
+    held_until,
+    warn_if_infeasible,
+)
 from fluidgate.policies.protocol import ADMITTED
 from fluidgate.policies.registry import policy
 
@@ -139,4 +147,8 @@ class Wait(ThresholdPolicy):
         period_s = max(wait.period_s, MEMORY_SLACK * wait.period_range_s[1])
         strict = bool(overrides.get("strict", False))
         thresholds = wait.integer if strict else wait.rate * period_s
+        if strict:
+            from fluidgate.fluid.verdict import whole_wait
+
+            warn_if_infeasible(whole_wait(plan.limits, wait), cls.name)
         return cls.planned(wait.iteration_time_s, thresholds, {"output_edges": wait.output_edges}, overrides)

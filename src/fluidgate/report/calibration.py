@@ -46,13 +46,13 @@ def calibration_table(report: CalibrationReport, title: str) -> Table:
     return table
 
 
-def grid_table(queried: QueriedHardware) -> Table:
+def queried_table(queried: QueriedHardware) -> Table:
     """What was queried, how far the grid reaches, and the error of interpolation, for the terminal."""
     hardware, kinds, error = queried.hardware, queried.points.kind, queried.interpolation_error
     grid = hardware.grid
     assert grid is not None
     table = Table(title=hardware.name, show_header=False)
-    for context in (512, 4096):
+    for context in dict.fromkeys(min(context, grid.max_context) for context in (512, 4096)):
         sizes = [n for n in (1, 8, 64, 256) if n <= grid.max_decodes]
         times_ms = ", ".join(f"{n}: {number(float(grid.duration_s(n, n * context, 0, 0, 0)[0]) * 1e3)}" for n in sizes)
         table.add_row(f"decode step at a context of {context:,} tokens, ms by batch", times_ms)
@@ -76,7 +76,7 @@ def calibration_figure(report: CalibrationReport) -> Html:
     return _steps_figure(report.points, report.fitted_s, report.outlier, ("fitted, ms", "measured, ms"), alt)
 
 
-def grid_figure(queried: QueriedHardware) -> Html:
+def queried_figure(queried: QueriedHardware) -> Html:
     """Queried against interpolated time of the steps that check the grid."""
     error = queried.interpolation_error
     alt = (

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from math import inf, isfinite
 
+import numpy as np
+
 from fluidgate.metrics import Interval
+from fluidgate.report.alike import groups, together
 from fluidgate.report.html import Html, tag
-from fluidgate.report.svg import Axis, Format, colour, frame, marker, svg
+from fluidgate.report.labels import ROW, below
+from fluidgate.report.svg import Axis, colour, data_policy, frame, marker, svg, tick_text
 from fluidgate.report.words import short, tenths, whole_percent
+from fluidgate.words import number
 
 WIDTH, LABELS, VALUES, HEAD, PITCH = 340.0, 112.0, 66.0, 26.0, 24.0
 """Bars: the width, of it the space at the left and at the right, the space above, and the height of a row."""
@@ -128,52 +135,91 @@ def _split_bar(row: Split, y: float) -> list[Html]:
     return [tag("g", *parts, data_policy=str(row.series))]
 
 
+CurvePoint = tuple[Interval, Interval, str]
+"""x, y and what is said under the pointer."""
+
+
 @dataclass(frozen=True)
 class Curve:
-    """One policy's points (x, y, tooltip), in order of load."""
+    """One policy's points in order of load, in stretches that a line joins."""
 
     label: str
     series: int
-    points: tuple[tuple[Interval, Interval, str], ...]
+    stretches: tuple[tuple[CurvePoint, ...], ...]
 
-    def drawable(self) -> list[tuple[Interval, Interval, str]]:
-        """The points that have both values."""
-        return [(x, y, text) for x, y, text in self.points if isfinite(x.mean) and isfinite(y.mean)]
+    @property
+    def points(self) -> list[CurvePoint]:
+        """Of all stretches."""
+        return [point for stretch in self.stretches for point in stretch]
+
+    def drawable(self) -> list[list[CurvePoint]]:
+        """The points that have both values, by stretch."""
+        return [[p for p in stretch if isfinite(p[0].mean) and isfinite(p[1].mean)] for stretch in self.stretches]
 
 
-def curves(x_label: str, y_label: str, alt: str, lines: Sequence[Curve], x_format: Format, y_format: Format) -> Html:
-    """One line per policy through its loads, with intervals; y is logarithmic when it spans more than tenfold."""
+def curves(title: str, x_label: str, alt: str, lines: Sequence[Curve]) -> Html:
+    """One line per policy through its stretches, with intervals, axes zoomed to the marks; lines that coincide are one.
+
+    y is logarithmic when it spans more than tenfold.
+    """
     width, height, left, right, head, foot = 400.0, 270.0, 52.0, 12.0, 26.0, 40.0
-    points = [point for line in lines for point in line.drawable()]
+    points = [point for line in lines for stretch in line.drawable() for point in stretch]
     if not points:
         return svg(width, 40, alt, [tag("text", "No request finished.", x=0, y=20)])
-    least, most = min(x.mean for x, _, _ in points), max(x.mean for x, _, _ in points)
-    start = 0.9 * least if 2 * least > most else 0.0  # points close together would pile up far from zero
-    x = Axis(start, 1.06 * most or 1.0, left, width - right)
+    x = _zoomed([x.mean for x, _, _ in points], left, width - right)
     y = _latency_axis([y.mean for _, y, _ in points], height - foot, head)
-    parts = frame(x, y, (x_label, y_label), (x_format, y_format))
-    parts.extend(_curve(line, x, y) for line in lines)
-    return svg(width, height, alt, parts)
+    parts = frame(x, y, (x_label, ""), (tick_text(x), number if y.log else tick_text(y)))
+    parts.append(tag("text", title, x=0, y=14, font_weight=600))
+    grouped = _groups(lines, x, y)
+    parts.extend(_curve([lines[k] for k in group], x, y) for group in grouped)
+    bands = [[lines[k] for k in group] for group in grouped if len(group) > 1]
+    parts.extend(_band_name(band, left, height, row) for row, band in enumerate(bands))
+    return svg(width, height + ROW * len(bands), alt, parts)
+
+
+def _zoomed(values: Sequence[float], start: float, end: float) -> Axis:
+    low, high = min(values), max(values)
+    pad = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    return Axis(low - pad, high + pad, start, end)
 
 
 def _latency_axis(values: Sequence[float], bottom: float, top: float) -> Axis:
     low, high = min(values), max(values)
     if low > 0 and high > 10 * low:
         return Axis(low / 1.3, high * 1.3, bottom, top, log=True)
-    return Axis(0.0, 1.1 * high or 1.0, bottom, top)
+    return _zoomed(values, bottom, top)
 
 
-def _curve(line: Curve, x: Axis, y: Axis) -> Html:
-    points, ink = line.drawable(), colour(line.series)
-    path = "M" + "L".join(f"{x(px.mean):.1f} {y(py.mean):.1f}" for px, py, _ in points)
-    parts = [tag("path", d=path, fill="none", stroke=ink, stroke_width=1.6, opacity=0.75)] if points else []
-    for px, py, text in points:
+def _groups(lines: Sequence[Curve], x: Axis, y: Axis) -> list[list[int]]:
+    """The lines that coincide, by place; each has a point per load."""
+    width, height = x.end - x.start, y.start - y.end
+    return groups(
+        [
+            np.array([((x(px.mean) - x.start) / width, (y.start - y(py.mean)) / height) for px, py, _ in line.points])
+            for line in lines
+        ]
+    )
+
+
+def _band_name(band: Sequence[Curve], left: float, bottom: float, row: int) -> Html:
+    name = together([line.label for line in band])
+    named = below(partial(marker, band[0].series), name, left, bottom, row)
+    return tag("g", named, data_policy=data_policy(line.series for line in band))
+
+
+def _curve(band: Sequence[Curve], x: Axis, y: Axis) -> Html:
+    """The first of the curves that coincide."""
+    line, name = band[0], together([line.label for line in band])
+    stretches, ink = [stretch for stretch in line.drawable() if stretch], colour(line.series)
+    path = "".join("M" + "L".join(f"{x(px.mean):.1f} {y(py.mean):.1f}" for px, py, _ in part) for part in stretches)
+    parts = [tag("path", d=path, fill="none", stroke=ink, stroke_width=1.6, opacity=0.75)] if path else []
+    for px, py, text in chain.from_iterable(stretches):
         if _has_ends(px):
             parts.append(_error(x(px.low), x(px.high), y(py.mean), y(py.mean), ink))
         if _has_ends(py):
             parts.append(_error(x(px.mean), x(px.mean), y(py.low), y(py.high), ink))
-        parts.append(marker(line.series, x(px.mean), y(py.mean), f"{line.label}: {text}"))
-    return tag("g", *parts, data_policy=str(line.series))
+        parts.append(marker(line.series, x(px.mean), y(py.mean), f"{name}: {text}"))
+    return tag("g", *parts, data_policy=data_policy(line.series for line in band))
 
 
 def _error(x1: float, x2: float, y1: float, y2: float, ink: str) -> Html:

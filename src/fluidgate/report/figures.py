@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fluidgate.metrics import Timeline
 from fluidgate.output import make_folder, write_text
+from fluidgate.report.deciding_chart import deciding_chart
 from fluidgate.report.html import Html, join, tag
 from fluidgate.report.over_repeats import busy_time, kv_bars, metric_bars, series, throughput_latency
 from fluidgate.report.over_time import (
@@ -147,7 +148,8 @@ def all_figures(comparison: Comparison) -> list[Figure]:
         silence_figures,
         loss_figures,
     )
-    return [overview(comparison)] + [
+    answers = [Figure(_name("answer", s), deciding_chart(comparison, s)) for s in comparison.scenarios]
+    return [*answers, overview(comparison)] + [
         figure for group in groups for scenario in comparison.scenarios for figure in group(comparison, scenario)
     ]
 
@@ -189,4 +191,5 @@ def _free(path: Path, taken: list[Path]) -> Path:
 
 def _name(what: str, scenario: Scenario, policy: str = "") -> str:
     load = percent(scenario.load).rstrip("%").replace(",", "")
-    return re.sub(r"[^\w.-]+", "-", "-".join(filter(None, (what, f"load-{load}", policy)))).strip("-")
+    parts = filter(None, (what, scenario.workload, f"load-{load}", policy))
+    return re.sub(r"[^\w.-]+", "-", "-".join(parts)).strip("-")

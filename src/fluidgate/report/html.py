@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
+from string import Template
 
+from fluidgate.version import version
 from fluidgate.words import escaped
 
 VOID = frozenset({"br", "col", "hr", "img", "input", "meta"})
@@ -44,19 +46,53 @@ def join(parts: Sequence[str]) -> Html:
     return Html("".join(part if isinstance(part, Html) else escape(escaped(part)) for part in parts))
 
 
+def document(
+    title: str,
+    sections: Sequence[Html],
+    subtitle: str = "",
+    links: Sequence[tuple[str, str]] = (),
+    *,
+    scripted: bool = True,
+) -> str:
+    """A whole page, self-contained.
+
+    Args:
+        links: at the top, name and anchor.
+        scripted: with the page's script.
+    """
+    contents = [tag("a", name, href=f"#{anchor}") for name, anchor in links]
+    return Template(asset("page.html")).substitute(
+        title=join([title]),
+        subtitle=join([subtitle]),
+        style=asset("page.css") + asset("chart.css"),
+        version=version(),
+        contents=tag("nav", *contents, aria_label="Contents") if links else "",
+        sections="\n".join(sections),
+        script=asset("page.js") if scripted else "",
+    )
+
+
 def _attribute(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
 
 
-def section(anchor: str, title: str, *parts: Html) -> Html:
-    """A section of the page with an anchor."""
-    return tag("section", tag("h2", title, id=f"{anchor}-title"), *parts, id=anchor, aria_labelledby=f"{anchor}-title")
+def fold(anchor: str, title: str, inside: str, *parts: Html, printed: bool = False) -> Html:
+    """A section of the page, closed at first; its anchor lies inside, so that following a link opens it.
+
+    Args:
+        inside: what it holds, which is read before it is opened.
+        printed: whether the page's script opens it for printing.
+    """
+    summary = tag("summary", tag("h2", title, id=f"{anchor}-title"), tag("span", inside, class_="soft"))
+    body = tag("div", *parts, id=anchor)
+    details = tag("details", summary, body, data_print="" if printed else None)
+    return tag("section", details, aria_labelledby=f"{anchor}-title", class_="fold")
 
 
-def table(caption: str, heads: Sequence[Html], rows: Sequence[Html]) -> Html:
+def table(caption: str, heads: Sequence[Html], rows: Sequence[Html], **attributes: str) -> Html:
     """A table that scrolls sideways if it is wider than the screen."""
     head = [tag("thead", tag("tr", *heads))] if heads else []
-    body = tag("table", tag("caption", caption), *head, tag("tbody", *rows))
+    body = tag("table", tag("caption", caption), *head, tag("tbody", *rows), **attributes)
     return tag("div", body, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 

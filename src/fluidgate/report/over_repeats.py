@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from math import isfinite
 
 from fluidgate.metrics import METRICS, Interval
-from fluidgate.report.charts import Bar, Curve, Limit, Split, bars, curves, scale_top, split_bars
+from fluidgate.report.amounts import scale_of
+from fluidgate.report.charts import Bar, Curve, CurvePoint, Limit, Split, bars, curves, scale_top, split_bars
 from fluidgate.report.html import Html
 from fluidgate.report.shown_metrics import BUSY_TIME
 from fluidgate.report.svg import box_legend
-from fluidgate.report.words import duration, measured, or_dash, tenths, whole_percent
+from fluidgate.report.words import at_load, duration, or_dash, tenths, whole_percent
 from fluidgate.runs import Cell, Comparison, Frontier, Scenario, StableRate
 from fluidgate.words import number, percent
 
@@ -30,27 +32,32 @@ def throughput_latency(comparison: Comparison) -> Html:
     alt = "Mean E2E latency against output throughput. " + " ".join(
         f"{line.label}: {'; '.join(text for _, _, text in line.points)}." for line in lines
     )
-    return curves("output throughput, tok/s", "mean E2E latency", alt, lines, number, duration)
+    return curves("Mean E2E latency, s, against output throughput", "output throughput, tok/s", alt, lines)
 
 
 def _curve(comparison: Comparison, place: int, name: str) -> Curve:
-    points = []
-    for cell in (c for c in comparison.cells if c.policy == name):
-        x, y = cell.intervals["output_throughput"], cell.intervals["mean_e2el_ms"]
-        y = Interval(y.mean / 1e3, y.low / 1e3, y.high / 1e3, y.n)
-        text = f"{number(x.mean)} tok/s and {duration(y.mean)} at load {percent(cell.scenario.load)}"
-        points.append((x, y, text))
-    return Curve(name, place, tuple(points))
+    """Broken between workloads, where there are several."""
+    cells = [cell for cell in comparison.cells if cell.policy == name]
+    stretches = groupby(cells, key=lambda cell: cell.scenario.workload)
+    return Curve(name, place, tuple(tuple(map(_curve_point, stretch)) for _, stretch in stretches))
+
+
+def _curve_point(cell: Cell) -> CurvePoint:
+    x, y = cell.intervals["output_throughput"], cell.intervals["mean_e2el_ms"]
+    y = Interval(y.mean / 1e3, y.low / 1e3, y.high / 1e3, y.n)
+    return x, y, f"{number(x.mean)} tok/s and {duration(y.mean)} {at_load(cell.scenario)}"
 
 
 def metric_bars(comparison: Comparison, scenario: Scenario, key: str) -> Html:
     """A metric of every policy at one load, with intervals."""
-    rows = []
-    for cell in comparison.at(scenario):
-        value = cell.intervals[key]
-        rows.append(Bar(cell.policy, series(comparison, cell), value, measured(key, value.mean)))
-    title = METRICS[key].label
-    return bars(title, f"{title} at load {_values(scenario, rows)}", rows, scale_top([row.value for row in rows]))
+    values = [cell.intervals[key] for cell in comparison.at(scenario)]
+    scale = scale_of(key, [value.mean for value in values])
+    rows = [
+        Bar(cell.policy, series(comparison, cell), value, scale.text(value.mean))
+        for cell, value in zip(comparison.at(scenario), values, strict=True)
+    ]
+    title = scale.titled(METRICS[key].label)
+    return bars(title, f"{title}, {_values(scenario, rows)}", rows, scale_top(values))
 
 
 def kv_bars(comparison: Comparison, scenario: Scenario) -> Html:
@@ -66,8 +73,8 @@ def kv_bars(comparison: Comparison, scenario: Scenario) -> Html:
         Limit(predicted, f"fluid prediction, {tenths(predicted)}", dashed=True),
     )
     values = _values(scenario, rows)
-    alt = f"KV use, mean / peak at load {values} The fluid model predicts {percent(predicted)}."
-    return bars("KV use, mean / peak", alt, rows, 1.0, limits)
+    alt = f"KV use, mean / peak {values} The fluid model predicts {percent(predicted)}."
+    return bars("KV use, mean / peak, % of capacity", alt, rows, 1.0, limits)
 
 
 def stable_rate_bars(comparison: Comparison, frontier: Frontier) -> Html:
@@ -81,7 +88,7 @@ def stable_rate_bars(comparison: Comparison, frontier: Frontier) -> Html:
     values = "; ".join(f"{row.label} {row.text}" for row in rows)
     alt = f"Largest stable rate: {values}. The fluid boundary is {number(boundary)} req/s."
     top = 1.1 * max(boundary, scale_top([row.value for row in rows]))
-    return bars("Largest stable rate", alt, rows, top, limits)
+    return bars("Largest stable rate, req/s", alt, rows, top, limits)
 
 
 def _rate(rate: StableRate) -> str:
@@ -89,7 +96,7 @@ def _rate(rate: StableRate) -> str:
 
 
 def _values(scenario: Scenario, rows: list[Bar]) -> str:
-    return f"{percent(scenario.load)}: {'; '.join(f'{row.label} {row.text}' for row in rows)}."
+    return f"{at_load(scenario)}: {'; '.join(f'{row.label} {row.text}' for row in rows)}."
 
 
 def busy_time(comparison: Comparison, scenario: Scenario) -> Html:
@@ -100,8 +107,8 @@ def busy_time(comparison: Comparison, scenario: Scenario) -> Html:
         parts = tuple((name, style, intervals[key].mean) for key, (name, style) in BUSY_TIME.items())
         rows.append(Split(cell.policy, series(comparison, cell), parts, "unknown: requests are unfinished"))
     values = [f"{row.label} {', '.join(f'{name} {tenths(share)}' for name, _, share in row.parts)}" for row in rows]
-    alt = f"Busy time at load {percent(scenario.load)}: {'; '.join(values)}."
-    return split_bars("Busy time", alt, rows)
+    alt = f"Busy time {at_load(scenario)}: {'; '.join(values)}."
+    return split_bars("Busy time, % of it", alt, rows)
 
 
 def busy_time_legend() -> Html:

@@ -1,4 +1,5 @@
-// Choose loads, policies and a metric, and read values under the pointer. Without the script everything shows.
+// Choose loads, policies and a metric, read values under the pointer, copy lines, open what links lead to.
+// Without the script everything can be read.
 (() => {
   "use strict";
   const form = document.getElementById("controls");
@@ -11,9 +12,9 @@
     const one = (name) => document.querySelector(`input[name=${name}]:checked`)?.value ?? "all";
     chosen.load = one("load");
     chosen.metric = one("metric");
-    chosen.policies = new Set(new FormData(form).getAll("policy"));
+    chosen.policies = new Set(form ? new FormData(form).getAll("policy") : []);
     show("[data-load]", (data) => chosen.load === "all" || data.load === chosen.load);
-    show("[data-policy]", (data) => chosen.policies.has(data.policy));
+    show("[data-policy]", (data) => data.policy.split(" ").some((policy) => chosen.policies.has(policy)));
     show("[data-metric]", (data) => chosen.metric === "all" || data.metric === chosen.metric);
   };
 
@@ -82,10 +83,61 @@
     tip.style.transform = `translate(${Math.max(left, 8)}px, ${Math.max(top, 8)}px)`;
   };
 
+  // Browsers open what a link leads to, but not again where the address already is that link's.
+  const unfold = (anchor) => {
+    const target = document.getElementById(anchor);
+    const details = target?.closest("details");
+    if (!details) return;
+    details.open = true;
+    target.scrollIntoView();
+  };
+  const followed = (event) => {
+    const link = event.target.closest?.("a[href^='#']");
+    if (link) unfold(link.hash.slice(1));
+  };
+
+  // Opened from a file the clipboard may be refused; then the text is copied as a selection.
+  const copied = async (text) => {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      const area = Object.assign(document.createElement("textarea"), { value: text });
+      document.body.append(area);
+      area.select();
+      const done = document.execCommand("copy");
+      area.remove();
+      return done;
+    }
+  };
+  const copy = async (event) => {
+    const button = event.target.closest?.("button[data-copy]");
+    if (!button) return;
+    const source = document.getElementById(button.dataset.copy);
+    const done = await copied(source.textContent);
+    button.focus();
+    if (!done) getSelection().selectAllChildren(source);
+    button.nextElementSibling.textContent = done ? "copied" : "selected: copy it with Ctrl+C";
+  };
+
+  // On paper the key tables are open, whatever is on the screen.
+  let closed = [];
+  const beforePrint = () => {
+    closed = [...document.querySelectorAll("details[data-print]:not([open])")];
+    closed.forEach((details) => (details.open = true));
+  };
+  const afterPrint = () => closed.forEach((details) => (details.open = false));
+
   document.querySelectorAll(".needs-script").forEach((e) => (e.hidden = false));
   document.addEventListener("change", apply);
   document.addEventListener("pointermove", move);
   document.addEventListener("pointerdown", move);
   document.addEventListener("scroll", hide, { passive: true });
+  document.addEventListener("click", followed);
+  document.addEventListener("click", copy);
+  addEventListener("hashchange", () => unfold(location.hash.slice(1)));
+  addEventListener("beforeprint", beforePrint);
+  addEventListener("afterprint", afterPrint);
+  unfold(location.hash.slice(1));
   apply();
 })();

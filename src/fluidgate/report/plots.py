@@ -8,13 +8,22 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
+from fluidgate.report import alike
+from fluidgate.report.alike import Points, groups
 from fluidgate.report.html import Html, join, tag
-from fluidgate.report.svg import Axis, Format, colour, frame, svg
-from fluidgate.report.words import duration, whole_percent
+from fluidgate.report.svg import Axis, Format, colour, data_policy, frame, svg, tick_text
+from fluidgate.report.words import whole_percent
 from fluidgate.words import number
 
 WIDTH, LEFT, RIGHT, TOP, FOOT = 340.0, 42.0, 8.0, 24.0, 36.0
 TALL, LOW = 205.0, 175.0
+LINE, GAP = 17.0, 4.0
+"""Of the text below the plot: a line, and the space above the first."""
+STEPS = 201
+"""Places at which lines over time are compared."""
+LONGEST_NAME = 48
 
 Values = Sequence[float]
 
@@ -40,7 +49,9 @@ class Level:
     name_at_left: bool = False
 
 
-def envelope(alt: str, line: Line, low: Values, high: Values, levels: Sequence[Level], until_s: float) -> Html:
+def envelope(
+    title: str, alt: str, line: Line, low: Values, high: Values, levels: Sequence[Level], until_s: float
+) -> Html:
     """A mean between its minimum and maximum, as shares; the spread of `levels` lies behind it."""
     x, y = _time([line], until_s), Axis(0.0, 1.15, LOW - FOOT, TOP)
     middles, ink = _middles(line.edges_s), colour(line.series)
@@ -52,7 +63,7 @@ def envelope(alt: str, line: Line, low: Values, high: Values, levels: Sequence[L
     ]
     end = x(line.edges_s[-1])
     rows = [_row(name, values, end) for name, values in (("max", high), ("mean", line.values), ("min", low))]
-    return _plot(line.label, alt, x, y, marks, rows, "percent", whole_percent)
+    return _plot(title, alt, x, y, marks, rows, "percent", whole_percent)
 
 
 def stack(title: str, alt: str, layers: Sequence[Line], levels: Sequence[float], top: float, until_s: float) -> Html:
@@ -77,12 +88,22 @@ def shade(layer: int) -> float:
 
 
 def lines_over_time(title: str, alt: str, lines: Sequence[Line], unit: str = "number") -> Html:
-    """One line per policy over time; a gap where there is no value."""
+    """One line per policy over time, or per policies that are alike; a gap where there is no value."""
     most = max((v for line in lines for v in line.values if isfinite(v)), default=0.0)
     x, y = _time(lines), Axis(0.0, 1.05 * most or 1.0, TALL - FOOT, TOP)
-    marks = [_policy(line, _path(x, y, _middles(line.edges_s), line.values)) for line in lines]
+    paths = [_path(x, y, _middles(line.edges_s), line.values) for line in lines]
+    together = groups([over_time_points(line, x, y) for line in lines])
     rows = [_row(line.label, line.values, x(line.edges_s[-1]), line.series) for line in lines]
-    return _plot(title, alt, x, y, marks, rows, unit, duration if unit == "duration" else number)
+    text = tick_text(y) if unit == "duration" else number
+    return _plot(title, alt, x, y, _lines(lines, paths, together), rows, unit, text, _names(lines, together, TALL))
+
+
+def over_time_points(line: Line, x: Axis, y: Axis) -> Points:
+    """The line at `STEPS` even times, as shares of both axes; NaN outside its own time."""
+    along = np.linspace(0.0, 1.0, STEPS)
+    places = np.array([(middle - x.low) / (x.high - x.low) for middle in _middles(line.edges_s)])
+    values = np.array(line.values, np.float64) / y.high
+    return np.column_stack([along, np.interp(along, places, values, left=np.nan, right=np.nan)])
 
 
 def distributions(title: str, alt: str, lines: Sequence[Line]) -> Html:
@@ -91,10 +112,15 @@ def distributions(title: str, alt: str, lines: Sequence[Line]) -> Html:
     if not filled:
         return svg(WIDTH, 40, alt, [tag("text", f"{title}: no data.", x=0, y=20)])
     x, y = _latency([value for line in filled for value in line.values]), Axis(0.0, 1.0, TALL - FOOT, TOP + 6)
-    marks = []
-    for line in filled:
-        shares = [k / (len(line.values) - 1) for k in range(len(line.values))]
-        marks.append(_policy(line, _path(x, y, line.values, shares)))
+    shares = [[k / (len(line.values) - 1) for k in range(len(line.values))] for line in filled]
+    paths = [_path(x, y, line.values, share) for line, share in zip(filled, shares, strict=True)]
+    width = x.end - x.start
+    together = groups(
+        [
+            np.column_stack([[(x(value) - x.start) / width for value in line.values], share])
+            for line, share in zip(filled, shares, strict=True)
+        ]
+    )
     hover = {
         "by": "y",
         "start": y.start,
@@ -102,11 +128,50 @@ def distributions(title: str, alt: str, lines: Sequence[Line]) -> Html:
         "unit": "duration",
         "rows": [_row(line.label, line.values, y.end, line.series) for line in filled],
     }
-    return svg(WIDTH, TALL, alt, [*_framed(title, x, y, "", whole_percent, duration), *marks], hover)
+    unit, factor = ("s", 1.0) if x.high >= 1.0 else ("ms", 1e3)
+    head = _framed(
+        f"{title}, {unit}", x, y, f"{unit}; upwards: % of requests", whole_percent, lambda v: number(factor * v)
+    )
+    names = _names(filled, together, TALL)
+    return svg(WIDTH, TALL + _room(names), alt, [*head, *_lines(filled, paths, together), *names], hover)
+
+
+def _room(below: Sequence[Html]) -> float:
+    return GAP + LINE * len(below) if below else 0.0
+
+
+def _lines(lines: Sequence[Line], paths: Sequence[str], together: Sequence[Sequence[int]]) -> list[Html]:
+    """A curve per group, that of its first line; those of several lie in a band."""
+    return [
+        _policy([lines[k].label for k in group], [lines[k].series for k in group], paths[group[0]])
+        for group in together
+    ]
+
+
+def _names(lines: Sequence[Line], together: Sequence[Sequence[int]], top: float) -> list[Html]:
+    """Below the plot, what each band stands for."""
+    bands = [group for group in together if len(group) > 1]
+    names = []
+    for row, group in enumerate(bands):
+        at = top + GAP + LINE * row
+        ink = colour(lines[group[0]].series)
+        band = tag("path", d=f"M4 {at + 3:.1f}H24", fill="none", stroke=ink, class_="alike")
+        line = tag("path", d=f"M4 {at + 3:.1f}H24", fill="none", stroke=ink, stroke_width=1.6)
+        text = tag("text", alike.together([lines[k].label for k in group], LONGEST_NAME), x=30, y=at + 7)
+        names.append(tag("g", band, line, text, data_policy=data_policy([lines[k].series for k in group])))
+    return names
 
 
 def _plot(
-    title: str, alt: str, x: Axis, y: Axis, marks: Sequence[Html], rows: list[dict[str, Any]], unit: str, text: Format
+    title: str,
+    alt: str,
+    x: Axis,
+    y: Axis,
+    marks: Sequence[Html],
+    rows: list[dict[str, Any]],
+    unit: str,
+    text: Format,
+    below: Sequence[Html] = (),
 ) -> Html:
     """A drawing over time; `unit` is that of the values under the pointer, `text` writes them along y."""
     hover = {
@@ -118,7 +183,8 @@ def _plot(
         "unit": unit,
         "rows": rows,
     }
-    return svg(WIDTH, y.start + FOOT, alt, [*_framed(title, x, y, "time, s", text, number), *marks], hover)
+    height = y.start + FOOT + _room(below)
+    return svg(WIDTH, height, alt, [*_framed(title, x, y, "time, s", text, number), *marks, *below], hover)
 
 
 def _framed(title: str, x: Axis, y: Axis, x_label: str, y_format: Format, x_format: Format) -> list[Html]:
@@ -143,9 +209,11 @@ def _middles(edges: Values) -> list[float]:
     return [(a + b) / 2 for a, b in pairwise(edges)]
 
 
-def _policy(line: Line, path: str) -> Html:
-    curve = tag("path", d=path, fill="none", stroke=colour(line.series), stroke_width=1.6)
-    return tag("g", tag("title", line.label), curve, data_policy=str(line.series))
+def _policy(names: Sequence[str], series: Sequence[int], path: str) -> Html:
+    ink = colour(series[0])
+    curve = tag("path", d=path, fill="none", stroke=ink, stroke_width=1.6)
+    band = [tag("path", d=path, fill="none", stroke=ink, class_="alike")] if len(names) > 1 else []
+    return tag("g", tag("title", ", ".join(names)), *band, curve, data_policy=data_policy(series))
 
 
 def _path(x: Axis, y: Axis, places: Values, values: Values) -> str:

@@ -5,41 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import isfinite, isnan
 
-from fluidgate.metrics import METRICS, mean_interval, paired_difference
+from fluidgate.report.contradictions import SELDOM_FULL, UNGATED, mostly
+from fluidgate.report.criteria import (
+    FIRST_TOKEN,
+    LATENCY,
+    SILENCE,
+    THROUGHPUT,
+    TIE_BREAKERS,
+    Criterion,
+    Difference,
+    criteria,
+    deciding,
+    in_numbers,
+    mean_of,
+)
 from fluidgate.report.shown_metrics import BUSY_TIME
+from fluidgate.report.standing import Equal, Near, Standing, Worse, standing
 from fluidgate.report.words import counted, measured, tenths, unfinished
 from fluidgate.runs import Cell, Comparison, Scenario
 from fluidgate.words import listed, percent
-
-SELDOM_FULL = 0.01
-"""With KV above 90% for less than this share of the busy time, a memory gate has next to nothing to decide."""
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """A metric, and the largest difference in it that is too small to decide.
-
-    Attributes:
-        words: the metric's name in a sentence.
-        absolute: in the metric's unit.
-        relative: a share of the best value, added to `absolute`.
-    """
-
-    metric: str
-    words: str
-    absolute: float = 0.0
-    relative: float = 0.0
-
-    def margin(self, best: float) -> float:
-        """The largest difference from `best` that counts as none."""
-        return self.absolute + self.relative * abs(best)
-
-
-THROUGHPUT = Criterion("output_throughput", "output throughput", relative=0.01)
-GOODPUT = Criterion("request_goodput", "goodput", relative=0.01)
-SILENCE = Criterion("p99_longest_silence_s", "p99 longest silence", absolute=0.1)
-LATENCY = Criterion("mean_e2el_ms", "mean E2E latency", relative=0.01)
-FIRST_TOKEN = Criterion("mean_ttft_ms", "mean TTFT", absolute=100.0, relative=0.05)
 
 
 @dataclass(frozen=True)
@@ -50,15 +34,23 @@ class Recommendation:
         policy: the one to use.
         headline: the answer in a few words.
         reason: why, with numbers.
-        equals: the policies that do equally well, within the rule's margins.
-        others: the remaining policies, each with what speaks against it.
+        standings: how every other policy stands beside it, in the order of the comparison.
     """
 
     policy: str
     headline: str
     reason: str
-    equals: tuple[str, ...] = ()
-    others: tuple[tuple[str, str], ...] = ()
+    standings: tuple[Standing, ...]
+
+    @property
+    def equals(self) -> tuple[str, ...]:
+        """The policies that do equally well, within the rule's margins."""
+        return _equals(self.standings)
+
+    @property
+    def others(self) -> tuple[tuple[str, str], ...]:
+        """The policies that do not do exactly as well, each with what is to be said of it."""
+        return tuple((s.policy, s.sentence) for s in self.standings if not isinstance(s, Equal))
 
 
 @dataclass
@@ -75,23 +67,21 @@ class _Choice:
             self.pool = kept
 
 
-def criteria(comparison: Comparison) -> tuple[Criterion, ...]:
-    """What the rule looks at, in order; goodput replaces throughput where an SLO was given."""
-    return (THROUGHPUT if comparison.slo is None else GOODPUT, SILENCE, LATENCY, FIRST_TOKEN)
-
-
 def rule(comparison: Comparison) -> str:
     """The rule, as a paragraph."""
     delivered = criteria(comparison)[0].words
     return (
         "Policies that leave requests unfinished are set aside if others finish all of them. Below the stability "
-        "boundary, so are policies that are unstable in most repeats, if another is stable in most. "
+        "boundary, so are policies that are unstable in most repeats, if another is stable in most; and those that "
+        "miss an objective, if another misses none. "
         f"Of the rest, those within {percent(THROUGHPUT.relative)} of the best {delivered} stay; then those within "
         f"{SILENCE.absolute:g} s of the lowest {SILENCE.words}; then those within {percent(LATENCY.relative)} of the "
         f"lowest {LATENCY.words}; then those within {FIRST_TOKEN.absolute:g} ms plus {percent(FIRST_TOKEN.relative)} "
         f"of the lowest {FIRST_TOKEN.words}. A policy is removed only if the whole 95% interval of its paired "
         f"difference lies beyond the margin. If several remain, {comparison.baseline} (the baseline) is kept if it is "
-        f"among them, otherwise the one with the lowest {LATENCY.words}."
+        f"among them, otherwise the one with the lowest {LATENCY.words}, unless another is better in every one of "
+        "these, or has fewer evictions or less recomputation and is worse by no more than the margin in any, its whole "
+        "interval being so."
     )
 
 
@@ -104,30 +94,36 @@ def recommend(comparison: Comparison, scenario: Scenario) -> Recommendation:
         {c.policy: f"{counted(unfinished(c), 'request')} unfinished" for c in cells},
     )
     _drop_unstable(choice, scenario)
+    missed = {c.policy: [j.words for j in comparison.judged(c) if j.met is False] for c in cells}
+    choice.keep([c for c in choice.pool if not missed[c.policy]], {name: "; ".join(m) for name, m in missed.items()})
     for criterion in criteria(comparison):
         _narrow(choice, criterion)
-    pick = _pick(comparison, choice.pool)
-    rivals = [c for c in choice.pool if c is not pick]
-    equals = tuple(c.policy for c in rivals if _equal(c, pick, criteria(comparison)))
-    against = choice.removed | {c.policy: _unresolved(comparison) for c in rivals if c.policy not in equals}
+    kept = _kept(comparison, choice.pool)
+    pick = _preferred(choice.pool, kept, criteria(comparison))
+    standings = tuple(
+        Worse(c.policy, choice.removed[c.policy])
+        if c.policy in choice.removed
+        else standing(c, pick, criteria(comparison))
+        for c in cells
+        if c is not pick
+    )
     return Recommendation(
         pick.policy,
-        headline=_headline(scenario, pick, cells, equals, choice.removed),
-        reason=_reason(comparison, scenario, pick, equals),
-        equals=equals,
-        others=tuple((c.policy, against[c.policy]) for c in cells if c.policy in against),
+        _headline(scenario, pick, standings, pick is not kept),
+        _reason(comparison, scenario, pick, _equals(standings)),
+        standings,
     )
+
+
+def _equals(standings: tuple[Standing, ...]) -> tuple[str, ...]:
+    return tuple(s.policy for s in standings if isinstance(s, Equal) or (isinstance(s, Near) and s.equal))
 
 
 def _drop_unstable(choice: _Choice, scenario: Scenario) -> None:
     """Only below the boundary: above it every policy is unstable, and the steadiest ones show it first."""
-    if scenario.load > 1.0 or not any(_mostly(c, True) for c in choice.pool):
+    if scenario.load > 1.0 or not any(mostly(c, True) for c in choice.pool):
         return
-    choice.keep([c for c in choice.pool if not _mostly(c, False)], {c.policy: _instability(c) for c in choice.pool})
-
-
-def _mostly(cell: Cell, stable: bool) -> bool:
-    return 2 * sum(summary.stable is stable for summary in cell.summaries) > len(cell.summaries)
+    choice.keep([c for c in choice.pool if not mostly(c, False)], {c.policy: _instability(c) for c in choice.pool})
 
 
 def _instability(cell: Cell) -> str:
@@ -136,83 +132,68 @@ def _instability(cell: Cell) -> str:
 
 
 def _narrow(choice: _Choice, criterion: Criterion) -> None:
-    candidates = [c for c in choice.pool if isfinite(_mean(c, criterion.metric))]
+    candidates = [c for c in choice.pool if isfinite(mean_of(c, criterion.metric))]
     if not candidates:
         return
-    best = min(candidates, key=lambda c: _sign(criterion) * _mean(c, criterion.metric))
-    margin = criterion.margin(_mean(best, criterion.metric))
-    kept = [c for c in candidates if _deficit(c, best, criterion)[0] <= margin]
+    best = min(candidates, key=lambda c: criterion.sign * mean_of(c, criterion.metric))
+    differences = {c.policy: Difference.of(c, best, criterion) for c in candidates}
+    kept = [c for c in candidates if differences[c.policy].low <= differences[c.policy].margin]
     choice.keep(kept, {c.policy: _shortfall(c, best, criterion) for c in choice.pool})
 
 
-def _sign(criterion: Criterion) -> float:
-    return 1.0 if METRICS[criterion.metric].better == "lower" else -1.0
-
-
-def _mean(cell: Cell, metric: str) -> float:
-    return mean_interval([getattr(s, metric) for s in cell.summaries]).mean
-
-
-def _deficit(cell: Cell, best: Cell, criterion: Criterion) -> tuple[float, float]:
-    """By how much `cell` is worse than `best`, at least and at most; with one repeat both are the difference itself."""
-    values, best_values = ([getattr(s, criterion.metric) for s in c.summaries] for c in (cell, best))
-    difference = paired_difference(values, best_values)
-    ends = [difference.mean if isnan(end) else end for end in (difference.low, difference.high)]
-    low, high = sorted(_sign(criterion) * end for end in ends)
-    return low, high
-
-
-def _equal(cell: Cell, pick: Cell, by: tuple[Criterion, ...]) -> bool:
-    """Whether every interval of the difference lies within its margin."""
-    for criterion in by:
-        reference = _mean(pick, criterion.metric)
-        if isnan(reference) and isnan(_mean(cell, criterion.metric)):
-            continue
-        low, high = _deficit(cell, pick, criterion)
-        margin = criterion.margin(reference)
-        if not (low >= -margin and high <= margin):
-            return False
-    return True
-
-
 def _shortfall(cell: Cell, best: Cell, criterion: Criterion) -> str:
-    value, least = (_mean(c, criterion.metric) for c in (cell, best))
+    value, least = (mean_of(c, criterion.metric) for c in (cell, best))
     if isnan(value):
         return f"{criterion.words} unknown"
     metric = criterion.metric
     return f"{criterion.words} {measured(metric, value)}, where {best.policy} has {measured(metric, least)}"
 
 
-def _pick(comparison: Comparison, pool: list[Cell]) -> Cell:
+def _kept(comparison: Comparison, pool: list[Cell]) -> Cell:
+    """The baseline, or else the policy of the lowest latency."""
     for cell in pool:
         if cell.policy == comparison.baseline:
             return cell
-    return min(pool, key=lambda c: (isnan(_mean(c, LATENCY.metric)), _mean(c, LATENCY.metric)))
+    return min(pool, key=lambda c: (isnan(mean_of(c, LATENCY.metric)), mean_of(c, LATENCY.metric)))
 
 
-def _unresolved(comparison: Comparison) -> str:
-    return f"no clear difference in {counted(comparison.repeats, 'repeat')}; run more"
+def _preferred(pool: list[Cell], kept: Cell, by: tuple[Criterion, ...]) -> Cell:
+    """The policy of the fewest evictions among those that are to be preferred to `kept`; that, if none is."""
+    better = [cell for cell in pool if cell is not kept and _is_better(cell, kept, by)]
+    return min(better, key=lambda c: [mean_of(c, key) for key in ("preemptions", LATENCY.metric)], default=kept)
 
 
-def _headline(
-    scenario: Scenario, pick: Cell, cells: tuple[Cell, ...], equals: tuple[str, ...], removed: dict[str, str]
-) -> str:
-    if len(cells) == 1:
-        return f"Only {pick.policy} was run"
-    if len(equals) == len(cells) - 1:
-        return "The policy does not matter at this load"
-    if not removed:
-        return f"No difference shown; keep {pick.policy}"
-    return f"{'Overload: use' if scenario.load > 1.0 else 'Use'} {pick.policy}"
+def _is_better(cell: Cell, kept: Cell, by: tuple[Criterion, ...]) -> bool:
+    main, ties = ([Difference.of(cell, kept, criterion) for criterion in some] for some in (by, TIE_BREAKERS))
+    if any(d.shown == "worse" for d in ties):
+        return False
+    return all(d.shown == "better" for d in main) or (
+        all(d.high <= d.margin for d in main) and any(d.shown == "better" for d in ties)
+    )
+
+
+def _headline(scenario: Scenario, pick: Cell, others: tuple[Standing, ...], preferred: bool) -> str:
+    name = pick.policy
+    if not others:
+        return f"Only {name} was run"
+    if len(_equals(others)) == len(others):
+        return "The policy does not matter at this load" + (": change nothing" if name == UNGATED else "")
+    if preferred or any(isinstance(other, Worse) for other in others):
+        return f"{'Overload: use' if scenario.load > 1.0 else 'Use'} {name}"
+    if any(isinstance(other, Near) for other in others):
+        return f"Nothing is clearly better; keep {name}"
+    return f"No difference shown; keep {name}"
 
 
 def _reason(comparison: Comparison, scenario: Scenario, pick: Cell, equals: tuple[str, ...]) -> str:
     """One paragraph: the numbers of the choice, which others do equally well, how full memory is, what to doubt."""
     cells = comparison.at(scenario)
-    numbers = [f"{c.words} {measured(c.metric, _mean(pick, c.metric))}" for c in criteria(comparison)]
-    sentences = [f"{pick.policy}: {', '.join(numbers)}."]
+    sentences = [in_numbers(comparison, pick)]
+    sentences += _beside_baseline(comparison, scenario, pick)
     if len(equals) == len(cells) - 1 > 0:
-        sentences.append(f"All {len(cells)} policies do equally well, within the rule's margins.")
+        sentences.append(
+            f"{'Both' if len(cells) == 2 else f'All {len(cells)}'} policies do equally well, within the rule's margins."
+        )
     elif equals:
         sentences.append(
             f"{listed(equals)} {'does' if len(equals) == 1 else 'do'} equally well, within the rule's margins."
@@ -220,16 +201,25 @@ def _reason(comparison: Comparison, scenario: Scenario, pick: Cell, equals: tupl
     sentences.append(_fullness(scenario, cells))
     sentences += _busy_time(scenario, pick)
     if scenario.load > 1.0:
-        sentences.append("The load is above the stability boundary: the queue grows for as long as the load lasts.")
+        then = "clients give up" if comparison.gives_up else "the queue grows"
+        sentences.append(f"The load is above the stability boundary: {then} for as long as the load lasts.")
     if comparison.repeats == 1 and len(cells) > 1:
         sentences.append("One repeat gives no interval: differences may be noise.")
     return " ".join(sentences)
 
 
+def _beside_baseline(comparison: Comparison, scenario: Scenario, pick: Cell) -> list[str]:
+    """What the choice gains and costs, wherever the interval excludes zero."""
+    baseline = next(cell for cell in comparison.at(scenario) if cell.policy == comparison.baseline)
+    every = [Difference.of(pick, baseline, c) for c in deciding(comparison)]
+    shown = [str(d) for d in every if d.shown]
+    return [f"Beside {baseline.policy}: {listed(shown)}."] if shown else []
+
+
 def _busy_time(scenario: Scenario, pick: Cell) -> list[str]:
     """How close the choice comes to the fluid bound, at loads where under-use is a loss."""
     onset = scenario.plan.stability.onset_load
-    bound, recomputation, under_use = (_mean(pick, key) for key in BUSY_TIME)
+    bound, recomputation, under_use = (mean_of(pick, key) for key in BUSY_TIME)
     if onset is None or scenario.load < onset or isnan(bound + recomputation + under_use):
         return []
     return [
@@ -240,11 +230,11 @@ def _busy_time(scenario: Scenario, pick: Cell) -> list[str]:
 
 def _fullness(scenario: Scenario, cells: tuple[Cell, ...]) -> str:
     """How often memory is short under the policy that fills it most; a gate would hide the shortage."""
-    busy = [c for c in cells if isfinite(_mean(c, "kv_above_90"))]
+    busy = [c for c in cells if isfinite(mean_of(c, "kv_above_90"))]
     if not busy:
         return "The KV cache was never in use."
-    fullest = max(busy, key=lambda c: _mean(c, "kv_above_90"))
-    share, onset = _mean(fullest, "kv_above_90"), scenario.plan.stability.onset_load
+    fullest = max(busy, key=lambda c: mean_of(c, "kv_above_90"))
+    share, onset = mean_of(fullest, "kv_above_90"), scenario.plan.stability.onset_load
     if share >= SELDOM_FULL:
         return f"Under {fullest.policy}, the KV cache is more than 90% full for {percent(share)} of the busy time."
     most = "never more than 90% full" if share == 0 else f"more than 90% full for at most {percent(share)} of the time"

@@ -34,10 +34,10 @@ def requests_table(report: RequestsReport, title: str) -> Table:
 
 def loads_table(report: RequestsReport) -> Table:
     """Mean latencies of each load, measured and simulated, with the errors; held out where there are such."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
     table.add_column("load", overflow="fold")
-    for heading in ("requests", "decoding", "", "measured", "simulated", "error", "error held out"):
-        table.add_column(heading, justify="right")
+    for heading in ("requests", "decoding", "", "measured\nms", "simulated\nms", "error", "error\nheld out"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for load in report.loads:
         _add(table, load)
         table.add_section()
@@ -49,7 +49,7 @@ def _add(table: Table, load: LoadErrors) -> None:
     rows = zip(LATENCIES, load.measured_s, load.simulated_s, load.errors, unseen, strict=True)
     for row, (name, measured_s, simulated_s, error, held_out) in enumerate(rows):
         about = [load.name, f"{load.requests:,}", number(load.decoding)] if row == 0 else ["", "", ""]
-        times = [f"{number(1e3 * measured_s)} ms", f"{number(1e3 * simulated_s)} ms"]
+        times = [number(1e3 * measured_s), number(1e3 * simulated_s)]
         table.add_row(
             *map(Text, (*about, name, *times, _signed(error), "–" if held_out is None else _signed(held_out)))
         )

@@ -1,18 +1,19 @@
-"""The sections of text and tables: answer, plan, stability, vLLM settings, comparison, how it was made."""
+"""The sections of text and tables: standings, objectives, plan, stability, all numbers, how it was made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from itertools import groupby
 from math import isfinite
 
+from fluidgate.fluid.plan_rows import all_rows
 from fluidgate.hardware import Hardware
 from fluidgate.metrics import METRICS, Interval, PairedDifference
-from fluidgate.report.html import Html, head, join, row, section, table, tag
-from fluidgate.report.recommend import Recommendation, recommend, rule
+from fluidgate.report.html import Html, head, join, row, table, tag
+from fluidgate.report.recommend import recommend, rule
 from fluidgate.report.shown_metrics import compared_metrics, judge
-from fluidgate.report.words import counted, load_title, signed, stability, unfinished
+from fluidgate.report.words import at_load, counted, load_name, load_title, signed, stability, unfinished
 from fluidgate.runs import Cell, Comparison, Scenario
 from fluidgate.version import version
 from fluidgate.words import listed, percent
@@ -21,25 +22,20 @@ MAX_LISTED = 8
 """Longer lists of numbers are shown as their length and range."""
 
 
-def answer(comparison: Comparison) -> Html:
-    """Which policy to use at each load, why, and why not the others."""
-    cards = [_answer_card(scenario, recommend(comparison, scenario)) for scenario in comparison.scenarios]
-    return tag(
-        "section",
-        tag("div", *cards, class_="cards"),
-        tag("details", tag("summary", "The rule behind this answer"), tag("p", rule(comparison), class_="soft")),
-        aria_label="Which policy to use",
-    )
+def standings(comparison: Comparison) -> Html:
+    """The numbers of the policy to use at each load, how the others stand, and the rule."""
+    cards = [_standings_card(comparison, scenario) for scenario in comparison.scenarios]
+    return join([tag("div", *cards, class_="cards"), tag("h3", "The rule"), tag("p", rule(comparison), class_="soft")])
 
 
-def _answer_card(scenario: Scenario, choice: Recommendation) -> Html:
+def _standings_card(comparison: Comparison, scenario: Scenario) -> Html:
+    choice = recommend(comparison, scenario)
     against: dict[str, list[str]] = {}
     for policy, why in choice.others:
         against.setdefault(why, []).append(policy)
     return tag(
         "div",
-        tag("h2", load_title(scenario)),
-        tag("p", choice.headline, class_="answer"),
+        tag("h3", load_title(scenario)),
         tag("p", choice.reason),
         *([_bullets(f"{listed(policies)}: {why}" for why, policies in against.items())] if against else []),
         class_="card",
@@ -48,6 +44,32 @@ def _answer_card(scenario: Scenario, choice: Recommendation) -> Html:
 
 def _bullets(sentences: Iterable[str]) -> Html:
     return tag("ul", *(tag("li", sentence) for sentence in sentences))
+
+
+def objectives(comparison: Comparison) -> Html:
+    """Policies by objectives, a table per load: the statistic, and whether it meets its bound."""
+    heads = [head("policy"), *(head(objective.words, class_="text") for objective in comparison.objectives)]
+    parts = [
+        tag("div", table(load_title(scenario), heads, _judged_rows(comparison, scenario)), data_load=str(k))
+        for k, scenario in enumerate(comparison.scenarios)
+    ]
+    note = (
+        "Over all requests that the model takes; one that never got there counts as infinitely late. Met or missed is "
+        "what the whole 95% interval over the repeats says."
+    )
+    return join([tag("p", note, class_="soft"), *parts])
+
+
+def _judged_rows(comparison: Comparison, scenario: Scenario) -> list[Html]:
+    style = {True: "strip yes", False: "strip no", None: "strip unclear"}
+    return [
+        row(
+            cell.policy,
+            *(tag("td", judged.outcome, class_=style[judged.met]) for judged in comparison.judged(cell)),
+            data_policy=str(place),
+        )
+        for place, cell in enumerate(comparison.at(scenario))
+    ]
 
 
 def plan(comparison: Comparison) -> Html:
@@ -60,24 +82,24 @@ def plan(comparison: Comparison) -> Html:
         titled.append(("At every load", tuple(common)))
     cards = [tag("div", tag("h3", title), _bullets(sentences), class_="card") for title, sentences in titled]
     numbers = tag("details", tag("summary", "All numbers of the plan"), _plan_table(comparison))
-    return section("plan", "What the plan says", tag("div", *cards, class_="cards"), numbers)
+    return join([tag("div", *cards, class_="cards"), numbers])
 
 
 def _plan_table(comparison: Comparison) -> Html:
     rows = []
-    for per_load in zip(*(scenario.plan.summary_rows() for scenario in comparison.scenarios), strict=True):
+    for per_load in zip(*(all_rows(scenario.plan) for scenario in comparison.scenarios), strict=True):
         spans = [(value, len(list(equal))) for value, equal in groupby(value for _, value in per_load)]
         cells = [
             tag("td", value, class_="same", colspan=span) if span > 1 else tag("td", value) for value, span in spans
         ]
         rows.append(row(per_load[0][0], *cells))
-    heads = [head("load"), *(head(percent(scenario.load)) for scenario in comparison.scenarios)]
+    heads = [head("load"), *(head(load_name(scenario)) for scenario in comparison.scenarios)]
     return table("The fluid plan, by load", heads, rows)
 
 
 def stability_strip(comparison: Comparison) -> Html:
     """Policies by loads: does the queue stay bounded?"""
-    heads = [head("load"), *(head(percent(scenario.load), class_="strip") for scenario in comparison.scenarios)]
+    heads = [head("load"), *(head(load_name(scenario), class_="strip") for scenario in comparison.scenarios)]
     rows = []
     for place, cells in enumerate(zip(*(comparison.at(scenario) for scenario in comparison.scenarios), strict=True)):
         verdicts = [
@@ -96,60 +118,6 @@ def _stability_reasons(cell: Cell) -> str:
     return "; ".join(dict.fromkeys(summary.stability_reason for summary in cell.summaries))
 
 
-@dataclass(frozen=True)
-class ServeLine:
-    """One way to serve.
-
-    Attributes:
-        title: what the line sets up.
-        command: the command line.
-        flags: name, value and reason of each argument.
-    """
-
-    title: str
-    command: str
-    flags: tuple[tuple[str, str, str], ...]
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """How to serve at one load; `note`, which may be markup, says why there is no line, or what else to know."""
-
-    lines: tuple[ServeLine, ...] = ()
-    note: str = ""
-
-
-def deployment(comparison: Comparison, deployments: Sequence[Deployment]) -> Html:
-    """The `vllm serve` lines for every load; without deployments, how to get them."""
-    parts = []
-    for place, scenario in enumerate(comparison.scenarios):
-        serve = (
-            deployments[place] if deployments else Deployment((), how_to_serve(recommend(comparison, scenario).policy))
-        )
-        note = [tag("p", serve.note)] if serve.note else []
-        blocks = [tag("h3", load_title(scenario)), *note, *map(_serve_line, serve.lines)]
-        parts.append(tag("div", *blocks, data_load=str(place)))
-    return join(parts)
-
-
-def how_to_serve(policy: str) -> str:
-    """The commands that print the lines, as markup."""
-    save = tag("code", f"fluidgate plan … --policy {policy} --save plan.json")
-    serve = tag("code", "fluidgate serve-args plan.json")
-    return join(["Write the plan file with ", save, " at this load's rate; ", serve, " then prints the lines."])
-
-
-def _serve_line(line: ServeLine) -> Html:
-    rows = [tag("tr", *(tag("td", text, class_="text") for text in flag)) for flag in line.flags]
-    flags = tag("table", tag("caption", "Each argument and its reason"), tag("tbody", *rows))
-    return tag(
-        "div",
-        tag("p", tag("strong", line.title)),
-        tag("pre", tag("code", line.command), tabindex="0"),
-        tag("details", tag("summary", "Why each argument"), tag("div", flags, class_="scroll", tabindex="0")),
-    )
-
-
 def all_numbers(comparison: Comparison) -> Html:
     """A table per load: every metric of every policy, with intervals and differences from the baseline."""
     values = (
@@ -162,8 +130,9 @@ def all_numbers(comparison: Comparison) -> Html:
             f"Below each value, the difference from {comparison.baseline} (all policies saw the same requests); one "
             "repeat gives no intervals, so none is marked better or worse. "
         )
+    missing = "aborted and unfinished" if comparison.gives_up else "unfinished"
     note = values + (
-        "Latencies cover only the requests that have them, so look at the unfinished ones first. The fluid bound's "
+        f"Latencies cover only the requests that have them, so look at the {missing} ones first. The fluid bound's "
         "share and the two losses add up to the busy time; below the load from which memory matters, under-use is "
         "large and harmless: batches are small because there are few requests."
     )
@@ -171,7 +140,7 @@ def all_numbers(comparison: Comparison) -> Html:
         tag("div", tag("h3", load_title(scenario)), _comparison_table(comparison, scenario), data_load=str(place))
         for place, scenario in enumerate(comparison.scenarios)
     ]
-    return section("comparison", "All numbers of the runs", tag("p", note, class_="soft"), *tables)
+    return join([tag("p", note, class_="soft"), tag("div", *tables, class_="by-load")])
 
 
 def _comparison_table(comparison: Comparison, scenario: Scenario) -> Html:
@@ -186,7 +155,7 @@ def _comparison_table(comparison: Comparison, scenario: Scenario) -> Html:
         metric = METRICS[key]
         rows.append(row(join([metric.label, *([tag("small", metric.unit)] if metric.unit else [])]), *values))
     heads = _policy_heads(comparison, scenario)
-    caption = f"{counted(comparison.requests, 'request')} per repeat, load {percent(scenario.load)}"
+    caption = f"{counted(comparison.requests, 'request')} per repeat, {at_load(scenario)}"
     return table(caption, heads, rows)
 
 
@@ -251,34 +220,32 @@ def provenance(comparison: Comparison, command: str | None) -> Html:
         "workload digest": f"{comparison.workload_digest} (first repeat)",
         "requests per repeat": f"{comparison.requests:,}",
         "repeats, seed": f"{comparison.repeats}, {comparison.seed}",
-        "service level": _settings(asdict(comparison.slo)) if comparison.slo else "none",
+        "service level": settings(asdict(comparison.slo)) if comparison.slo else "none",
         "hardware": hardware.name,
         "hardware source": hardware.source or "not given",
         "error of the four-term step time": percent(error) + " on average" if isfinite(error) else "unknown",
-        "step time": _step_time(hardware),
+        "step time": step_time_text(hardware),
         "KV blocks": f"{hardware.kv_cache_text}; one is the null block",
-        "engine": _settings(asdict(comparison.config)),
+        "engine": settings(asdict(comparison.config)),
     }
     parameters = [
-        row(cell.policy, tag("td", percent(cell.scenario.load)), tag("td", _settings(cell.parameters), class_="text"))
+        row(cell.policy, tag("td", load_name(cell.scenario)), tag("td", settings(cell.parameters), class_="text"))
         for cell in comparison.cells
     ]
     heads = [head("policy"), head("load"), head("parameters", class_="text")]
-    return section(
-        "made",
-        "How it was made",
-        table("Settings", [], [row(name, tag("td", value, class_="text")) for name, value in facts.items()]),
-        table("Parameters of the policies", heads, parameters),
-    )
+    all_facts = table("Settings", [], [row(name, tag("td", value, class_="text")) for name, value in facts.items()])
+    return join([all_facts, table("Parameters of the policies", heads, parameters)])
 
 
-def _step_time(hardware: Hardware) -> str:
+def step_time_text(hardware: Hardware) -> str:
+    """The terms of a step, or the digest of its table."""
     if hardware.grid is not None:
         return f"a grid, {hardware.grid.digest}"
     return ", ".join(f"{term} {value:.4g} s" for term, value in asdict(hardware.step_time).items())
 
 
-def _settings(values: dict[str, object]) -> str:
+def settings(values: Mapping[str, object]) -> str:
+    """Names and values in a line."""
     return ", ".join(f"{name} = {_setting(value)}" for name, value in values.items()) or "none"
 
 

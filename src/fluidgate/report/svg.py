@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil, floor, log10
 from typing import Any
 
@@ -34,12 +35,16 @@ def svg(width: float, height: float, alt: str, parts: Sequence[Html], hover: dic
     return tag("svg", join(parts), viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=alt, data_hover=data)
 
 
+def without_hover(drawing: Html) -> Html:
+    """The drawing without what a script shows under the pointer."""
+    return Html(re.sub(r' data-hover="[^"]*"', "", drawing))
+
+
 def standalone(drawing: Html) -> str:
     """The drawing as a file: with namespace, size and style, and with plain colours, which every SVG reader knows."""
     width, height = re.search(r'viewBox="0 0 (\S+) (\S+)"', drawing).groups()  # type: ignore[union-attr]
-    without_hover = re.sub(r' data-hover="[^"]*"', "", drawing)
     root = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
-    styled = without_hover.replace("<svg", root, 1).replace(">", f"><style>{FONT}\n{STYLE}</style>", 1)
+    styled = without_hover(drawing).replace("<svg", root, 1).replace(">", f"><style>{FONT}\n{STYLE}</style>", 1)
     return re.sub(r"var\(--([\w-]+)\)", lambda name: LIGHT[name[1]], styled) + "\n"
 
 
@@ -71,6 +76,13 @@ class Axis:
         return ticks
 
 
+def tick_text(axis: Axis, factor: float = 1.0) -> Format:
+    """Ticks in full, with as many decimals as tell one from the next: 1,139.5; `factor` is to the unit written."""
+    steps = [(b - a) * factor for a, b in pairwise(axis.ticks())]
+    decimals = max(0, -floor(log10(min(steps)) + 1e-9)) if steps else 2
+    return lambda value: f"{value * factor:,.{decimals}f}"
+
+
 def _round_step(least: float) -> float:
     power = 10.0 ** floor(log10(least))
     return next(lead * power for lead in (1, 2, 5, 10) if lead * power >= least)
@@ -97,6 +109,11 @@ def frame(x: Axis, y: Axis, labels: tuple[str, str], formats: tuple[Format, Form
 def colour(series: int) -> str:
     """The style's colour of a series; they repeat after `COLOURS`."""
     return f"var(--s{series % COLOURS})"
+
+
+def data_policy(series: Iterable[int]) -> str:
+    """For the reader's choice of policies: what stands for all of these is shown while one of them is."""
+    return " ".join(map(str, series))
 
 
 def marker(series: int, x: float, y: float, title: str = "") -> Html:

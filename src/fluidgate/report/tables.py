@@ -1,4 +1,4 @@
-"""Tables for the terminal, within 120 characters."""
+"""Tables for the terminal; `comparison_table` has a file of its own."""
 
 from __future__ import annotations
 
@@ -11,84 +11,41 @@ from rich.table import Table
 from rich.text import Text
 
 from fluidgate.fluid import FluidPlan
-from fluidgate.metrics import METRICS, Interval, Summary, aggregate
-from fluidgate.report.shown_metrics import COLUMNS, judge
-from fluidgate.report.words import counted, load_title, or_dash, outside_engine, stability, unfinished
-from fluidgate.runs import Cell, Comparison, Frontier, StableRate
+from fluidgate.fluid.plan_rows import all_rows, main_rows
+from fluidgate.metrics import METRICS, PATIENCE_METRICS, SLO_METRICS, Interval, Summary, aggregate
+from fluidgate.report.words import or_dash
+from fluidgate.runs import Frontier, StableRate
 from fluidgate.words import number, percent
 
-COLOURS = {"better": "green", "worse": "red", None: ""}
 FRONTIER_HEADINGS = ("policy", "stable rate\nreq/s", "interval\nreq/s", "÷ fluid\nboundary", "runs")
-
-
-def comparison_table(comparison: Comparison) -> Table:
-    """Policies by metrics, a section per load; green and red where the difference from the baseline is significant.
-
-    Returns:
-        Means over the repeats; "left" counts the requests that never finished, over all repeats.
-    """
-    repeats = counted(comparison.repeats, "repeat")
-    rule = f"colours: 95% interval of the paired difference from {comparison.baseline} excludes zero"
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 0),
-        pad_edge=False,
-        caption=Text(f"means over {repeats}; {rule}{_too_long(comparison)}"),
-        title=Text(f"{comparison.workload_name}, {comparison.hardware.name}{outside_engine(comparison.hardware)}"),
-    )
-    with_left = any(unfinished(cell) for cell in comparison.cells)
-    table.add_column("policy", overflow="fold", max_width=24)
-    for heading in (*(heading for heading, _ in COLUMNS.values()), *(["left"] if with_left else []), "stable"):
-        table.add_column(heading, justify="right")
-    for scenario in comparison.scenarios:
-        table.add_row(Text(load_title(scenario), style="bold"))
-        for cell in comparison.at(scenario):
-            left = [Text(f"{unfinished(cell):,}")] if with_left else []
-            table.add_row(Text(cell.policy), *_values(comparison, cell), *left, Text(_stable(cell)))
-        table.add_section()
-    return table
-
-
-def _too_long(comparison: Comparison) -> str:
-    first = comparison.cells[0].summaries[0]
-    if not first.refused:
-        return ""
-    refused = f"{first.refused:,} of {first.offered:,} requests are too long for the model and refused"
-    return f"; {refused}; only goodput counts them"
-
-
-def _values(comparison: Comparison, cell: Cell) -> Iterator[Text]:
-    intervals = cell.intervals
-    for key, (_, text) in COLUMNS.items():
-        yield Text(or_dash(intervals[key].mean, text), style=COLOURS[judge(key, comparison.difference(cell, key))])
-
-
-def _stable(cell: Cell) -> str:
-    """`yes`, `no`, `?` if unclear, or how many of the repeats are stable."""
-    stable = sum(summary.stable is True for summary in cell.summaries)
-    words = {"stable": "yes", "unstable": "no", "unclear": "?"}
-    return words.get(stability(cell), f"{stable}/{len(cell.summaries)}")
+OBJECTIVE_HEADINGS = ("policy", "rate\nreq/s", *FRONTIER_HEADINGS[2:], "breaks first")
 
 
 def frontier_table(frontier: Frontier) -> Table:
-    """Policies by stable rate, a section per setting, each with its fluid boundary."""
+    """Policies by stable rate, or by the rate at which objectives hold, a section per setting with its boundary."""
+    what, found = ("Largest stable rate", "stable")
+    if frontier.objectives:
+        what, found = f"Largest rate of {', '.join(frontier.objectives)}", "to hold them"
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        title=Text(f"Largest stable rate of {frontier.workload}"),
+        title=Text(f"{what}, {frontier.workload}"),
         caption=Text(
-            "interval: largest rate found stable – smallest found unstable; "
+            f"interval: largest rate found {found} – smallest found not {found}; "
             f"probability of a miss at most {percent(frontier.rule.alpha)}"
         ),
     )
-    for heading in FRONTIER_HEADINGS:
+    for heading in OBJECTIVE_HEADINGS if frontier.objectives else FRONTIER_HEADINGS:
         table.add_column(heading, justify="left" if heading == "policy" else "right", overflow="fold")
     for setting in frontier.settings:
         rates = frontier.at(setting)
         table.add_row(Text(setting.label, style="bold"))
         for rate in rates:
             values = (_rate(rate.rate), _rate_interval(rate), or_dash(rate.share, number), str(rate.runs))
-            table.add_row(Text(rate.policy), *map(Text, values))
+            breaks = (
+                (rate.breaks or ("all hold" if rate.low >= rate.high else "undecided"),) if frontier.objectives else ()
+            )
+            table.add_row(Text(rate.policy), *map(Text, values + breaks))
         table.add_row(Text(f"fluid boundary, set by {rates[0].limit}"), Text(_rate(rates[0].boundary_rate)))
         if rates[0].refused_share:
             table.add_row(Text(f"{percent(rates[0].refused_share)} of the requests are too long, and left out"))
@@ -106,12 +63,12 @@ def _rate(value: float) -> str:
     return or_dash(value, "{:.4g}".format)
 
 
-def plan_table(plan: FluidPlan) -> Table:
-    """The plan's numbers, two columns."""
+def plan_table(plan: FluidPlan, *, all_numbers: bool = False) -> Table:
+    """The plan's eight main numbers, or all, in two columns."""
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column("quantity", style="bold")
     table.add_column("value", overflow="fold")
-    for label, value in plan.summary_rows():
+    for label, value in all_rows(plan) if all_numbers else main_rows(plan):
         table.add_row(Text(label), Text(value))
     return table
 
@@ -119,21 +76,28 @@ def plan_table(plan: FluidPlan) -> Table:
 def summary_table(summaries: Sequence[Summary], title: str) -> Table:
     """Every metric of a run: its mean over the repeats, with the 95% interval where there are several."""
     several = len(summaries) > 1
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), pad_edge=False)
+    verdicts = [
+        f"stability{f' (repeat {k})' if several else ''}: {summary.stability_reason}"
+        for k, summary in enumerate(summaries, 1)
+    ]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(title),
+        pad_edge=False,
+        caption=Text("\n".join(verdicts)),
+        caption_justify="left",
+    )
     table.add_column("metric")
     for heading in ("mean", "95% interval") if several else ("mean",):
         table.add_column(heading, justify="right")
     table.add_column("unit")
     for key, interval in aggregate(summaries).items():
+        if key in (*PATIENCE_METRICS, *SLO_METRICS) and not isfinite(interval.mean):  # no one gives up, no SLO is set
+            continue
         metric = METRICS[key]
         table.add_row(
             metric.label, metric.text(interval.mean), *([_between(key, interval)] if several else []), metric.unit
         )
-    for k, summary in enumerate(summaries):
-        verdict = {True: "stable", False: "unstable", None: "unclear"}[summary.stable]
-        table.add_section()
-        label = f"stability (repeat {k + 1})" if several else "stability"
-        table.add_row(Text(label), Text(f"{verdict}: {summary.stability_reason}", justify="left"))
     return table
 
 

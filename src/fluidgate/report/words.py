@@ -8,6 +8,7 @@ from math import isfinite
 from fluidgate.hardware import Hardware
 from fluidgate.metrics import METRICS
 from fluidgate.runs import Cell, Scenario
+from fluidgate.runs.size import Sizing
 from fluidgate.words import number, percent
 
 
@@ -27,6 +28,11 @@ def or_dash(value: float, text: Callable[[float], str]) -> str:
 def duration(value_s: float) -> str:
     """Seconds to three digits; milliseconds below one second."""
     return or_dash(value_s, lambda v: f"{number(v)} s" if abs(v) >= 1.0 or v == 0 else f"{number(1e3 * v)} ms")
+
+
+def seconds(value_ms: float) -> str:
+    """Milliseconds in seconds, without the unit."""
+    return number(value_ms / 1e3)
 
 
 def whole_percent(share: float) -> str:
@@ -52,6 +58,16 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+def cost_text(sizing: Sizing, cost: float) -> str:
+    """What a fleet costs, with the unit: money per hour, or GPUs where there are no prices."""
+    return f"${cost:,.2f}/h" if sizing.priced else counted(round(cost), "GPU")
+
+
+def capital(text: str) -> str:
+    """With a capital first letter, unless it begins with a percentile: `Mean TTFT`, `p99 longest silence`."""
+    return text if text[1:2].isdigit() else text[:1].upper() + text[1:]
+
+
 def short(text: str, longest: int) -> str:
     """At most `longest` characters, with an ellipsis if need be."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
@@ -59,7 +75,23 @@ def short(text: str, longest: int) -> str:
 
 def load_title(scenario: Scenario) -> str:
     """The load as a share of the boundary, and as a rate."""
-    return f"Load {percent(scenario.load)}, {number(scenario.plan.mix.rate)} req/s"
+    load = f"load {percent(scenario.load)}, {number(scenario.plan.mix.rate)} req/s"
+    return f"{scenario.workload}, {load}" if scenario.workload else load.capitalize()
+
+
+def load_name(scenario: Scenario) -> str:
+    """The load as a share of the boundary, after the workload's name where there are several."""
+    return f"{scenario.workload} at {percent(scenario.load)}" if scenario.workload else percent(scenario.load)
+
+
+def at_load(scenario: Scenario) -> str:
+    """The load in a sentence, with the workload's name where there are several: `at load 90% of chat`."""
+    return load_of(scenario.load, scenario.workload)
+
+
+def load_of(load: float, workload: str = "") -> str:
+    """As `at_load`, without a scenario."""
+    return f"at load {percent(load)}{f' of {workload}' if workload else ''}"
 
 
 def stability(cell: Cell) -> str:

@@ -15,17 +15,21 @@ from fluidgate.hardware import Hardware
 from fluidgate.jsonfile import plain
 from fluidgate.metrics import (
     METRICS,
+    PATIENCE_METRICS,
     Interval,
+    Judged,
+    Objective,
     PairedDifference,
     Slo,
     Summary,
     Timeline,
     aggregate,
+    judge_objectives,
     paired_difference,
 )
 from fluidgate.policies import make_policy
 from fluidgate.runs.jobs import Runner
-from fluidgate.runs.one_pool import one_pool
+from fluidgate.runs.one_pool import one_pool, pool_of_run
 from fluidgate.runs.policy_runs import PolicyRun, PolicyRuns, TimelineRun, TimelineRuns, load_policies_once
 from fluidgate.runs.provenance import provenance_of
 from fluidgate.runs.result_shape import shape_of
@@ -42,10 +46,12 @@ class Scenario:
     Attributes:
         load: arrival rate ÷ stability boundary, of all replicas together.
         plan: the fluid plan of one replica, made from the first repeat.
+        workload: its name, in a comparison of several (`side_by_side`); else empty.
     """
 
     load: float
     plan: FluidPlan
+    workload: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +93,17 @@ class Comparison:
     baseline: str
     cells: tuple[Cell, ...]
     fleet: Fleet = Fleet()  # noqa: RUF009 - it is frozen
+    objectives: tuple[Objective, ...] = ()
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
         """The loads, in order."""
         return tuple(dict.fromkeys(cell.scenario for cell in self.cells))
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether some client gives up in finite time."""
+        return self.cells[0].summaries[0].gives_up
 
     def at(self, scenario: Scenario) -> tuple[Cell, ...]:
         """The policies at one load."""
@@ -103,12 +115,17 @@ class Comparison:
         values, base_values = ([getattr(summary, metric) for summary in c.summaries] for c in (cell, base))
         return paired_difference(values, base_values)
 
+    def judged(self, cell: Cell) -> tuple[Judged, ...]:
+        """The objectives in a cell, over its repeats."""
+        return judge_objectives(self.objectives, [summary.objectives for summary in cell.summaries])
+
     def provenance(self, command: str | None = None) -> dict[str, Any]:
         """What result files say of it: version, command, seed, hardware, the first repeat's workload, settings."""
         workload = {"name": self.workload_name, "digest": self.workload_digest, "requests": self.requests}
         settings = {
             "config": asdict(self.config),
             "slo": self.slo and asdict(self.slo),
+            "objectives": [str(objective) for objective in self.objectives],
             "repeats": self.repeats,
             "baseline": self.baseline,
             "replicas": self.fleet.replicas,
@@ -128,12 +145,14 @@ class Comparison:
 
     def _cell_dict(self, cell: Cell) -> dict[str, Any]:
         intervals = cell.intervals
+        keys = [key for key in METRICS if self.gives_up or key not in PATIENCE_METRICS]
         return {
             "policy": cell.policy,
             "parameters": cell.parameters,
             "metrics": {
-                key: _bounds(intervals[key]) | {"difference": _bounds(self.difference(cell, key))} for key in METRICS
+                key: _bounds(intervals[key]) | {"difference": _bounds(self.difference(cell, key))} for key in keys
             },
+            "objectives": [judged.to_dict() for judged in self.judged(cell)],
             "repeats": [summary.to_dict() for summary in cell.summaries],
         }
 
@@ -147,6 +166,7 @@ def compare(
     requests: int = 4000,
     config: EngineConfig | None = None,
     slo: Slo | None = None,
+    objectives: Sequence[Objective] = (),
     repeats: int = 3,
     seed: int = 0,
     policy_file: Path | None = None,
@@ -161,6 +181,8 @@ def compare(
             name, from which every repeat draws `requests` new requests; or the repeats themselves.
         policies: names or specs; the first is the baseline of the differences.
         loads: arrival rates as multiples of the stability boundary; None takes the workload as it arrives.
+        slo: what a request must meet to count as good.
+        objectives: bounds on statistics of all requests; of goodputs, by `slo`.
         repeats: paired repeats, where `source` does not list them; 95% intervals need at least two.
         policy_file: Python file that registers policies of your own, here and in workers.
         runner: where runs happen and are kept; the numbers are the same. None: one after the other, here.
@@ -174,7 +196,7 @@ def compare(
         JobFailed: workers keep dying at the same run.
 
     Warns:
-        KvPoolWarning: the hardware has several KV groups, which the runs count as one pool.
+        KvPoolWarning: the hardware has several KV groups that the engine does not model; the runs count one pool.
     """
     if not policies:
         raise InputError("compare needs at least one policy")
@@ -185,11 +207,11 @@ def compare(
     draws = [draw.within(config.max_model_len) for draw in repeated(source, repeats, seed=seed, requests=requests)]
     if not draws:
         raise InputError("compare needs at least one repeat")
-    hardware = one_pool(draws[0], hardware)
-    work = PolicyRuns(draws, hardware, config, slo, policy_file, fleet)
+    hardware = pool_of_run(draws[0], hardware, config)
+    work = PolicyRuns(draws, hardware, config, slo, policy_file, fleet, objectives)
     settings = [
         (scenario, spec, rate, make_policy(spec, scenario.plan))
-        for scenario, rate in _scenarios(draws, loads, hardware, config, fleet.replicas)
+        for scenario, rate in _scenarios(draws, loads, one_pool(draws[0], hardware), config, fleet.replicas)
         for spec in policies
     ]
     jobs = [PolicyRun(d.digest, rate, policy.name, asdict(policy)) for _, _, rate, policy in settings for d in draws]
@@ -218,6 +240,7 @@ def compare(
         baseline=policies[0],
         cells=cells,
         fleet=fleet,
+        objectives=tuple(objectives),
     )
 
 
@@ -243,6 +266,11 @@ def _scenarios(
     as_given = plan_for(draws[0], hardware, config, replicas)
     if loads is None:
         return [(Scenario(as_given.stability.load, as_given), None)]
+    if draws[0].concurrency is not None:
+        raise InputError(
+            f"{draws[0].name}: with at most {draws[0].concurrency:,} requests in flight the load is what they make it; "
+            "leave loads out (a rate can be set), or the concurrency"
+        )
     scenarios: list[tuple[Scenario, float | None]] = []
     for load in loads:
         if not load > 0:

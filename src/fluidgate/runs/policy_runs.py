@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fluidgate.engine import EngineConfig, Fleet, FleetRecords, Record, RunRecords
+from fluidgate.engine import EngineConfig, Fleet, FleetRecords, GateRecords, Record, RunRecords
 from fluidgate.hardware import Hardware
 from fluidgate.jsonfile import plain
-from fluidgate.metrics import Slo, summarize, timeline
-from fluidgate.policies import load_policy_file, policy_class
-from fluidgate.runs.simulation import simulate
+from fluidgate.metrics import Objective, Slo, summarize, timeline
+from fluidgate.policies import Greedy, load_policy_file, policy_class
+from fluidgate.runs.simulation import decides_outside, simulate
 from fluidgate.workload import Workload
 
 MAX_TOKENS = 20_000_000
@@ -43,6 +43,7 @@ class PolicyRuns:
 
     Args:
         policy_file: a Python file that registers policies; a worker loads it once.
+        objectives: their values come with every summary.
     """
 
     def __init__(
@@ -53,13 +54,15 @@ class PolicyRuns:
         slo: Slo | None,
         policy_file: Path | None,
         fleet: Fleet,
+        objectives: Sequence[Objective] = (),
     ) -> None:
         self.workloads = {workload.digest: workload for workload in workloads}
         self.hardware, self.config, self.slo, self.fleet = hardware, config, slo, fleet
         self.policy_file = policy_file and policy_file.absolute()
+        self.objectives = tuple(objectives)
 
     def __call__(self, job: PolicyRun) -> dict[str, Any]:
-        return asdict(summarize(self.run(job, "requests"), self.slo))
+        return asdict(summarize(self.run(job, "requests"), self.slo, self.objectives))
 
     def run(self, job: PolicyRun, record: Record) -> RunRecords:
         """The run of a job; iterations are recorded of the first replica that was sent anything."""
@@ -69,22 +72,25 @@ class PolicyRuns:
             workload = workload.scaled(job.rate / workload.rate)
         policy = policy_class(job.policy)(**job.parameters)
         hardware = replace(self.hardware, calibration=None)  # the plans of the policies have warned of its range
-        if record == "requests" or self.fleet.replicas == 1:
+        if record == "requests" or (self.fleet.replicas == 1 and not decides_outside(policy, self.fleet)):
             return simulate(workload, hardware, policy, config=self.config, record=record, fleet=self.fleet)
         whole = simulate(workload, hardware, policy, config=self.config, fleet=self.fleet)
         assert isinstance(whole, FleetRecords)
         followed = next(part for part in whole.runs if part is not None)
-        return simulate(followed.workload, hardware, policy, config=followed.config, record=record)
+        inside = Greedy() if isinstance(whole, GateRecords) else policy
+        return simulate(followed.workload, hardware, inside, config=followed.config, record=record)
 
     def header(self) -> dict[str, Any]:
         """What the numbers depend on besides the jobs, for a results file."""
         first = next(iter(self.workloads.values()))
-        fleet = {"fleet": asdict(self.fleet)} if self.fleet.replicas > 1 else {}
-        return fleet | {
+        several = self.fleet.replicas > 1 or self.fleet.outside is not None
+        settings = {name: value for name, value in asdict(self.fleet).items() if value is not None}
+        return ({"fleet": settings} if several else {}) | {
             "workload": {"name": first.name, "digest": first.digest},
             "hardware": plain(self.hardware),
             "engine": asdict(self.config),
             "slo": self.slo and asdict(self.slo),
+            "objectives": [str(objective) for objective in self.objectives],
             "policy_file": self.policy_file and hashlib.sha256(self.policy_file.read_bytes()).hexdigest()[:12],
         }
 

@@ -19,7 +19,7 @@ from fluidgate.engine import EngineConfig, RunRecords, run
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware, StepTime
 from fluidgate.policies import Greedy
-from fluidgate.runs.one_pool import one_pool
+from fluidgate.runs.one_pool import pool_of_run
 from fluidgate.runs.simulation import timings_of
 from fluidgate.workload import MeasuredRun, Timings, Workload
 
@@ -33,8 +33,9 @@ def calibrate_requests(
 ) -> RequestsReport:
     """Fit the step time, and what a request takes outside the engine, to runs at one or several loads.
 
-    Each run is simulated with its own requests, arriving when they were sent, under stock admission. With several runs
-    each is predicted once from a fit to the others; with one, its second half from a fit to the first.
+    Each run is simulated with its own requests, arriving when they were sent, or in a closed loop as replies come,
+    under stock admission. With several runs each is predicted once from a fit to the others; with one, its second half
+    from a fit to the first.
 
     Args:
         runs: of one server, with the same settings.
@@ -51,7 +52,7 @@ def calibrate_requests(
     _refuse_longer(runs, config.max_model_len)
     loads = [Load(measured) for measured in runs]
     prior = estimate.step_time
-    pools = {id(measured.workload): one_pool(measured.workload, estimate) for measured in runs}
+    pools = {id(measured.workload): pool_of_run(measured.workload, estimate, config) for measured in runs}
 
     def replay(workload: Workload, step_time: StepTime) -> Timings:
         return timings_of(_simulated(workload, step_time, pools[id(workload)], config))

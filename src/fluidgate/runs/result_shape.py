@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 Shape = Mapping[str, Any]
 """Types by name, for `isinstance` (a whole number is a `float` too); `[shape]` is a list of such objects."""
@@ -15,8 +15,12 @@ def shape_of(kind: type, **others: Any) -> Shape:
     Args:
         others: fields that JSON holds in another shape; None: not at all.
     """
-    shape = get_type_hints(kind) | others
+    shape = {name: _shape(hint) for name, hint in get_type_hints(kind).items()} | others
     return {name: field_shape for name, field_shape in shape.items() if field_shape is not None}
+
+
+def _shape(hint: Any) -> Any:
+    return [get_args(hint)[0]] if get_origin(hint) is list else hint
 
 
 def fits(value: Any, shape: Any) -> bool:

@@ -32,6 +32,8 @@ class Books:
         self.free_rows = list(range(FIRST_ROWS - 1, -1, -1))
         self.arrival_s = np.zeros(FIRST_ROWS)
         self.last_token_s = np.full(FIRST_ROWS, np.nan)
+        self.timeout_s = np.full(FIRST_ROWS, np.inf)
+        self.ttft_timeout_s = np.full(FIRST_ROWS, np.inf)
         self.ints = {name: np.zeros(FIRST_ROWS, np.int64) for name in COLUMNS}
         self.is_resident = np.zeros(FIRST_ROWS, np.bool_)
         self.residents = np.zeros(FIRST_ROWS, np.int64)
@@ -42,6 +44,11 @@ class Books:
         self.num_waiting = 0
         self.aside: set[int] = set()
         self._front, self._back = 0, 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no request is left: true whenever the engine is idle."""
+        return not self.row_of and self.num_residents == 0 and self.num_waiting == 0
 
     def new_row(self, name: str) -> int:
         """A free row for a request; the columns grow when there is none."""
@@ -56,7 +63,7 @@ class Books:
         size = len(self.name_of)
         self.free_rows = list(range(2 * size - 1, size - 1, -1))
         self.name_of += [""] * size
-        for column in ("arrival_s", "last_token_s", "is_resident", "residents"):
+        for column in ("arrival_s", "last_token_s", "timeout_s", "ttft_timeout_s", "is_resident", "residents"):
             setattr(self, column, np.concatenate((getattr(self, column), np.zeros_like(getattr(self, column)))))
         self.ints = {name: np.concatenate((column, np.zeros_like(column))) for name, column in self.ints.items()}
 

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from fluidgate.serving.counted_pool import unknown_kinds
 from fluidgate.serving.versions import NEWEST, OLDEST, TESTED_VERSIONS, find_release, public
 
 ANY_VERSION_VARIABLE = "FLUIDGATE_ANY_VLLM"
@@ -63,8 +64,9 @@ def unsupported(version: str, scheduler: Any) -> str | None:
         return "priority scheduling is not supported; use --scheduling-policy fcfs"
     if config.speculative_config is not None:
         return "speculative decoding is not supported; leave --speculative-config out"
-    if len(scheduler.kv_cache_config.kv_cache_groups) != 1:
-        return "models with several kinds of KV cache are not supported"
+    unknown = unknown_kinds(scheduler.kv_cache_config.kv_cache_groups)
+    if unknown:
+        return f"groups of layers with a KV cache of the kind {', '.join(unknown)} are not supported"
     if transfer is not None and transfer.kv_connector not in NATIVE_OFFLOAD:
         return (
             f"the KV connector {transfer.kv_connector} is not supported, only --kv-offloading-size is; leave "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -16,19 +17,18 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from fluidgate.arrays import NONE
-from fluidgate.engine import EngineConfig, Record, RunRecords, loop
-from fluidgate.engine import state as layout
+from fluidgate.engine import EngineConfig, Record, RunRecords, arrivals, batch, flight, loop, patience
 from fluidgate.engine.compiled import load_program
 from fluidgate.engine.kv_cache import Cache
+from fluidgate.engine.layout import NO_TOKEN, State
 from fluidgate.engine.run import run_program
-from fluidgate.engine.state import State
 from fluidgate.engine.step import evict, put_in_batch, seat
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware
 from fluidgate.kernel import interpreted
 from fluidgate.policies import Policy
-from fluidgate.runs import one_pool, policy_for
-from fluidgate.serving.versions import EQUAL_VERSIONS, public
+from fluidgate.runs import policy_for, pool_of_run
+from fluidgate.serving.versions import EQUAL_VERSIONS, keeps_groups_alike, public
 from fluidgate.workload import Workload
 
 if TYPE_CHECKING:
@@ -65,17 +65,38 @@ def emulate(
     workload = workload.within(config.max_model_len)
     if config.mode != "vllm" or config.preemption != "recompute":
         raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}; use simulate")
-    hardware = one_pool(workload, hardware)
+    if config.prompts_arrive_computed:
+        raise InputError("emulate runs vLLM without a KV connector, so prompts cannot arrive computed; use simulate")
+    hardware = pool_of_run(workload, hardware, config)
     policy = policy_for(policy, workload, hardware, config, fluid_plan=fluid_plan)
     from fluidgate.serving import vllm_core
 
+    kinds = {group.kind for group in hardware.law.groups}
+    if not (hardware.law.is_one_full_group or keeps_groups_alike(vllm_core.VLLM_VERSION, kinds)):
+        raise InputError(
+            f"{hardware.name} caches in several groups of layers, which vLLM {vllm_core.VLLM_VERSION} keeps in other "
+            "ways than simulate; use vLLM 0.32"
+        )
     config = vllm_core.as_installed(replace(config, **policy.engine_settings))
     core = _Core(workload, hardware, policy, config)
     plain = load_program(policy, compile=False)
-    replaced: dict[Any, Any] = {loop.form_batch: core.form_batch, loop.emit_tokens: core.emit_tokens}
+    replaced: dict[Any, Any] = {
+        batch.form_batch: core.form_batch,
+        flight.deliver_tokens: core.deliver_tokens,
+        arrivals.take_arrival: core.take_arrival,
+        patience.drop: core.drop,
+    }
     program = replace(plain, run_loop=interpreted(loop.run_loop, replaced))
     return run_program(
-        program, workload, hardware, policy, config, record=record, progress=progress, iterations_per_call=100
+        program,
+        workload,
+        hardware,
+        policy,
+        config,
+        record=record,
+        progress=progress,
+        iterations_per_call=100,
+        walked=True,
     )
 
 
@@ -100,84 +121,117 @@ class _Core:
         self.workload = workload
         self.ranked = type(policy).rank is not None
         budget = config.token_budget(int((workload.prompt_tokens + workload.output_tokens).max()))
-        self.scheduler = vllm_core.new_scheduler(hardware, config, budget)
+        self.scheduler = vllm_core.new_scheduler(hardware, config, budget, vllm_core.scheduler_kind(config))
         self.pool = self.scheduler.kv_cache_manager.block_pool
-        self.hash_block_size = hardware.block_size if config.enable_prefix_caching else None
+        hashed = getattr(self.scheduler, "hash_block_size", hardware.block_size)  # old releases hash by one size
+        self.hash_block_size = hashed if config.enable_prefix_caching else None
         self.requests: dict[int, Any] = {}
-        self.added = 0
-        self.output: Any = None
-        self.plain_emit = interpreted(loop.emit_tokens)
+        self.arrived: list[int] = []
+        self.outputs: deque[Any] = deque()  # of the batches in flight
+        self.plain_take = interpreted(arrivals.take_arrival)
+        self.plain_deliver, self.plain_drop = interpreted(flight.deliver_tokens), interpreted(patience.drop)
         self.plain_evict, self.plain_seat = interpreted(evict), interpreted(seat)
         self.plain_put = interpreted(put_in_batch)
 
     def form_batch(self, state: State, cache: Cache) -> None:
-        """`loop.form_batch`, decided by vLLM."""
-        state.counter[layout.SCHEDULED] = 0
-        state.counter[layout.VICTIMS] = 0
+        """`batch.form_batch`, decided by vLLM."""
+        state.run[0].scheduled = 0
+        state.run[0].victims = 0
         self._add_arrived(state)
         paused = [self.requests[row] for i, row in enumerate(self._residents(state)) if state.mask[i] == 0]
         self.seams.pause(self.scheduler, paused)
         with self._admission(state):
-            self.output = self.scheduler.schedule()
-        self._book_victims(state, cache)
-        self._book_batch(state)
+            output = self.scheduler.schedule()
+        self._book_victims(state, cache, len(output.preempted_req_ids or ()))
+        self._book_batch(state, output)
+        if output.num_scheduled_tokens:
+            self.outputs.append(output)
+        else:
+            self.scheduler.update_from_output(output, self.vllm.runner_output([], []))
         cache.free[0] = self.pool.get_num_free_blocks()
 
-    def emit_tokens(self, state: State, cache: Cache, *rest: Any) -> None:
-        """`loop.emit_tokens`, and the same tokens for vLLM."""
-        names = list(self.output.num_scheduled_tokens)
-        self.plain_emit(state, cache, *rest)
-        sampled = [self._sampled(self.requests[int(name)]) for name in names]
-        self.scheduler.update_from_output(self.output, self.vllm.runner_output(names, sampled))
-        for name in names:
-            if self.requests[int(name)].is_finished():
-                del self.requests[int(name)]
+    def deliver_tokens(self, state: State, cache: Cache, *rest: Any) -> int:
+        """`flight.deliver_tokens`, and the same tokens for vLLM."""
+        output = self.outputs.popleft()
+        names = list(output.num_scheduled_tokens)
+        landing = (state.run[0].launched - state.run[0].flying) % 2
+        entries = state.batch[landing * len(state.free_slots) :]
+        sampled = [self._sampled(int(name), entry) for name, entry in zip(names, entries, strict=False)]
+        finished: int = self.plain_deliver(state, cache, *rest)
+        self.scheduler.update_from_output(output, self.vllm.runner_output(names, sampled))
+        for row in map(int, names):
+            if row in self.requests and self.requests[row].is_finished():
+                del self.requests[row]
         cache.free[0] = self.pool.get_num_free_blocks()
+        return finished
+
+    def drop(self, state: State, cache: Cache, row: int) -> None:
+        """`patience.drop`, and the same for vLLM."""
+        self._add_arrived(state)
+        self.plain_drop(state, cache, row)
+        self.scheduler.finish_requests(str(row), self.vllm.RequestStatus.FINISHED_ABORTED)
+        del self.requests[row]
+        cache.free[0] = self.pool.get_num_free_blocks()
+
+    def take_arrival(self, state: State) -> int:
+        """`arrivals.take_arrival`; vLLM gets the request when it is asked next."""
+        row = int(self.plain_take(state))
+        self.arrived.append(row)
+        return row
 
     def _add_arrived(self, state: State) -> None:
-        for row in range(self.added, int(state.counter[layout.NEXT_ARRIVAL])):
+        for row in self.arrived:
             request = self.vllm.new_request(
                 row,
-                float(self.workload.arrival_s[row]),
+                float(state.arrival_s[row]),
                 self._prompt(row),
                 int(self.workload.output_tokens[row]),
                 self.hash_block_size,
             )
             self.requests[row] = request
             self.scheduler.add_request(request)
-        self.added = int(state.counter[layout.NEXT_ARRIVAL])
+        self.arrived.clear()
 
     def _prompt(self, row: int) -> list[int]:
         """Token numbers: equal for equal prefix ids, this request's own elsewhere."""
-        load = self.workload
-        unit, length = load.prefix_block_tokens, int(load.prompt_tokens[row])
-        ids = load.prefix_ids[load.prefix_offsets[row] : load.prefix_offsets[row + 1]].tolist()
-        shared = [_SHARED + part * unit + i for part in ids for i in range(unit)][:length]
+        length = int(self.workload.prompt_tokens[row])
+        shared = self._named(row)[:length]
         base = _PROMPT + row * _PER_REQUEST
         return shared + list(range(base + len(shared), base + length))
 
-    def _sampled(self, request: Any) -> list[int]:
-        """The token that the model answers once it has computed all others."""
-        if request.num_computed_tokens < request.num_tokens:
+    def _named(self, row: int) -> list[int]:
+        """The tokens that a request's prefix ids name, from its start."""
+        load, unit = self.workload, self.workload.prefix_block_tokens
+        ids = load.prefix_ids[load.prefix_offsets[row] : load.prefix_offsets[row + 1]].tolist()
+        return [_SHARED + part * unit + i for part in ids for i in range(unit)]
+
+    def _sampled(self, row: int, entry: Any) -> list[int]:
+        """The token that the model answers, if the batch computed all others; none for a request that was dropped."""
+        request = self.requests.get(row)
+        if request is None or entry.gives == NO_TOKEN:
             return []
-        return [_GENERATED + int(request.request_id) * _PER_REQUEST + request.num_output_tokens]
+        if self.workload.ids_cover_replies:
+            named = self._named(row)
+            if request.num_tokens < len(named):
+                return [named[request.num_tokens]]
+        return [_GENERATED + row * _PER_REQUEST + request.num_output_tokens]
 
     def _residents(self, state: State) -> list[int]:
-        return [int(row) for row in state.running[: state.counter[layout.RUNNING]]]
+        return [int(row) for row in state.running[: state.run[0].running]]
 
     def _admission(self, state: State) -> Any:
         """The seam that lets vLLM admit what the policy's quotas allow."""
-        quotas = state.quota[: state.setting[layout.NUM_CLASSES]].tolist()
+        quotas = state.quota[: state.setting[0].num_classes].tolist()
         if not any(quota > 0 for quota in quotas):
             return self.seams.hold_all(self.scheduler)
         if not self.ranked:  # then vLLM's order is the policy's
             if all(quota >= waiting for quota, waiting in zip(quotas, state.waiting.tolist(), strict=True)):
-                return self.seams.admit_at_most(self.scheduler, int(state.counter[layout.WAITING]))
+                return self.seams.admit_at_most(self.scheduler, int(state.run[0].waiting))
             if len(quotas) == 1:
                 return self.seams.admit_at_most(self.scheduler, quotas[0])
         allowed = []
         for request in self._in_policy_order(state):
-            group = int(state.group[int(request.request_id)])
+            group = int(state.rows[int(request.request_id)].group)
             if quotas[group] > 0:
                 quotas[group] -= 1
                 allowed.append(request)
@@ -186,23 +240,23 @@ class _Core:
     def _in_policy_order(self, state: State) -> list[Any]:
         """vLLM's waiting requests by rank; among equal ranks in its own order."""
         waiting = list(self.scheduler.waiting)
-        return sorted(waiting, key=lambda r: float(state.rank[int(r.request_id)])) if self.ranked else waiting
+        return sorted(waiting, key=lambda r: float(state.rows[int(r.request_id)].rank)) if self.ranked else waiting
 
-    def _book_victims(self, state: State, cache: Cache) -> None:
-        """Residents that vLLM preempted, in its order: each went to the front of the waiting queue."""
-        count = len(self.output.preempted_req_ids or ())
+    def _book_victims(self, state: State, cache: Cache, count: int) -> None:
+        """The residents that vLLM preempted, in its order: each went to the front of the waiting queue."""
         evicted = [int(request.request_id) for request in islice(self.scheduler.waiting, count)]
         for row in reversed(evicted):
-            state.counter[layout.RUNNING] -= 1
-            if state.running[state.counter[layout.RUNNING]] != row:
+            state.run[0].running -= 1
+            state.run[0].ordered -= 1
+            if state.running[state.run[0].running] != row:
                 raise AssertionError(f"vLLM preempted request {row}, which was not its last resident")
             self.plain_evict(state, cache, row)
 
-    def _book_batch(self, state: State) -> None:
+    def _book_batch(self, state: State, output: Any) -> None:
         """The batch in vLLM's order; requests that are not yet resident have just been admitted."""
-        for name, tokens in self.output.num_scheduled_tokens.items():
+        for name, tokens in output.num_scheduled_tokens.items():
             row = int(name)
-            if state.slot[row] == NONE:
+            if state.rows[row].slot == NONE:
                 # vLLM has counted the scheduled tokens as computed already; the rest came from its prefix cache
                 self.plain_seat(state, row, self.requests[row].num_computed_tokens - tokens)
             self.plain_put(state, row, tokens)

@@ -13,9 +13,9 @@ from fluidgate.bounds import MAX_COUNT, MAX_SECONDS
 from fluidgate.errors import InputError
 from fluidgate.hardware.gpus import DEFAULT_MEMORY_UTILIZATION
 from fluidgate.hardware.server_defaults import KNOWN_SINCE, ServerDefaults
-from fluidgate.policies import ConcurrencyCap, Greedy, Watermark
+from fluidgate.policies import ConcurrencyCap, Greedy, Interval, Watermark
 from fluidgate.serving.planfile import PlanFile
-from fluidgate.serving.versions import FLAG_SINCE, NEWEST, Release
+from fluidgate.serving.versions import FLAG_SINCE, NEWEST, PREFILLS_SPACED_SINCE, Release
 from fluidgate.words import number, percent
 
 Form = Literal["plugin", "stock"]
@@ -26,9 +26,14 @@ LONG_VARIABLE = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 VLLM_BLOCK_SIZE = 16
 SEATS, ACTIVE, QUEUED = "--max-num-seqs", "--max-num-active-seqs", "--max-num-queued-reqs"
 TOKENS, LONGEST = "--max-num-batched-tokens", "--max-model-len"
+INTERVAL = "--prefill-schedule-interval"
+
+SINCE = FLAG_SINCE | {INTERVAL: PREFILLS_SPACED_SINCE}
+"""Where a flag does what it is printed for: `--prefill-schedule-interval` is older, and was for data-parallel ranks."""
 
 INSTEAD = {
     ACTIVE: f"{SEATS} is lowered to that cap",
+    INTERVAL: "prompts are computed as they come",
     QUEUED: "nothing bounds the queue: refuse requests in front of the server",
 }
 """What is done where a release lacks a flag."""
@@ -59,7 +64,7 @@ def serve_flags(
 
     Args:
         form: "plugin": fluidgate's scheduler runs the policy. "stock": vLLM's own flags alone, which are the policy
-            itself for `greedy`, `watermark` and `concurrency-cap`, and the nearest to it for the others.
+            itself for `greedy`, `watermark`, `interval` and `concurrency-cap`, and the nearest to it for the others.
         max_wait_s: refuse requests that would wait longer than this in the queue; None: an unbounded queue.
         release: the vLLM release that takes them.
 
@@ -78,11 +83,14 @@ def lost(
 ) -> tuple[str, ...]:
     """A sentence for each flag that `serve_flags` leaves out because `release` lacks it; arguments as there."""
     lacking = _lacking(_all_flags(plan, form, max_wait_s, release), release)
-    return tuple(f"vLLM {release} has no {flag.name}; {INSTEAD[flag.name]}" for flag in lacking)
+    where = {INTERVAL: " for an engine by itself"}
+    return tuple(
+        f"vLLM {release} has no {flag.name}{where.get(flag.name, '')}; {INSTEAD[flag.name]}" for flag in lacking
+    )
 
 
 def _lacking(flags: Sequence[Flag], release: Release) -> list[Flag]:
-    return [flag for flag in flags if FLAG_SINCE.get(flag.name, release.number) > release.number]
+    return [flag for flag in flags if SINCE.get(flag.name, release.number) > release.number]
 
 
 def _all_flags(plan: PlanFile, form: Form, max_wait_s: float | None, release: Release) -> tuple[Flag, ...]:
@@ -100,6 +108,7 @@ def _all_flags(plan: PlanFile, form: Form, max_wait_s: float | None, release: Re
             str(engine.max_num_batched_tokens),
             f"tokens per iteration, as planned; {_instead_of(own.max_num_batched_tokens)}",
         ),
+        *_interval(plan),
         *_switches(plan),
         *([] if max_wait_s is None else [_queue_limit(plan, max_wait_s)]),
     )
@@ -129,7 +138,7 @@ def _stock_limits(plan: PlanFile, flags: Sequence[Flag], release: Release) -> se
 
 def is_stock(plan: PlanFile) -> bool:
     """Whether vLLM's own flags are the plan's policy itself."""
-    return isinstance(plan.make_policy(), Greedy | Watermark | ConcurrencyCap)
+    return isinstance(plan.make_policy(), Greedy | Watermark | ConcurrencyCap | Interval)
 
 
 def serve_command(flags: Sequence[Flag], model: str, plan_path: Path | str | None = None) -> str:
@@ -194,7 +203,7 @@ def _planned_admission(plan: PlanFile) -> list[Flag]:
 def _stock_admission(plan: PlanFile) -> list[Flag]:
     """The policy in vLLM's own flags, or the two of them that come nearest to it."""
     policy, engine, planned = plan.make_policy(), plan.engine, plan.planned
-    if isinstance(policy, Greedy | Watermark):
+    if isinstance(policy, Greedy | Watermark | Interval):
         return _planned_admission(plan)
     if isinstance(policy, ConcurrencyCap):
         cap_flag = _active(min(int(policy.cap), engine.seats), "the policy itself: most requests that hold KV at once")
@@ -213,6 +222,19 @@ def _active(cap: int, why: str) -> Flag:
 
 def _watermark(share: float, why: str) -> Flag:
     return Flag("--watermark", repr(share), f"{percent(share)} {why}")
+
+
+def _interval(plan: PlanFile) -> list[Flag]:
+    """The interval between prompts: the engine's that was planned with, or else the one that the plan proposes.
+
+    It is counted in steps, so none goes with a policy that may pause all residents (`engine.refusals`).
+    """
+    given, proposed = plan.engine.prefill_schedule_interval, plan.planned.prefill_interval
+    if given > 1:
+        return [Flag(INTERVAL, str(given), "prompts in one step of so many, as planned")]
+    if proposed == 1 or isinstance(plan.make_policy(), Interval) or plan.make_policy().advance is not None:
+        return []
+    return [Flag(INTERVAL, str(proposed), "prompts share steps: the least mean E2E, by the plan")]
 
 
 def _switches(plan: PlanFile) -> list[Flag]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from fluidgate.arrays import NONE
 from fluidgate.engine.compiled import load_program, new_params
-from fluidgate.engine.loop import HAS_ADMIT, HAS_ADVANCE, HAS_CLASSIFY, HAS_OBSERVE, NO_LIMIT
+from fluidgate.engine.policy_hooks import HAS_ADMIT, HAS_ADVANCE, HAS_CLASSIFY, HAS_OBSERVE, HAS_SHED, NO_LIMIT
+from fluidgate.hardware import KvLaw
 from fluidgate.policies import Policy
 from fluidgate.policies.protocol import (
     ABORTED,
@@ -23,21 +24,30 @@ from fluidgate.policies.protocol import (
     FINISHED,
     FIRST_TOKEN,
     PREEMPTED,
+    SHED,
+    SHED_AT_ONCE,
     Event,
     Request,
     View,
 )
 from fluidgate.serving.books import FIRST_ROWS, Books, book_tokens
+from fluidgate.serving.counted_pool import CountedPool
+
+_NONE_KNOWN = np.zeros(0)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the engine reports at its start: blocks (less the null block), tokens per block and per iteration, seats."""
+    """What the engine reports at its start: blocks (less the null block), tokens per block and per iteration, seats.
+
+    `law` says how many blocks a request holds; None: one for each `block_size` tokens.
+    """
 
     total_blocks: int
     block_size: int
     token_budget: int
     max_num_seqs: int
+    law: KvLaw | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,10 @@ class Room:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a request stands in the engine, as far as a policy may know; from it books are rebuilt."""
+    """Where a request stands in the engine, as far as a policy may know; from it books are rebuilt.
+
+    `timeout_s` and `ttft_timeout_s` say how long after its arrival its client waits for the last and the first token.
+    """
 
     name: str
     prompt_tokens: int
@@ -59,6 +72,8 @@ class Standing:
     class_id: int
     generated_tokens: int = 0
     computed_tokens: int = 0
+    timeout_s: float = inf
+    ttft_timeout_s: float = inf
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,7 @@ class Totals:
 
     admitted: int = 0
     resumed: int = 0
+    shed: int = 0
     preempted: int = 0
     held_steps: int = 0
     held_s: float = 0.0
@@ -106,15 +122,17 @@ class Gate:
     def __init__(self, policy: Policy, limits: Limits) -> None:
         program = load_program(policy)
         self.policy, self.limits, self.hooks = policy, limits, program.hooks
-        self._classify, _, self._admit, self._advance, self._observe = program.decisions
+        self._classify, _, self._admit, self._advance, self._shed, self._observe = program.decisions
         self._params, self._memory = new_params(policy), policy.new_memory()
         self.books = Books(policy.num_classes)
+        self.pool = CountedPool(limits.law or KvLaw.full(limits.block_size))
         self.totals = Totals()
         self.published = Totals()  # what the metrics have seen
         self._quota = np.full(policy.num_classes, NO_LIMIT, np.int64)
         self.num_paused = 0
         self.num_held = 0  # waiting requests beyond the quotas of the last decision
         self._mask = np.ones(FIRST_ROWS, np.int64)
+        self._shed_rows = np.full(SHED_AT_ONCE, NONE, np.int64)
         self._iteration = 0
         self._held_at_s: float | None = None
         self._formed_nothing = False
@@ -128,11 +146,12 @@ class Gate:
         books, ints = self.books, self.books.ints
         rows = books.residents[: books.num_residents]
         tokens = int((ints["prompt"][rows] + 2 * ints["generated"][rows]).sum())
-        return tokens / (self.limits.total_blocks * self.limits.block_size)
+        return tokens / (max(1, self.pool.counted(self.limits.total_blocks)) * self.limits.block_size)
 
     def joined(self, new: Standing, now_s: float) -> None:
         """A request has arrived; its output length is shown only to a policy that asks for it."""
         self._arrive(new, now_s)
+        self.pool.arrived(new.prompt_tokens)
         self.books.queue(self.books.row_of[new.name], front=False)
 
     def _arrive(self, new: Standing, now_s: float) -> None:
@@ -140,6 +159,7 @@ class Gate:
         row = books.new_row(new.name)
         ints = books.ints
         books.arrival_s[row], books.last_token_s[row] = now_s, np.nan
+        books.timeout_s[row], books.ttft_timeout_s[row] = new.timeout_s, new.ttft_timeout_s
         ints["prompt"][row], ints["class_id"][row] = new.prompt_tokens, new.class_id
         ints["output"][row] = new.output_tokens if self.policy.needs_output_length else NONE
         for column in ("generated", "computed", "start", "high_water", "group"):
@@ -149,7 +169,9 @@ class Gate:
             ints["group"][row] = self._classify(self._params, request)
         self._tell(ARRIVED, row, now_s)
 
-    def left(self, names: Collection[str], now_s: float, aborted: Collection[str] = ()) -> None:
+    def left(
+        self, names: Collection[str], now_s: float, aborted: Collection[str] = (), kind_of_aborted: int = ABORTED
+    ) -> None:
         """Requests have finished or failed, wherever they were; those in `aborted` were stopped from outside."""
         books = self.books
         rows = {name: books.row_of[name] for name in names if name in books.row_of}
@@ -157,7 +179,8 @@ class Gate:
         for name, row in rows.items():
             if not books.is_resident[row]:
                 books.unqueue(row)
-            self._tell(ABORTED if name in aborted else FINISHED, row, now_s)
+            self._tell(kind_of_aborted if name in aborted else FINISHED, row, now_s)
+            self.pool.ended(int(books.ints["prompt"][row]), int(books.ints["generated"][row]))
         self._end_residencies(residents)
         for name in rows:
             books.forget(name)
@@ -197,6 +220,22 @@ class Gate:
             books.queue(row, front=False)
             if request.name in was_resident:
                 self._tell(PREEMPTED, row, now_s)
+
+    def give_up(self, now_s: float, room: Room) -> list[str]:
+        """Ask the policy which requests it gives up, and take them out of the books; empty: no more."""
+        if not self.hooks & HAS_SHED or self.books.num_waiting == 0:
+            return []
+        self._shed_rows[:] = NONE
+        self._shed(self._params, self._memory, self._view(now_s, room), self._shed_rows)
+        rows = dict.fromkeys(self._shed_rows[self._shed_rows != NONE].tolist())
+        names = [self.books.name_of[row] for row in rows if self.books.name_of[row]]
+        self.left(names, now_s, names, SHED)
+        self.totals.shed += len(names)
+        return names
+
+    def latest_starts_s(self) -> tuple[float, ...]:
+        """`Policy.latest_starts_s`, of what it has learned here."""
+        return self.policy.latest_starts_s(self._memory)
 
     def decide(self, now_s: float, room: Room, *, by_name: bool = False) -> Decision:
         """Ask the policy what may happen in the next iteration.
@@ -367,8 +406,8 @@ class Gate:
         return View(
             now_s,
             self._iteration,
-            room.free_blocks,
-            max(1, self.limits.total_blocks - room.outside_blocks),
+            self.pool.counted(room.free_blocks),
+            max(1, self.pool.counted(self.limits.total_blocks - room.outside_blocks)),
             self.limits.block_size,
             self.limits.token_budget,
             max(1, self.limits.max_num_seqs - room.outside_seats),
@@ -382,14 +421,11 @@ class Gate:
             ints["computed"],
             ints["output"],
             ints["class_id"],
+            books.timeout_s if self.policy.needs_timeouts else _NONE_KNOWN,
+            books.ttft_timeout_s if self.policy.needs_timeouts else _NONE_KNOWN,
         )
 
 
 def _sooner(time_s: float, asked_s: float, now_s: float) -> float:
     """The earlier of two times to ask again; one that is past, or not a number, does not count, as in `engine.loop`."""
     return asked_s if now_s < asked_s < time_s else time_s
-
-
-def empty_books(gate: Gate) -> bool:
-    """Whether no request is left in the books: true whenever the engine is idle."""
-    return not gate.books.row_of and gate.books.num_residents == 0 and gate.books.num_waiting == 0

@@ -9,20 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import chain, islice
+from math import inf
 from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.request import RequestStatus
 
 from fluidgate.serving import seams
-from fluidgate.serving.gate import Decision, Entry, Gate, Room, Standing
-from fluidgate.serving.labels import Classes, output_tokens
+from fluidgate.serving.gate import Entry, Gate, Room, Standing
+from fluidgate.serving.labels import Classes, output_tokens, timeouts_s
 from fluidgate.serving.metrics import GateMetrics
+from fluidgate.serving.publisher import Publisher
 from fluidgate.serving.readiness import Readiness, grammar_failed, with_adapter_slots
 
 STEPS_BETWEEN_REBUILDS = 64
 """Books that are wrong again sooner than this were not repaired by the rebuild before."""
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A `Decision` in vLLM's requests.
+
+    Attributes:
+        admit: how many waiting requests may enter; None: no limit.
+        only: the requests that may enter, in this order; None: any.
+        paused: residents that skip the iteration.
+    """
+
+    admit: int | None
+    only: list[Any] | None
+    paused: list[Any]
 
 
 class Gatekeeper:
@@ -30,10 +48,15 @@ class Gatekeeper:
 
     Attributes:
         outside: names of the requests that are in vLLM and not in the books.
+        shed: names and clients of the requests that were given up, until vLLM has told them.
     """
 
-    def __init__(self, scheduler: Any, gate: Gate, classes: Classes, metrics: GateMetrics) -> None:
+    def __init__(
+        self, scheduler: Any, gate: Gate, classes: Classes, metrics: GateMetrics, publisher: Publisher
+    ) -> None:
         self.scheduler, self.gate, self.classes, self.metrics = scheduler, gate, classes, metrics
+        self.publisher = publisher
+        self.shed: list[tuple[str, int]] = []
         self.readiness = Readiness(scheduler)
         self.outside: set[str] = set()
         self._aborted: set[str] = set()
@@ -53,6 +76,7 @@ class Gatekeeper:
             self.outside.add(name)
             return
         self.gate.joined(self._standing(request, counted=True), now_s)
+        self.publisher.pulse.arrived()
         self.readiness.watch(request)
 
     def stopped(self, names: Iterable[str]) -> None:
@@ -63,6 +87,12 @@ class Gatekeeper:
 
     def decide(self, seam: ExitStack, now_s: float) -> None:
         """Ask the policy, and let vLLM's next `schedule()`, within `seam`, do no more than it allows."""
+        allowed = self.allow(now_s)
+        seams.pause(self.scheduler, allowed.paused)
+        self._apply(allowed, seam)
+
+    def allow(self, now_s: float) -> Allowed:
+        """Ask the policy what the next iteration may do, and drop what it gives up."""
         scheduler = self.scheduler
         if scheduler.finished_req_ids:
             self._end([name for name in scheduler.finished_req_ids if name not in self._renewed], now_s)
@@ -70,11 +100,29 @@ class Gatekeeper:
         self._aborted.clear()
         self._book_evictions_between(now_s)
         self._set_blocked_aside(now_s)
+        self._give_up(now_s)
         always = [*self._waiting_outside(), *self._holding()]
         by_name = bool(always or self.readiness.watched or self._looks_out_of_order())
         decision = self.gate.decide(now_s, self._room(), by_name=by_name)
-        seams.pause(scheduler, (scheduler.requests[name] for name in decision.paused))
-        self._apply(decision, always, seam)
+        only = None
+        if decision.only is not None:
+            only = self._in_order([scheduler.requests[name] for name in decision.only], always)
+        return Allowed(decision.admit, only, [scheduler.requests[name] for name in decision.paused])
+
+    def _give_up(self, now_s: float) -> None:
+        """End the requests that the policy gives up, as vLLM ends those whose clients have disconnected."""
+        while names := self.gate.give_up(now_s, self._room()):
+            self.publisher.shed(names, self.gate, now_s)
+            self.drop(names)
+            for name in names:
+                self.readiness.forget(name)
+            self._loading.difference_update(names)
+
+    def drop(self, names: list[str]) -> None:
+        """Have vLLM end requests, and note in `shed` whom to tell."""
+        clients = [self.scheduler.requests[name].client_index for name in names]
+        self.shed += zip(names, clients, strict=True)
+        self.scheduler.finish_requests(names, RequestStatus.FINISHED_ABORTED)
 
     def _book_evictions_between(self, now_s: float) -> None:
         """Residents that lost their KV since the last iteration: an operator has reset the prefix cache."""
@@ -90,19 +138,16 @@ class Gatekeeper:
         connected = scheduler.connector is not None or scheduler.ec_connector is not None  # either may need more time
         return connected or any(getattr(scheduler, name) for name in seams.HERE.waiting[1:])
 
-    def _apply(self, decision: Decision, always: list[Any], seam: ExitStack) -> None:
-        scheduler = self.scheduler
-        only: list[Any] | None = None
-        if decision.only is not None:
-            only = self._in_order([scheduler.requests[name] for name in decision.only], always)
-        if decision.paused and scheduler.lora_config is not None:
-            only = with_adapter_slots(scheduler, self._first(decision.admit) if only is None else only)
+    def _apply(self, allowed: Allowed, seam: ExitStack) -> None:
+        scheduler, only = self.scheduler, allowed.only
+        if allowed.paused and scheduler.lora_config is not None:
+            only = with_adapter_slots(scheduler, self._first(allowed.admit) if only is None else only)
         if only is not None:
             seam.enter_context(seams.admit_only(scheduler, only))
-        elif decision.admit == 0:
+        elif allowed.admit == 0:
             seam.enter_context(seams.hold_all(scheduler))
-        elif decision.admit is not None:
-            seam.enter_context(seams.admit_at_most(scheduler, decision.admit))
+        elif allowed.admit is not None:
+            seam.enter_context(seams.admit_at_most(scheduler, allowed.admit))
 
     def _in_order(self, allowed: list[Any], always: list[Any]) -> list[Any]:
         if not always:
@@ -128,6 +173,7 @@ class Gatekeeper:
         entered = self._entered(output)
         for name in entered:
             self.readiness.forget(name)
+            self.publisher.pulse.entered()
         self._loading.difference_update(entered)
         self.gate.book(now_s, scheduled, entered, evicted)
         for name in evicted:
@@ -137,6 +183,7 @@ class Gatekeeper:
         self._compare()
         self._steps_since_rebuild += 1
         self.metrics.update(self.gate)
+        self.publisher.update(self.gate, now_s)
 
     def _book_loads(self, now_s: float) -> None:
         began = [request for request in self._holding() if request.request_id not in self._loading]
@@ -207,11 +254,22 @@ class Gatekeeper:
         tokens, sound = 0, True
         if self.gate.policy.needs_output_length:
             tokens, sound = output_tokens(request, self.scheduler.max_model_len)
+        timeout_s, ttft_timeout_s = inf, inf
+        if self.gate.policy.needs_timeouts:
+            timeout_s, ttft_timeout_s, timely = timeouts_s(request)
+            sound = sound and timely
         if counted:
             self.metrics.count_labels(bad_hint=not sound, unknown_class=not recognised)
         generated = request.num_output_tokens + request.num_output_placeholders
         return Standing(
-            request.request_id, request.num_prompt_tokens, tokens, class_id, generated, request.num_computed_tokens
+            request.request_id,
+            request.num_prompt_tokens,
+            tokens,
+            class_id,
+            generated,
+            request.num_computed_tokens,
+            timeout_s,
+            ttft_timeout_s,
         )
 
     def _end(self, names: list[str], now_s: float) -> None:
@@ -235,8 +293,14 @@ class Gatekeeper:
         if not self.outside:
             return Room(pool.get_num_free_blocks())
         seated = [name for name in self.outside if self._holds_kv(name)]
-        blocks = sum(len(self.scheduler.kv_cache_manager.get_block_ids(name)[0]) for name in seated)
+        blocks = sum(self._blocks_of(name) for name in seated)
         return Room(pool.get_num_free_blocks(), blocks, len(seated))
+
+    def _blocks_of(self, name: str) -> int:
+        """Blocks that a request holds in all groups of layers; the null block stands where one has forgotten."""
+        null = self.scheduler.kv_cache_manager.block_pool.null_block.block_id
+        groups = self.scheduler.kv_cache_manager.get_block_ids(name)
+        return sum(block != null for blocks in groups for block in blocks)
 
     def _holds_kv(self, name: str) -> bool:
         request = self.scheduler.requests.get(name)

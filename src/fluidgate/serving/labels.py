@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
+
+from fluidgate.bounds import MAX_SECONDS
 
 OUTPUT_TOKENS_KEY = "output_tokens"
 CLASS_KEY = "fluidgate_class"
-"""Keys of `SamplingParams.extra_args`, over HTTP `vllm_xargs`: the output length, the name of the class."""
+TIMEOUT_KEY, TTFT_TIMEOUT_KEY = "fluidgate_timeout", "fluidgate_ttft_timeout"
+"""Keys of `SamplingParams.extra_args`, over HTTP `vllm_xargs`: the output length, the name of the class, and how long
+the client waits for the last and the first token, seconds."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,22 @@ def output_tokens(request: Any, longest: int) -> tuple[int, bool]:
         return most, True
     sound = isinstance(hint, int | float) and not isinstance(hint, bool) and 1 <= hint <= most
     return (int(hint) if sound else most), sound
+
+
+def timeouts_s(request: Any) -> tuple[float, float, bool]:
+    """How long a client says that it waits for the last and the first token, and whether that was sound.
+
+    Infinity: for ever, as without a sound value.
+    """
+    said = [_extra(request).get(key) for key in (TIMEOUT_KEY, TTFT_TIMEOUT_KEY)]
+    sound = [
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS)
+        for value in said
+    ]
+    last_s, first_s = (
+        float(value) if value is not None and good else inf for value, good in zip(said, sound, strict=True)
+    )
+    return last_s, first_s, all(sound)
 
 
 def _extra(request: Any) -> Mapping[str, Any]:

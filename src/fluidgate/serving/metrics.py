@@ -12,12 +12,13 @@ from functools import cache
 
 from prometheus_client import Counter, Gauge
 
-from fluidgate.serving.gate import Gate, empty_books
+from fluidgate.serving.gate import Gate
 
 SECONDS_BETWEEN_UPDATES = 0.25
 
 _COUNTERS = {
     "preempted": ("fluidgate_preemptions", "Residents that lost their KV."),
+    "shed": ("fluidgate_shed", "Requests that the policy gave up."),
     "held_steps": ("fluidgate_held_steps", "Iterations in which the policy kept waiting requests out."),
     "held_s": ("fluidgate_held_seconds", "Time in which the policy kept waiting requests out."),
     "paused": ("fluidgate_paused", "Residents paused, once per iteration."),
@@ -118,7 +119,7 @@ class GateMetrics:
     def update(self, gate: Gate) -> None:
         """Write what has changed, at most every quarter of a second, and at once when the engine falls idle."""
         now_s = time.monotonic()
-        if now_s < self._next_s and not empty_books(gate):
+        if now_s < self._next_s and not gate.books.is_empty:
             return
         self._next_s = now_s + SECONDS_BETWEEN_UPDATES
         totals = gate.totals

@@ -85,6 +85,10 @@ class PlanFile(Section):
         """
         if config.mode != "vllm" or config.preemption != "recompute":
             raise InputError(f"vLLM has no mode {config.mode} with preemption {config.preemption}: plan with mode vllm")
+        if config.prompts_arrive_computed:
+            raise InputError(
+                "the plugin does not follow KV connectors, so a decode-only server cannot run it: plan without --save"
+            )
         config = config.on(plan.hardware)
         budget = config.token_budget(plan.mix.max_prompt_tokens + plan.mix.max_output_tokens)
         _refuse_other_limits(
@@ -122,8 +126,12 @@ class PlanFile(Section):
         Raises:
             InputError: the file cannot be written.
         """
-        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-        write_text(path, text + "\n")
+        write_text(path, self.text)
+
+    @property
+    def text(self) -> str:
+        """What the file holds."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -168,8 +176,10 @@ class PlanFile(Section):
             raise InputError(f"policy {self.policy} has a field that is not a number or a tuple: {error}") from None
 
     def policy_line(self) -> str:
-        """The policy and its parameters in a line, for people."""
-        values = [f"{name} = {_brief(value)}" for name, value in self.parameters.items()]
+        """The policy and its parameters in a line, for people, without those that are off as they are by default."""
+        default = {field.name: field.default for field in fields(policy_class(self.policy))}
+        shown = {name: value for name, value in self.parameters.items() if value or value != default.get(name)}
+        values = [f"{name} = {_brief(value)}" for name, value in shown.items()]
         return f"{self.policy} ({', '.join(values)})" if values else self.policy
 
 

@@ -19,11 +19,15 @@ from typing import TYPE_CHECKING, Any
 import vllm
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import Request
 
 from fluidgate.serving.capabilities import capabilities_of, describe, unsupported
+from fluidgate.serving.counted_pool import law_of
 from fluidgate.serving.gate import Gate, Limits
-from fluidgate.serving.metrics import gate_metrics
+from fluidgate.serving.gate_state import StateWriter
+from fluidgate.serving.metrics import GateMetrics, gate_metrics
+from fluidgate.serving.publisher import Publisher
 from fluidgate.serving.startup import configured_policy
 
 if TYPE_CHECKING:
@@ -75,6 +79,16 @@ class GateScheduler(AsyncScheduler):
             self._guarded("book", lambda: keeper.book(output, time.monotonic()))
         return output
 
+    def update_from_output(self, *args: Any, **kwargs: Any) -> dict[int, EngineCoreOutputs]:
+        """vLLM's own update; clients are told of the requests that the policy has given up."""
+        outputs: dict[int, EngineCoreOutputs] = super().update_from_output(*args, **kwargs)
+        if self.gatekeeper is not None and self.gatekeeper.shed:
+            for name, client in self.gatekeeper.shed:
+                ended = EngineCoreOutput(name, [], finish_reason=FinishReason.ABORT)
+                outputs.setdefault(client, EngineCoreOutputs()).outputs.append(ended)
+            self.gatekeeper.shed = []
+        return outputs
+
     def _guarded(self, where: str, what: Callable[[], None]) -> None:
         """Run a part of ours. If it fails, rebuild the books; if that fails too, be stock vLLM from now on."""
         try:
@@ -98,24 +112,48 @@ class GateScheduler(AsyncScheduler):
         logger.exception("fluidgate failed in %s: scheduling is stock vLLM's from now on", where)
 
     def _open_gate(self) -> None:
-        problem = unsupported(vllm.__version__, self)
-        if problem is not None:
-            logger.warning("fluidgate is off, scheduling is stock vLLM's: %s", problem)
-            self.gate_metrics.fell_back("probe")
-            return
-        from fluidgate.serving.gatekeeper import Gatekeeper  # what it imports is only in versions that it runs on
+        self.gatekeeper = new_gatekeeper(self, self.gate_metrics)
 
-        limits = Limits(
-            total_blocks=self.kv_cache_manager.block_pool.num_gpu_blocks - 1,
-            block_size=self.block_size,
-            token_budget=self.max_num_scheduled_tokens,
-            max_num_seqs=getattr(self, capabilities_of(vllm.__version__).seats),
+
+def new_gatekeeper(scheduler: Any, metrics: GateMetrics, kind: type[Gatekeeper] | None = None) -> Gatekeeper | None:
+    """The gate that the server's plan asks for, beside `scheduler`; None, and a warning, where it cannot run.
+
+    Raises:
+        InputError: the plan file cannot be used.
+    """
+    problem = unsupported(vllm.__version__, scheduler)
+    if problem is not None:
+        _say_off(metrics, problem)
+        return None
+    from fluidgate.serving.gatekeeper import Gatekeeper  # what it imports is only in versions that it runs on
+
+    config = scheduler.vllm_config
+    law = law_of(scheduler.kv_cache_config.kv_cache_groups, scheduler.block_size)
+    limits = Limits(
+        total_blocks=scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1,
+        block_size=law.block_size,
+        token_budget=scheduler.max_num_scheduled_tokens,
+        max_num_seqs=getattr(scheduler, capabilities_of(vllm.__version__).seats),
+        law=law,
+    )
+    policy, classes, boundary_rate = configured_policy(os.environ.get("FLUIDGATE_PLAN"), config, limits)
+    if policy.advance is not None and getattr(scheduler, "local_prefill_interval", 1) > 1:
+        # steps without tokens do not count in the interval, and paused decodes give none
+        _say_off(
+            metrics,
+            f"policy {policy.name} pauses residents, and --prefill-schedule-interval may then hold prompts for ever; "
+            "leave it out",
         )
-        policy, classes = configured_policy(os.environ.get("FLUIDGATE_PLAN"), self.vllm_config, limits)
-        self.gatekeeper = Gatekeeper(self, Gate(policy, limits), classes, self.gate_metrics)
-        logger.info(
-            "fluidgate: policy %s over %d blocks, in %s", policy, limits.total_blocks, describe(vllm.__version__)
-        )
+        return None
+    writer = StateWriter(config.parallel_config.data_parallel_rank)
+    publisher = Publisher(writer, classes.names, boundary_rate, time.monotonic())
+    logger.info("fluidgate: policy %s over %d blocks, in %s", policy, limits.total_blocks, describe(vllm.__version__))
+    return (kind or Gatekeeper)(scheduler, Gate(policy, limits), classes, metrics, publisher)
+
+
+def _say_off(metrics: GateMetrics, problem: str) -> None:
+    logger.warning("fluidgate is off, scheduling is stock vLLM's: %s", problem)
+    metrics.fell_back("probe")
 
 
 def _name_of(stopped: Any) -> str:

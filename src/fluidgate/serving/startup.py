@@ -22,8 +22,10 @@ POLICY_FILE_VARIABLE = "FLUIDGATE_POLICY_FILE"
 TOLERATED_BLOCK_DIFFERENCE = 0.05
 
 
-def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -> tuple[Policy, Classes]:
-    """Policy and classes of the plan file that the environment or vLLM's configuration names; `fluid` without one.
+def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -> tuple[Policy, Classes, float]:
+    """Of the plan file that the environment or vLLM's configuration names: policy, classes, and boundary, req/s.
+
+    Without one the policy is `fluid`, and the boundary 0, unknown.
 
     Raises:
         InputError: the plan file cannot be used.
@@ -32,7 +34,7 @@ def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -
     path = plan_path or (additional.get(PLAN_KEY) if isinstance(additional, dict) else None)
     if path is None:
         logger.info("fluidgate: no plan file; learning output lengths from the requests served")
-        return Fluid(), Classes()
+        return Fluid(), Classes(), 0.0
     from fluidgate.serving.planfile import PlanFile  # pydantic, needed only with a plan
 
     policy_file = os.environ.get(POLICY_FILE_VARIABLE)
@@ -47,4 +49,4 @@ def configured_policy(plan_path: str | None, vllm_config: Any, limits: Limits) -
             actual,
             actual + 1,
         )
-    return plan.make_policy(), plan.classes.to_classes()
+    return plan.make_policy(), plan.classes.to_classes(), plan.planned.boundary_rate

@@ -6,6 +6,7 @@ Needs no vLLM itself.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from fluidgate.errors import InputError
@@ -57,6 +58,12 @@ TESTED_VERSIONS = tuple(release.tested for release in RELEASES if release.tested
 EQUAL_VERSIONS = tuple(release.tested for release in RELEASES if release.tested and release.equal)
 """What `emulate` was shown equal on."""
 
+PREFILLS_SPACED_SINCE = (0, 33)
+"""From here on `--prefill-schedule-interval` holds on an engine by itself; before, on data-parallel ranks alone."""
+
+GROUPS_SINCE = (0, 32)
+"""From here on vLLM keeps several KV groups as `engine.kv_groups` does; those with states on this release alone."""
+
 
 def public(version: str) -> str:
     """`version` without the name of its build: "0.32.0" for "0.32.0+cpu"."""
@@ -81,6 +88,18 @@ def known_release(version: str) -> Release:
             f"{NEWEST.tested}"
         )
     return release
+
+
+def keeps_groups_alike(version: str, kinds: Collection[str]) -> bool:
+    """Whether vLLM `version` keeps several KV groups of such kinds as the engine does; of a version outside the table,
+    as of the newest one."""
+    number = (find_release(version) or NEWEST).number
+    return number == GROUPS_SINCE or (number > GROUPS_SINCE and "state" not in kinds)
+
+
+def spaces_prefills(version: str) -> bool:
+    """Whether this vLLM follows `prefill_schedule_interval` on one engine; one outside the table is as the newest."""
+    return (find_release(version) or NEWEST).number >= PREFILLS_SPACED_SINCE
 
 
 def cuts_lone_prefill(version: str) -> bool:

@@ -14,22 +14,22 @@ from typing import Any
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
-import torch
 from vllm import __version__ as VLLM_VERSION
 from vllm.engine.arg_utils import EngineArgs
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import get_hash_fn_by_name
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm.v1.structured_output import StructuredOutputManager
 
 from fluidgate.engine import EngineConfig
 from fluidgate.errors import InputError
 from fluidgate.hardware import Hardware
-from fluidgate.serving.versions import cuts_lone_prefill
+from fluidgate.serving.versions import cuts_lone_prefill, spaces_prefills
+from fluidgate.serving.vllm_groups import kv_cache
 
 LONGEST_MODEL_LEN = 1 << 20
 
@@ -87,18 +87,18 @@ def new_scheduler(
     caching.enable_prefix_caching = config.enable_prefix_caching
     caching.num_gpu_blocks = hardware.num_gpu_blocks
     caching.block_size = hardware.block_size
-    spec = FullAttentionSpec(block_size=hardware.block_size, num_kv_heads=2, head_size=32, dtype=torch.float32)
     return kind(
         vllm_config=vllm_config,
-        kv_cache_config=KVCacheConfig(
-            num_blocks=hardware.num_gpu_blocks,
-            kv_cache_tensors=[],
-            kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
-        ),
         structured_output_manager=StructuredOutputManager(vllm_config),
-        block_size=hardware.block_size,
         log_stats=False,
+        **kv_cache(hardware, vllm_config),
     )
+
+
+def scheduler_kind(config: EngineConfig) -> type[Scheduler]:
+    """vLLM's scheduler for these settings."""
+    kind: type[Scheduler] = AsyncScheduler if config.is_asynchronous else Scheduler
+    return kind
 
 
 def _scheduling(defaults: Any, config: EngineConfig, token_budget: int) -> dict[str, Any]:
@@ -110,7 +110,10 @@ def _scheduling(defaults: Any, config: EngineConfig, token_budget: int) -> dict[
         "long_prefill_token_threshold": config.long_prefill_token_threshold,
         "scheduler_reserve_full_isl": config.scheduler_reserve_full_isl,
         "watermark": config.watermark_share,
+        "async_scheduling": config.is_asynchronous,
     }
+    if spaces_prefills(VLLM_VERSION):
+        fields["prefill_schedule_interval"] = config.prefill_schedule_interval
     if hasattr(defaults, "max_num_active_seqs"):
         fields["max_num_active_seqs"] = config.max_num_active_seqs
     else:  # before 0.31 the seats are what caps the residents
@@ -129,6 +132,10 @@ def as_installed(config: EngineConfig) -> EngineConfig:
     cuts = cuts_lone_prefill(VLLM_VERSION)
     if config.cut_lone_prefill and not cuts:
         raise InputError(f"vLLM {VLLM_VERSION} does not cut the prompt of a lone request; leave cut_lone_prefill out")
+    if config.prefill_schedule_interval > 1 and not spaces_prefills(VLLM_VERSION):
+        raise InputError(
+            f"vLLM {VLLM_VERSION} has no prefill_schedule_interval on one engine, as from 0.33 on; leave it at 1"
+        )
     return replace(config, cut_lone_prefill=cuts)
 
 
@@ -158,4 +165,4 @@ def runner_output(request_ids: list[str], sampled: list[list[int]]) -> ModelRunn
     )
 
 
-__all__ = ["VLLM_VERSION", "as_installed", "new_request", "new_scheduler", "runner_output"]
+__all__ = ["VLLM_VERSION", "RequestStatus", "as_installed", "new_request", "new_scheduler", "runner_output"]

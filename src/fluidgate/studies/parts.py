@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from fluidgate.errors import InputError
+from fluidgate.errors import unknown
 
 
 def check_parts(parts: Sequence[str], known: Collection[str]) -> None:
@@ -15,4 +15,4 @@ def check_parts(parts: Sequence[str], known: Collection[str]) -> None:
     """
     for part in parts:
         if part not in known:
-            raise InputError(f"no part {part!r}; known: {', '.join(known)}")
+            raise unknown("part", part, known)

@@ -28,6 +28,7 @@ def small_configs() -> list[EngineConfig]:
             enable_prefix_caching=False,
             scheduler_reserve_full_isl=False,
         ),
+        EngineConfig(max_num_seqs=6, async_scheduling=True),
         EngineConfig(max_num_seqs=6, enable_prefix_caching=False, preemption="restart"),
         EngineConfig(max_num_seqs=6, enable_prefix_caching=False, preemption="offload"),
         EngineConfig(mode="sarathi", max_num_batched_tokens=16),

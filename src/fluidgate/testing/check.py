@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
@@ -113,12 +114,14 @@ def policy_checks(
     if not cases:
         raise InputError(f"policy {policy.name}: there is nothing to check it on; give a workload and a configuration")
     findings = cache(partial(_findings, policy, cases, np.inf if policy.may_idle else max_idle_s))
-    return [PolicyCheck(policy, law, findings) for law in (*_LAWS_OF_PARAMETERS, _END, *LAWS, _SAME, _AGAIN)]
+    laws = (*_LAWS_OF_PARAMETERS, _END, *LAWS, _SAME, _AGAIN, *([_STANDS] if policy.refusals_stand else []))
+    return [PolicyCheck(policy, law, findings) for law in laws]
 
 
 _END = "a run comes to its end"
 _SAME = "interpreted and compiled runs are equal to the bit"
 _AGAIN = "a second run gives the same bits"
+_STANDS = "a refusal stands until something changes"
 
 
 def _finite(packed: FloatArray) -> bool:
@@ -152,7 +155,17 @@ def _findings(policy: Policy, cases: Iterable[tuple[Workload, Hardware, EngineCo
                 findings.note(law, partial(check_law, law, interpreted, max_idle_s))
         for law, (one, other) in zip((_SAME, _AGAIN), pairwise(ended), strict=False):
             findings.note(law, partial(check_same, one, other, law))
+        if policy.refusals_stand and ended:
+            findings.note(_STANDS, partial(_check_refusals, policy, ended[0]))
     return findings
+
+
+def _check_refusals(policy: Policy, records: RunRecords) -> None:
+    """Ask in every iteration, as where refusals do not stand."""
+    asked = copy(policy)
+    object.__setattr__(asked, "refusals_stand", False)
+    again = run(records.workload, records.hardware, asked, records.config, record="decisions", compile=False)
+    check_same(records, again, _STANDS)
 
 
 def _check_parameters(law: str, policy: Policy) -> None:

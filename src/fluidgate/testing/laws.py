@@ -73,6 +73,9 @@ def _order_of_times(records: RunRecords) -> str:
             return f"request {np.argmax(wrong)} has its {name} at {after[np.argmax(wrong)]} s, out of order"
     waited_s = np.where(np.isnan(records.last_token_s), records.end_s, records.last_token_s) - records.arrival_s
     held = (records.held_s < 0) | (records.held_s > np.maximum(waited_s, records.end_s - records.arrival_s) + ROUNDING)
+    late = (records.last_token_s > records.gave_up_s) | (records.left_s < records.gave_up_s)
+    if late.any():
+        return f"request {np.argmax(late)} has a token after its client has left, or leaves before it"
     return f"request {np.argmax(held)} is held longer than it is there" if held.any() else ""
 
 
@@ -85,8 +88,9 @@ def _served_once(records: RunRecords) -> str:
     span_s = np.nan_to_num(records.last_token_s - records.first_token_s)
     if not np.isclose(records.gap_sum_s, span_s.sum(), rtol=ROUNDING, atol=ROUNDING):
         return f"gaps between tokens add up to {records.gap_sum_s} s, and streams last {span_s.sum()} s"
-    gaps = np.maximum(wanted - 1, 0)
-    if not records.stalled and records.gap_counts.sum() != gaps.sum():
+    gaps = np.maximum(np.where(records.dropped, records.generated_tokens, wanted) - 1, 0)
+    restarted = records.config.preemption == "restart" and records.dropped.any()  # it streamed more than it has
+    if not records.stalled and not restarted and records.gap_counts.sum() != gaps.sum():
         return f"{records.gap_counts.sum()} gaps between tokens for {gaps.sum()} pairs of tokens"
     mean_gap_s = np.divide(span_s, gaps, out=np.zeros(len(gaps)), where=gaps > 0)
     longest = records.longest_gap_s
@@ -97,20 +101,25 @@ def _served_once(records: RunRecords) -> str:
 def _tokens_conserved(records: RunRecords) -> str:
     load, caching = records.workload, records.config.enable_prefix_caching
     shared = np.diff(load.prefix_offsets) > 0 if caching else np.zeros(len(load), bool)
-    if (records.cached_tokens[~shared] != 0).any() or (records.cached_tokens >= load.prompt_tokens).any():
+    arrived = (load.prompt_tokens - 1) * (records.config.prompts_arrive_computed & ~np.isnan(records.first_scheduled_s))
+    if (records.cached_tokens[~shared] != arrived[~shared]).any():
+        return "cached_tokens of a prompt that shares nothing is not what arrived computed"
+    if (records.cached_tokens < arrived).any() or (records.cached_tokens >= load.prompt_tokens).any():
         return "cached_tokens is not part of a shared prompt"
     if (records.recomputed_tokens[records.preemptions == 0] != 0).any():
         return "a request recomputes without having lost its KV"
     if shared.any() or not records.finished.all():
         return ""  # then only the step-wise law knows what had to be computed
-    useful = int((load.prompt_tokens + load.output_tokens - 1).sum())
+    useful = int((load.prompt_tokens + load.output_tokens - 1 - arrived).sum())
     again = int(records.recomputed_tokens.sum())
     wrong = records.computed_tokens != useful + again
     return f"{records.computed_tokens} tokens computed, {useful} useful and {again} recomputed" if wrong else ""
 
 
 def _left_over(records: RunRecords, max_idle_s: float) -> str:
-    left = int((~records.finished).sum())
+    if (records.finished & records.dropped).any():
+        return f"request {np.argmax(records.finished & records.dropped)} finishes and is dropped"
+    left = int((~records.finished & ~records.dropped).sum())
     return f"{left} of {len(records)} never finish" if left and not (records.stalled and max_idle_s == np.inf) else ""
 
 
@@ -122,13 +131,20 @@ def _idle(records: RunRecords, max_idle_s: float) -> str:
     if steps is None:
         return ""
     ends_s = np.concatenate(([0.0], steps.end_s))
+    gone_s = _gone_s(records)
     for k, start_s in enumerate(steps.start_s):
-        present = (records.arrival_s < start_s) & ~(records.finished & (records.last_token_s <= ends_s[k]))
+        present = (records.arrival_s < start_s) & ~(gone_s <= ends_s[k])
         if present.any():
-            idle_s = start_s - max(ends_s[k], records.arrival_s[present].min())
+            until_s = np.fmin(start_s, gone_s[present])
+            idle_s = (until_s - np.maximum(ends_s[k], records.arrival_s[present])).max()
             if idle_s > max_idle_s * (1 + ROUNDING):
                 return f"the engine idles for {idle_s} s before {start_s} s with {present.sum()} requests present"
     return ""
+
+
+def _gone_s(records: RunRecords) -> FloatArray:
+    """When each request left the engine, seconds; NaN if it never did."""
+    return np.where(records.finished, records.last_token_s, records.left_s)
 
 
 def _step_totals(records: RunRecords, steps: StepRecords) -> str:
@@ -141,8 +157,10 @@ def _step_totals(records: RunRecords, steps: StepRecords) -> str:
         return "iterations overlap"
     if not np.isclose(records.busy_s, (steps.end_s - steps.start_s).sum(), rtol=ROUNDING):
         return f"busy for {records.busy_s} s, and iterations last {(steps.end_s - steps.start_s).sum()} s"
-    arrived = np.searchsorted(records.arrival_s, steps.start_s, side="right")
-    left = np.searchsorted(np.sort(records.last_token_s[records.finished]), steps.start_s, side="right")
+    if records.config.is_asynchronous:
+        return ""  # who was there when a batch was formed, before it began, is not written down
+    arrived = np.searchsorted(np.sort(records.arrival_s), steps.start_s, side="right")
+    left = np.searchsorted(np.sort(_gone_s(records)), steps.start_s, side="right")  # NaN is last
     lost = arrived - left != steps.running + steps.waiting
     return f"requests present do not add up in iteration {np.argmax(lost)}" if lost.any() else ""
 
@@ -202,6 +220,7 @@ class _Replay:
 
 def _replay(records: RunRecords, steps: StepRecords) -> _Replay:
     load, hardware, n = records.workload, records.hardware, len(records)
+    arrive = records.config.prompts_arrive_computed
     whole_prompt, restart = records.config.mode != "vllm", records.config.preemption == "restart"
     computed, reserved = records.cached_tokens.copy(), np.zeros(n, np.int64)
     resident, generated, streamed = np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -211,7 +230,8 @@ def _replay(records: RunRecords, steps: StepRecords) -> _Replay:
     victims = np.split(steps.victims, np.cumsum(steps.preempted)[:-1])
     for k, (batch, evicted) in enumerate(zip(batches, victims, strict=True)):
         resident[evicted] = False
-        computed[evicted] = 0
+        resident[records.left_s <= steps.start_s[k]] = False
+        computed[evicted] = (load.prompt_tokens[evicted] - 1) * (arrive and restart)
         generated[evicted] *= not restart
         rows, tokens = batch.T
         target = load.prompt_tokens[rows] + generated[rows]
@@ -220,14 +240,14 @@ def _replay(records: RunRecords, steps: StepRecords) -> _Replay:
         before, computed[rows] = computed[rows], computed[rows] + tokens
         used[k] = -(-np.maximum(computed, reserved)[resident] // hardware.block_size).sum()
         pairs = tokens * before + tokens * (tokens + 1) // 2
-        prompt_part = (tokens > 1) | (generated[rows] == 0) | (computed[rows] != target)
+        prompt_part = (tokens > 1) | ((generated[rows] == 0) & (not arrive)) | (computed[rows] != target)
         if len(rows):
             kv, decode = computed[rows], ~prompt_part
             seconds[k] = hardware.step_s(
                 *(decode.sum(), kv[decode].sum()),
                 *(tokens[prompt_part].sum(), kv[prompt_part].sum(), pairs[prompt_part].sum(), prompt_part.sum()),
             ).item()
-        given = rows[computed[rows] == target]
+        given = rows[(computed[rows] == target) & ~(records.gave_up_s[rows] < steps.end_s[k])]
         generated[given] += 1
         new = given[generated[given] > streamed[given]]
         streamed[new] += 1
@@ -245,7 +265,7 @@ def _replayed(records: RunRecords, steps: StepRecords) -> str:
         return ""  # what a victim finds again is not written down
     replayed = _replay(records, steps)
     wrong = replayed.used_blocks != records.total_blocks - steps.free_blocks
-    if wrong.any() and not shared:
+    if wrong.any() and not shared and not records.config.is_asynchronous:
         return f"the batch of iteration {np.argmax(wrong)} needs {replayed.used_blocks[np.argmax(wrong)]} blocks"
     wrong = ~np.isclose(replayed.seconds, steps.end_s - steps.start_s, rtol=1e-6)
     if wrong.any():

@@ -6,7 +6,7 @@ from fluidgate.vllm_metrics.kv_size import KvSize, kv_size
 from fluidgate.vllm_metrics.log import ServerLog, read_log
 from fluidgate.vllm_metrics.moment import Moment
 from fluidgate.vllm_metrics.saved import read_page, saved_page
-from fluidgate.vllm_metrics.scrape import Scrape, fetch
+from fluidgate.vllm_metrics.scrape import Scrape, fetch, fetch_all, fetch_version
 
 __all__ = [
     "Address",
@@ -16,6 +16,8 @@ __all__ = [
     "Scrape",
     "ServerLog",
     "fetch",
+    "fetch_all",
+    "fetch_version",
     "kv_size",
     "read_log",
     "read_page",

@@ -1,4 +1,4 @@
-"""Prometheus' text format, version 0.0.4: lines to samples, strictly."""
+"""Prometheus' text format, version 0.0.4, and OpenMetrics, which adds exemplars and an end: lines to samples."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ _OPEN = re.compile(r"\s*+\{\s*+", re.ASCII)
 _LABEL = re.compile(
     r'(?P<name>[a-zA-Z_][a-zA-Z0-9_]*+)\s*+=\s*+"(?P<value>(?:[^"\\]|\\.)*+)"\s*+(?:,\s*+|(?=\}))', re.ASCII
 )
-_VALUE = re.compile(r"\s++(?P<value>\S++)(?:\s++-?\d++)?+\s*+", re.ASCII)
+_VALUE = re.compile(r"\s++(?P<value>\S++)(?:\s++-?\d++(?:\.\d*+)?+(?:[eE][+-]?\d++)?+)?+\s*+", re.ASCII)
+_EXEMPLAR = re.compile(r"# ?\{.*\} ?\S.*", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:\d++(?:\.\d*+)?+(?:[eE][+-]?\d++)?+|\.\d++(?:[eE][+-]?\d++)?+|[Ii]nf)", re.ASCII)
 _ESCAPE = re.compile(r"\\(.)")
+END = "# EOF"
 _ESCAPED = {"n": "\n", "\\": "\\", '"': '"'}
 
 
@@ -41,10 +43,17 @@ def parse(text: str, where: str) -> list[Sample]:
 
 
 def _samples(text: str, where: str) -> Iterator[Sample]:
+    ended = 0
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
+        if stripped == END:
+            ended = number
         if not stripped or stripped.startswith("#"):
             continue
+        if ended:
+            raise InputError(
+                f"{where}, line {number}: follows the end of a page ({END!r} in line {ended}); give each page by itself"
+            )
         sample = _sample(stripped, number)
         if sample is None:
             shown = stripped if len(stripped) <= 60 else stripped[:57] + "…"
@@ -60,7 +69,9 @@ def _sample(line: str, number: int) -> Sample | None:
     if name is None:
         return None
     labels, at = _labels(line, name.end())
-    rest = _VALUE.fullmatch(line, at)
+    rest = _VALUE.match(line, at)
+    if rest is not None and rest.end() < len(line) and not _EXEMPLAR.fullmatch(line, rest.end()):
+        return None
     value = None if rest is None else _value(rest["value"])
     return None if labels is None or value is None else Sample(name[0], labels, value, number)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from fluidgate.vllm_metrics.scrape import CONFIG, Scrape
+from fluidgate.vllm_metrics.names import CONFIG
+from fluidgate.vllm_metrics.scrape import Scrape
 
 ROUNDED = 2e-3
 """A concurrency may be stated with two decimals."""

@@ -1,4 +1,4 @@
-"""vLLM's log: its periodic "Engine 000: Avg prompt throughput …" lines, in the words of vLLM 0.32, to `ServerLog`."""
+"""vLLM's log: its periodic "Engine 000: Avg prompt throughput …" lines, of either engine, to `ServerLog`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ MARK = "Avg prompt throughput:"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _TIME = re.compile(r"\b(\d\d-\d\d \d\d:\d\d:\d\d)\b", re.ASCII)
 _STATISTICS = re.compile(
-    r"(?:Engine (?P<engine>\d+)|(?P<engines>\d+) Engines Aggregated): "
+    r"(?:(?:Engine (?P<engine>\d+)|(?P<engines>\d+) Engines Aggregated): )?"
     r"Avg prompt throughput: (?P<prompt>[\d.]+) tokens/s, Avg generation throughput: (?P<output>[\d.]+) tokens/s, "
     r"Running: (?P<running>\d+) reqs, Waiting: (?P<waiting>\d+) reqs(?:, Deferred: (?P<deferred>\d+) reqs)?.*?"
-    r"(?:, Preemptions: (?P<preemptions>\d+))?, \w+ KV cache usage: (?P<kv_use>\d+(?:\.\d+)?)%",
+    r"(?:, Preemptions: (?P<preemptions>\d+))?,? \w+ KV cache usage: (?P<kv_use>\d+(?:\.\d+)?)%",
     re.ASCII,
 )
+"""Of the present engine; its first releases, 0.6 and 0.7, name no engine."""
+
 _OLDER = re.compile(
     r"(?P<engine>)(?P<engines>)(?P<deferred>)(?P<preemptions>)"
     r"Avg prompt throughput: (?P<prompt>[\d.]+) tokens/s, Avg generation throughput: (?P<output>[\d.]+) tokens/s, "
@@ -36,6 +38,8 @@ _OLDER_BLOCKS = re.compile(r"# \w+ blocks: (\d+)", re.ASCII)
 _OLDER_BLOCK_SIZE = re.compile(r"\bblock_size=(\d+)\b", re.ASCII)
 _BUDGET = re.compile(r"Chunked prefill is enabled with max_num_batched_tokens=(\d+)", re.ASCII)
 _ARGUMENTS = re.compile(r"non-default args: (\{.*\})")
+_VERSION = re.compile(r"(?:vLLM API server version|LLM engine \(v?|\bversion) ?(\d+\.\d+[\w.+-]*)", re.ASCII)
+_MODEL = re.compile(r"'model': '([^']{1,200})'")
 USUAL_BLOCK_SIZE = 16
 """vLLM's own, in tokens, where a log does not say."""
 
@@ -59,6 +63,8 @@ class ServerLog:
         preemptions: as far as the lines count them.
         kv_tokens: KV memory of one engine.
         max_num_seqs, max_num_batched_tokens: settings of the last start.
+        version: of vLLM, at the last start.
+        model: its name or path, at the last start, where it is among the arguments.
     """
 
     where: str
@@ -71,6 +77,8 @@ class ServerLog:
     kv_tokens: float | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    version: str | None = None
+    model: str | None = None
 
 
 def read_log(text: str, where: str) -> ServerLog:
@@ -93,7 +101,7 @@ def read_log(text: str, where: str) -> ServerLog:
     for at, line, match in statistics:
         if match is None:
             raise InputError(
-                f"{where}, line {at}: {line.strip()[:80]!r} is not worded as vLLM 0.32 words its statistics"
+                f"{where}, line {at}: {line.strip()[:80]!r} is not worded as vLLM 0.6 to 0.33 word their statistics"
             )
         matches.append(match)
     preemptions = [_count(match["preemptions"], "preemptions", where) for match in matches if match["preemptions"]]
@@ -173,7 +181,15 @@ def _with_settings(log: ServerLog, lines: list[str]) -> ServerLog:
         if match := _BUDGET.search(line):
             log = replace(log, max_num_batched_tokens=_count(match[1], "max_num_batched_tokens", where))
         if match := _ARGUMENTS.search(line):
-            log = replace(log, max_num_seqs=_argument(match[1], "max_num_seqs", where))
+            named = _MODEL.search(match[1])
+            log = replace(
+                log,
+                max_num_seqs=_argument(match[1], "max_num_seqs", where),
+                max_num_batched_tokens=_argument(match[1], "max_num_batched_tokens", where),
+                model=named[1] if named else None,
+            )
+        if match := _VERSION.search(line):
+            log = replace(log, version=match[1])
     return log
 
 

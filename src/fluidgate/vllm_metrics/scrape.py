@@ -1,7 +1,8 @@
-"""`Scrape`: one page of a vLLM server's `/metrics`, and how it is fetched. The names are those of vLLM 0.32."""
+"""`Scrape`: one page of a vLLM server's `/metrics`, and how it is fetched."""
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,36 +15,23 @@ from fluidgate.vllm_metrics.address import DEADLINE_S, Address
 from fluidgate.vllm_metrics.exposition import Sample, parse
 from fluidgate.vllm_metrics.histogram import Histogram
 from fluidgate.vllm_metrics.moment import Moment
-from fluidgate.words import shown
-
-RUNNING, WAITING, KV_USE = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
-BY_REASON, CONFIG = "vllm:num_requests_waiting_by_reason", "vllm:cache_config_info"
-FINISHED, PREEMPTIONS = "vllm:request_success_total", "vllm:num_preemptions_total"
-GAUGES = (RUNNING, WAITING, KV_USE)
-NEEDED = (*GAUGES, FINISHED, PREEMPTIONS)
-OF_ONE_SERVER = ("engine", "model_name", "pid")
-"""Labels in which the lines of one server may differ."""
-
-STEPS = "vllm:iteration_tokens_total_count"
-OLDER_NAMES = {
-    "vllm:gpu_cache_usage_perc": KV_USE,
-    "vllm:gpu_prefix_cache_queries_total": "vllm:prefix_cache_queries_total",
-    "vllm:gpu_prefix_cache_hits_total": "vllm:prefix_cache_hits_total",
-} | {
-    f"vllm:time_per_output_token_seconds_{part}": f"vllm:inter_token_latency_seconds_{part}"
-    for part in ("bucket", "sum", "count")
-}
-"""Names of vLLM before 0.10, and what they are called now; some versions publish both."""
-
-OTHER_ENGINES = {
-    "sglang": "SGLang",
-    "tgi_": "Text Generation Inference",
-    "nv_trt_llm": "TensorRT-LLM",
-    "trtllm": "TensorRT-LLM",
-    "lmdeploy": "LMDeploy",
-    "llamacpp": "llama.cpp",
-    "ray_": "Ray",
-}
+from fluidgate.vllm_metrics.names import (
+    BY_REASON,
+    CONFIG,
+    FINISHED,
+    GAUGES,
+    KV_USE,
+    NEEDED,
+    OLDER_NAMES,
+    OTHER_ENGINES,
+    PREEMPTIONS,
+    RUNNING,
+    STEPS,
+    SWAPPED,
+    WAITING,
+    newest_release,
+)
+from fluidgate.vllm_metrics.replicas import servers_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,24 +42,41 @@ class Scrape:
         where: file or address.
         samples: its lines.
         taken_s: when, seconds since the epoch; None if unknown.
+        server: what tells it from other servers of the same page, such as "pod=a"; empty where it is alone.
     """
 
     where: str
     samples: list[Sample]
     taken_s: float | None = None
+    server: str = ""
 
     @classmethod
     def of(cls, text: str, where: str, taken_s: float | None = None) -> Scrape:
         """Read a page.
 
         Raises:
-            InputError: not a page of metrics, another engine's, several servers', or a value that cannot be.
+            InputError: not a page of metrics, another engine's or several servers'.
+        """
+        return only(cls.servers(text, where, taken_s), where)
+
+    @classmethod
+    def servers(cls, text: str, where: str, taken_s: float | None = None) -> list[Scrape]:
+        """Read a page that may hold several servers, each with an engine 0.
+
+        Raises:
+            InputError: not a page of metrics, another engine's, or lines of which it is not clear whose they are.
         """
         if text.lstrip().startswith(("<", "{", "[")):
             raise InputError(f"{where}: is not a page of metrics but HTML or JSON; the address ends in /metrics")
-        scrape = cls(where, parse(text, where), taken_s)
-        scrape._refuse_foreign()
-        return scrape
+        servers = servers_of(parse(text, where), where)
+        scrapes = [
+            cls(f"{where} ({server})" if server else where, samples, taken_s, server)
+            for server, samples in servers.items()
+        ]
+        for scrape in scrapes:
+            scrape._refuse_foreign()
+            scrape._refuse_repeats()
+        return scrapes
 
     @cached_property
     def _by_name(self) -> dict[str, list[Sample]]:
@@ -95,26 +100,29 @@ class Scrape:
         missing = [name for name in NEEDED if name not in self._by_name]
         # Where several processes share the page, vLLM shows its gauges from the first step on.
         fresh = STEPS in self and self.total(STEPS) == 0 and set(missing) <= set(GAUGES)
-        if missing and not fresh:
+        # Early versions of the present engine did not count preemptions.
+        early = missing == [PREEMPTIONS] and self.newest_release is not None
+        if missing and not fresh and not early:
             raise InputError(
-                f"{self.where}: has no {missing[0]}; fluidgate reads the names of vLLM 0.32, and whole pages"
+                f"{self.where}: has no {missing[0]}; fluidgate reads the names of vLLM 0.6 to 0.33, and whole pages"
             )
-        if len(self.models) > 1:
-            raise InputError(
-                f"{self.where}: holds the metrics of several servers ({', '.join(sorted(self.models))}); scrape one"
-            )
-        self._refuse_replicas()
 
-    def _refuse_replicas(self) -> None:
-        """A page that was federated or relabelled may hold several servers, each with an engine 0."""
-        told: dict[tuple[str, str], set[str]] = {}
-        for sample in self._by_name.get(RUNNING, []):
-            for label, value in sample.labels.items():
-                told.setdefault((sample.labels.get("engine", "0"), label), set()).add(value)
-        for (_, label), values in told.items():
-            if len(values) > 1 and label not in OF_ONE_SERVER:
-                servers = ", ".join(f"{shown(label)} is {shown(value)}" for value in sorted(values)[:3])
-                raise InputError(f"{self.where}: holds the metrics of several servers ({servers}); scrape one")
+    def _refuse_repeats(self) -> None:
+        """What is twice on a page would be added up."""
+        seen: dict[tuple[str, frozenset[tuple[str, str]]], int] = {}
+        for sample in self.samples:
+            series = sample.name, frozenset(sample.labels.items())
+            if sample.name.startswith("vllm:") and series in seen:
+                raise InputError(
+                    f"{self.where}, line {sample.line}: repeats line {seen[series]}, with the same labels; give one "
+                    "page of one time, and each of several servers by itself"
+                )
+            seen[series] = sample.line
+
+    @property
+    def newest_release(self) -> tuple[int, int] | None:
+        """The newest vLLM that publishes such a page; None where it has today's names."""
+        return newest_release({sample.name for sample in self.samples})
 
     @property
     def models(self) -> set[str]:
@@ -181,16 +189,17 @@ class Scrape:
         running = self.per_engine(RUNNING) or dict.fromkeys(self.per_engine(FINISHED), 0.0)
         kv_use = self.per_engine(KV_USE)
         waiting = self.per_engine(BY_REASON, reason="capacity") or self.per_engine(WAITING)
+        swapped = self.per_engine(SWAPPED)
         if max(kv_use.values(), default=0.0) > 1.0 + 1e-6:
             raise InputError(f"{self.where}: {KV_USE} = {max(kv_use.values()):g} must be a share of at most 1")
         return tuple(
-            Moment(engine, count, waiting.get(engine, 0.0), kv_use.get(engine, 0.0))
+            Moment(engine, count, waiting.get(engine, 0.0) + swapped.get(engine, 0.0), kv_use.get(engine, 0.0))
             for engine, count in running.items()
         )
 
     def in_system(self) -> float:
         """Requests that run or wait, over all engines."""
-        return self.total(RUNNING) + self.total(WAITING)
+        return self.total(RUNNING) + self.total(WAITING) + self.total(SWAPPED)
 
     def setting(self, name: str) -> str | None:
         """A value of vLLM's cache configuration; None where it is not stated."""
@@ -242,8 +251,22 @@ class Scrape:
         return self.taken_s - start if self.taken_s is not None and 0.0 < start < self.taken_s else None
 
 
+def only(scrapes: list[Scrape], where: str) -> Scrape:
+    """The one server of a page. Errors: InputError if there are several."""
+    if len(scrapes) > 1:
+        names = ", ".join(scrape.server for scrape in scrapes[:3]) + ", …" * (len(scrapes) > 3)
+        raise InputError(f"{where}: holds the metrics of several servers ({names}); scrape one")
+    return scrapes[0]
+
+
 def fetch(server: str | Address, *, deadline_s: float = DEADLINE_S) -> Scrape:
-    """The page of metrics of a server that runs.
+    """As `fetch_all`, of one server; a page of several is refused."""
+    scrapes = fetch_all(server, deadline_s=deadline_s)
+    return only(scrapes, scrapes[0].where.partition(" (")[0])
+
+
+def fetch_all(server: str | Address, *, deadline_s: float = DEADLINE_S) -> list[Scrape]:
+    """The servers on the page of metrics behind an address.
 
     Args:
         server: its address; the path is /metrics where it has none.
@@ -256,6 +279,16 @@ def fetch(server: str | Address, *, deadline_s: float = DEADLINE_S) -> Scrape:
     page = address.at(urlsplit(address.url).path.rstrip("/") or "/metrics")
     text = page.get("text/plain; version=0.0.4", deadline_s=deadline_s).decode("utf-8", errors="replace")
     try:
-        return Scrape.of(text, page.url, taken_s=time.time())
+        return Scrape.servers(text, page.url, taken_s=time.time())
     except InputError as error:
         raise InputError(address.hide(str(error))) from None
+
+
+def fetch_version(server: Address, *, deadline_s: float = 2.0) -> str | None:
+    """The release that a server states at `/version`; None where it states none."""
+    try:
+        told = json.loads(server.at("/version").get("application/json", deadline_s=deadline_s, most_bytes=2**16))
+    except (InputError, ValueError, RecursionError):
+        return None
+    version = told.get("version") if isinstance(told, dict) else None
+    return version if isinstance(version, str) and len(version) < 60 and version.isprintable() else None

@@ -81,6 +81,35 @@ class Gamma:
 
 
 @dataclass(frozen=True)
+class BenchArrivals:
+    """Arrivals as `vllm bench serve` sends at a request rate: gaps of Gamma shape `burstiness`, n of them in n ÷ rate.
+
+    The times are scaled so that the last of n requests comes at n ÷ rate (vllm/benchmarks/serve.py, get_request), hence
+    longer samples do not extend shorter ones.
+
+    Attributes:
+        rate: requests per second.
+        burstiness: shape of the gaps; 1 is Poisson, below 1 bursty, infinite evenly spaced.
+    """
+
+    rate: float
+    burstiness: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate")
+        if not self.burstiness > 0:
+            raise InputError(f"burstiness = {self.burstiness} must be a number above 0; 1 is Poisson, below 1 bursty")
+
+    def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """The `n` arrival times, shape (n,), seconds."""
+        even = np.isinf(self.burstiness)
+        delays = np.cumsum(np.ones(n) if even else rng.standard_gamma(self.burstiness, n))
+        if not delays[-1] > 0:  # a shape so small that every gap rounds to 0
+            raise InputError(f"burstiness = {self.burstiness:g} leaves no gaps between {n} requests; give a larger one")
+        return np.asarray(delays * (n / self.rate / delays[-1]))
+
+
+@dataclass(frozen=True)
 class MMPP2:
     """Markov-modulated Poisson arrivals with two states, started in the stationary law.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -11,16 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidgate.arrays import BoolArray, FloatArray, IntArray
-from fluidgate.bounds import MAX_COUNT, MAX_RATE, MAX_SECONDS, check_name
+from fluidgate.bounds import MAX_COUNT, MAX_RATE, MAX_SECONDS, check_name, check_whole
 from fluidgate.errors import InputError
+from fluidgate.workload._turns import bridged, first_turn_of, renumbered
+
+TIMEOUTS = ("timeout_s", "ttft_timeout_s")
+"""Columns of a `Workload` that say how long clients wait."""
 
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """Requests in order of arrival.
+    """Requests in order of arrival: an open loop, or, with `concurrency` or `after`, one that waits for replies.
 
     Attributes:
-        arrival_s: arrival times, shape (n,), seconds from the start, non-decreasing.
+        arrival_s: arrival times, shape (n,), seconds from the start, non-decreasing; where replies are waited for, the
+            earliest times at which requests are sent.
         prompt_tokens: prompt lengths, shape (n,), tokens, at least 1.
         output_tokens: output lengths, shape (n,), tokens, at least 1.
         class_id: class of each request, shape (n,), an index into `class_names`.
@@ -29,7 +35,17 @@ class Workload:
             equal content of the block *and of everything before it* (Mooncake's `hash_ids`).
         prefix_offsets: shape (n + 1,); request i owns `prefix_ids[prefix_offsets[i]:prefix_offsets[i + 1]]`.
         prefix_block_tokens: tokens per prefix block; 0 when the workload carries no content ids.
+        timeout_s: how long each client waits for its last token, shape (n,), seconds from sending; infinite: for as
+            long as it takes. Empty, as `ttft_timeout_s` then is too, where no client gives up.
+        ttft_timeout_s: how long it waits for the first token, in the same way.
         name: what it is, for tables and reports.
+        concurrency: most requests in flight; others that are due wait at the client, in order of when they became due.
+            None: no limit.
+        after: row of the turn before, −1 where there is none, shape (n,); empty without sessions. A turn comes after
+            that row, and is due at the later of its arrival and `delay_s` after the last token of that turn.
+        delay_s: time to think, from the reply before a turn to the turn, shape (n,), seconds; 0 where `after` is −1.
+        ids_cover_replies: `prefix_ids` go on through a request's reply and name its tokens too, so that later turns
+            find them in the cache; else they name tokens of the prompt only.
         refused: requests that came as well and that the server refused (`within`); None: none.
     """
 
@@ -41,7 +57,13 @@ class Workload:
     prefix_ids: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     prefix_offsets: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     prefix_block_tokens: int = 0
+    timeout_s: FloatArray = field(default_factory=lambda: np.zeros(0))
+    ttft_timeout_s: FloatArray = field(default_factory=lambda: np.zeros(0))
     name: str = "workload"
+    concurrency: int | None = None
+    after: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    delay_s: FloatArray = field(default_factory=lambda: np.zeros(0))
+    ids_cover_replies: bool = False
     refused: Workload | None = None
 
     def __post_init__(self) -> None:
@@ -51,9 +73,24 @@ class Workload:
         if len(self.prefix_offsets) == 0:
             object.__setattr__(self, "prefix_offsets", np.zeros(n + 1, np.int64))
         object.__setattr__(self, "arrival_s", _array(self.arrival_s, np.float64, "arrival_s"))
-        for column in ("prompt_tokens", "output_tokens", "class_id", "prefix_ids", "prefix_offsets"):
+        object.__setattr__(self, "delay_s", _array(self.delay_s, np.float64, "delay_s"))
+        for column in ("prompt_tokens", "output_tokens", "class_id", "prefix_ids", "prefix_offsets", "after"):
             object.__setattr__(self, column, _array(getattr(self, column), np.int64, column))
+        self._set_timeouts(n)
         self._validate(n)
+
+    def _set_timeouts(self, n: int) -> None:
+        """Both columns full where a client gives up, both empty where none does."""
+        given = {name: _array(getattr(self, name), np.float64, name) for name in TIMEOUTS}
+        whole = {name: column if len(column) else np.full(n, np.inf) for name, column in given.items()}
+        for name, column in whole.items():
+            object.__setattr__(self, name, column)
+            if len(column) != n:
+                raise InputError(f"{self.name}: {name} has {len(column)} values for {n} arrivals; give one per request")
+            self._refuse_where(~(column > 0), name, "is not a number of seconds above 0; leave a patient client's inf")
+        if all(np.isinf(column).all() for column in whole.values()):
+            for name in TIMEOUTS:
+                object.__setattr__(self, name, np.zeros(0))
 
     def _validate(self, n: int) -> None:
         check_name("workload name", self.name)
@@ -93,14 +130,64 @@ class Workload:
             )
         if len(self.prefix_ids) and self.prefix_block_tokens < 1:
             raise InputError(f"{self.name}: prefix_ids need prefix_block_tokens, the tokens per prefix block")
+        if self.concurrency is not None:
+            check_whole("concurrency", self.concurrency)
+        self._validate_sessions(n)
+
+    def _validate_sessions(self, n: int) -> None:
+        if len(self.after) != len(self.delay_s) or len(self.after) not in (0, n):
+            raise InputError(
+                f"{self.name}: after and delay_s have {len(self.after)} and {len(self.delay_s)} values for {n} "
+                "requests; give both with one per request, or neither"
+            )
+        if not self.has_sessions:
+            return
+        self._refuse_where(
+            (self.after >= np.arange(n)) | (self.after < -1), "after", "is not a row before it, and not -1 for none"
+        )
+        wrong = ~((self.delay_s >= 0) & (self.delay_s <= MAX_SECONDS))
+        self._refuse_where(wrong, "delay_s", "is not a number of seconds, at least 0")
+        self._refuse_where((self.after < 0) & (self.delay_s > 0), "delay_s", "is after no turn; set it to 0")
 
     def _refuse_where(self, bad: BoolArray, column: str, why: str) -> None:
         if bad.any():
             i = int(np.argmax(bad))
             raise InputError(f"{self.name}: request {i}: {column} = {getattr(self, column)[i]} {why}")
 
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        columns: Mapping[str, str] | None = None,
+        *,
+        time_unit: str | None = None,
+        failed: str = "stop",
+        name: str = "table",
+    ) -> Workload:
+        """The requests of a table, in order of arrival, the first at 0.
+
+        Args:
+            table: pandas', polars' or Arrow's, or any other with `__arrow_c_stream__`; or arrays by name.
+            columns: names of columns by what they are (time, prompt, output, class, session, timeout, ttft_timeout),
+                where they are not found by their names; "none": the table has no such column.
+            time_unit: "s", "ms", "us" or "ns", of times that are numbers, where it is not certain.
+            failed: "stop" at a request without output, or "drop" such requests.
+
+        Raises:
+            InputError: a column that is needed is not found, a unit is not certain, or a value cannot be used.
+        """
+        from fluidgate.workload.logs import in_order, read_requests, table_of
+
+        log = table_of(table, name)
+        return cls(name=name, **in_order(read_requests(log, columns=columns, time_unit=time_unit, failed=failed)))
+
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether some client gives up in finite time."""
+        return len(self.timeout_s) > 0
 
     @property
     def offered(self) -> int:
@@ -113,44 +200,70 @@ class Workload:
         return float(self.arrival_s[-1])
 
     @property
+    def has_sessions(self) -> bool:
+        """Whether turns wait for the replies before them."""
+        return len(self.after) > 0
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether replies decide when requests are sent."""
+        return self.concurrency is not None or self.has_sessions
+
+    @property
+    def first_turns(self) -> IntArray:
+        """Rows that begin a session, in order; all rows without sessions."""
+        return np.flatnonzero(self.after < 0) if self.has_sessions else np.arange(len(self))
+
+    @property
     def rate(self) -> float:
-        """Mean arrival rate in requests per second; infinite when all arrive at once, or as good as that."""
-        span = float(self.arrival_s[-1] - self.arrival_s[0])
-        return (len(self) - 1) / span if span * MAX_RATE >= len(self) - 1 > 0 else float("inf")
+        """Mean arrival rate in requests per second; infinite when all arrive at once, or as good as that.
+
+        With sessions their own arrival rate × requests per session: what is offered in the long run where all are
+        answered.
+        """
+        begun = self.arrival_s[self.after < 0] if self.has_sessions else self.arrival_s
+        span, count = float(begun[-1] - begun[0]), (len(begun) - 1) * len(self) / len(begun)
+        return count / span if span * MAX_RATE >= count > 0 else float("inf")
 
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that identify the content."""
         h = hashlib.sha256()
-        for column in (
-            self.arrival_s,
-            self.prompt_tokens,
-            self.output_tokens,
-            self.class_id,
-            self.prefix_ids,
-            self.prefix_offsets,
-        ):
-            h.update(np.ascontiguousarray(column).tobytes())
+        columns = ["arrival_s", "prompt_tokens", "output_tokens", "class_id", "prefix_ids", "prefix_offsets"]
+        for column in columns + ["after", "delay_s"] * self.has_sessions + [*TIMEOUTS] * self.gives_up:
+            h.update(np.ascontiguousarray(getattr(self, column)).tobytes())
+        if self.concurrency is not None or self.ids_cover_replies:
+            h.update(f"{self.concurrency} {self.ids_cover_replies}".encode())
         return h.hexdigest()[:12]
 
     def scaled(self, rate_scale: float) -> Workload:
-        """The same requests arriving `rate_scale` times as fast."""
+        """The same requests arriving `rate_scale` times as fast; of a session its begin, times within it stay."""
         if not (np.isfinite(rate_scale) and rate_scale > 0):
             raise InputError(f"rate scale {rate_scale} must be a finite number above 0")
         if not self.duration_s / float(rate_scale) <= MAX_SECONDS:
             raise InputError(f"rate scale {rate_scale:g} stretches {self.name} beyond 272 years; take a larger one")
         return replace(
-            self,
-            arrival_s=self.arrival_s / rate_scale,
+            self.begun_at(self.arrival_s[self.first_turns] / rate_scale),
             name=f"{self.name} ×{rate_scale:g}",
             refused=self.refused and self.refused.scaled(rate_scale),
         )
+
+    def begun_at(self, first_s: FloatArray) -> Workload:
+        """The same requests; those at `first_turns` arrive at `first_s`, further turns as long after them as before."""
+        if not self.has_sessions:
+            return replace(self, arrival_s=first_s)
+        root, begun_s = first_turn_of(self.after), np.zeros(len(self))
+        begun_s[self.first_turns] = first_s
+        arrival_s = begun_s[root] + (self.arrival_s - self.arrival_s[root])
+        order = np.argsort(arrival_s, kind="stable")
+        return replace(self.reordered(order, arrival_s[order]), refused=self.refused)
 
     def within(self, max_model_len: int | None) -> Workload:
         """What a server takes whose longest request has `max_model_len` tokens, prompt and output; None: all.
 
         The others are its `refused`, and arrivals stay as they were. A server answers them with HTTP 400 at once; vLLM
-        from 0.32 on only those whose prompt or output alone is too long, and cuts the others' answers.
+        from 0.32 on only those whose prompt or output alone is too long, and cuts the others' answers. A refused turn
+        is answered as it is sent, so that the turn after it follows at its delay from then.
 
         Raises:
             InputError: it takes none of them.
@@ -158,10 +271,23 @@ class Workload:
         too_long = longer_than(max_model_len, self.prompt_tokens, self.output_tokens, self.name)
         if not too_long.any():
             return self
-        taken, refused = (
-            self.reordered(rows, self.arrival_s[rows]) for rows in (np.flatnonzero(~too_long), np.flatnonzero(too_long))
-        )
+        rows = np.flatnonzero(too_long)
+        refused = self.reordered(rows, self.arrival_s[rows]).as_open_loop()
+        taken = self._without(too_long)
         return replace(taken, refused=refused if self.refused is None else refused._with(self.refused))
+
+    def _without(self, gone: BoolArray) -> Workload:
+        """The other requests; sessions go on without the turns that are gone."""
+        rows = np.flatnonzero(~gone)
+        if not self.has_sessions:
+            return self.reordered(rows, self.arrival_s[rows])
+        after, delay_s, arrival_s = bridged(self.after, self.delay_s, self.arrival_s, gone)
+        rows = rows[np.argsort(arrival_s[rows], kind="stable")]
+        return replace(self, after=after, delay_s=delay_s).reordered(rows, arrival_s[rows])
+
+    def as_open_loop(self) -> Workload:
+        """The same requests, each sent at its arrival, whatever is in flight."""
+        return replace(self, concurrency=None, after=np.zeros(0, np.int64), delay_s=np.zeros(0))
 
     def _with(self, others: Workload) -> Workload:
         """These and other requests in order of arrival, without content ids."""
@@ -170,35 +296,52 @@ class Workload:
         def column(name: str) -> Any:
             return np.concatenate((getattr(self, name), getattr(others, name)))[order]
 
+        def patience(name: str) -> Any:
+            whole = (getattr(load, name) if load.gives_up else np.full(len(load), np.inf) for load in (self, others))
+            return np.concatenate(list(whole))[order]
+
         return Workload(
             column("arrival_s"),
             column("prompt_tokens"),
             column("output_tokens"),
             column("class_id"),
             self.class_names,
+            timeout_s=patience("timeout_s"),
+            ttft_timeout_s=patience("ttft_timeout_s"),
             name=self.name,
         )
 
     def take(self, index: IntArray | BoolArray | slice) -> Workload:
-        """The requests at `index` (kept in order of arrival), with times counted from the first of them."""
+        """The requests at `index` (kept in order of arrival), with times counted from the first of them.
+
+        A turn whose turn before is not among them begins a session.
+        """
         rows = np.sort(np.arange(len(self))[index])
         if len(rows) == 0:
             raise InputError(f"{self.name}: the slice holds no request; widen it")
         return self.reordered(rows, self.arrival_s[rows] - self.arrival_s[rows[0]])
 
     def reordered(self, rows: IntArray, arrival_s: FloatArray) -> Workload:
-        """The requests `rows` (any order, repeats allowed) arriving at `arrival_s`, without what was refused."""
+        """The requests `rows` (any order, repeats allowed) arriving at `arrival_s`, without what was refused.
+
+        A turn follows the copy of its turn before that has as many copies ahead of it, if that is ahead of the turn;
+        else it begins a session.
+        """
         counts = np.diff(self.prefix_offsets)[rows]
         offsets = np.concatenate(([0], np.cumsum(counts)))
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+        after, delay_s = renumbered(self.after, self.delay_s, rows)
         return replace(
             self,
             arrival_s=arrival_s,
             prompt_tokens=self.prompt_tokens[rows],
             output_tokens=self.output_tokens[rows],
             class_id=self.class_id[rows],
+            **{name: getattr(self, name)[rows] for name in TIMEOUTS if self.gives_up},
             prefix_ids=self.prefix_ids[np.repeat(self.prefix_offsets[rows], counts) + within],
             prefix_offsets=offsets,
+            after=after,
+            delay_s=delay_s,
             refused=None,
         )
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fluidgate.arrays import FloatArray
 from fluidgate.bounds import MAX_RATE, MAX_REQUESTS, MIN_RATE, check_number
-from fluidgate.errors import InputError
+from fluidgate.errors import InputError, unknown
 from fluidgate.workload._random import random_streams
 from fluidgate.workload.arrivals import MMPP2, ArrivalProcess, Cox, Poisson
+from fluidgate.workload.conversations import Conversation
 from fluidgate.workload.core import Workload
 from fluidgate.workload.lengths import Independent, JointLengths, JointMixture, Lengths, Types, max_entropy
+from fluidgate.workload.patience import Patience
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,19 @@ class Synthetic:
         arrivals: when requests come.
         lengths: how long they are, and of which class.
         source: where the numbers come from.
+        patience: how long clients wait.
+        conversation: how requests go on as sessions; their first prompts, and all outputs, are as `lengths` has them.
+            None: every request is on its own.
+        concurrency: most requests in flight; None: no limit.
     """
 
     name: str
     arrivals: ArrivalProcess
     lengths: JointLengths
     source: str = ""
+    patience: Patience = Patience()  # noqa: RUF009 - it is frozen
+    conversation: Conversation | None = None
+    concurrency: int | None = None
 
 
 # Rows are weight, prompt mu, prompt sigma, output mu, output sigma, as tools/fit_presets.py prints them.
@@ -145,6 +154,7 @@ PRESETS: dict[str, Synthetic] = {
         _LMSYS,
         _types("p512-d20", 512, (20,), (1,), rate=1.0),
         _types("p512-d1000", 512, (1000,), (1,), rate=1.0),
+        _types("p630-d20", 630, (20,), (1,), rate=1.0),
         _types("p512-d20-d50-mix", 512, (20, 50), (0.7, 0.3), rate=1.0),
         _types("three-types", 20, (100, 200, 300), (6, 4, 8), rate=18.0),
     )
@@ -168,32 +178,52 @@ def generate(
     Args:
         what: a key of `PRESETS`, a `Synthetic`, or (arrivals, prompt lengths, output lengths).
         n: how many requests; or else
-        duration_s: all requests that arrive before this time.
+        duration_s: all requests that arrive, or whose sessions begin, before this time.
         rate: requests per second in place of the process's own.
         seed: same seed, same bits.
 
     Errors: InputError for an unknown preset, and unless exactly one of `n` and `duration_s` is given.
     """
     spec = _spec(what)
-    arrival_stream, length_stream = random_streams(seed, 2)
     speed = _speed(spec.arrivals.rate, rate)
     if (n is None) == (duration_s is None):
         raise InputError("give either n, the number of requests, or duration_s, the time they arrive in")
-    if n is not None:
-        if not 1 <= n <= MAX_REQUESTS:
-            raise InputError(f"n = {n} must be between 1 and {MAX_REQUESTS:,} requests")
-        arrival_s = spec.arrivals.sample(n, np.random.default_rng(arrival_stream)) / speed
-    else:
-        arrival_s = _until(spec.arrivals, float(duration_s or 0), speed, arrival_stream)
+    if n is not None and not 1 <= n <= MAX_REQUESTS:
+        raise InputError(f"n = {n} must be between 1 and {MAX_REQUESTS:,} requests")
+    drawn = _sessions if spec.conversation is not None else _requests
+    workload = drawn(spec, n, duration_s, speed, seed)
+    name = spec.name if rate is None else f"{spec.name} at {rate:g}/s"
+    workload = replace(workload, name=name, class_names=spec.lengths.class_names, concurrency=spec.concurrency)
+    return spec.patience.of(workload, seed)
+
+
+def _requests(spec: Synthetic, n: int | None, duration_s: float | None, speed: float, seed: int) -> Workload:
+    arrival_stream, length_stream = random_streams(seed, 2)
+    arrival_s = _arrivals(spec.arrivals, n, duration_s, speed, arrival_stream)
     prompt, output, class_id = spec.lengths.sample(len(arrival_s), np.random.default_rng(length_stream))
-    return Workload(
-        arrival_s=arrival_s,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        class_id=class_id,
-        class_names=spec.lengths.class_names,
-        name=spec.name if rate is None else f"{spec.name} at {rate:g}/s",
-    )
+    return Workload(arrival_s, prompt, output, class_id, spec.lengths.class_names)
+
+
+def _sessions(spec: Synthetic, n: int | None, duration_s: float | None, speed: float, seed: int) -> Workload:
+    """Sessions that begin at the rate of requests ÷ turns; of n requests, those with the earliest times."""
+    assert spec.conversation is not None
+    arrival_stream, length_stream, turn_stream = random_streams(seed, 3)
+    turns = spec.conversation.turns
+    begun = None if n is None else -(-n // turns)
+    begin_s = _arrivals(spec.arrivals, begun, duration_s, speed / turns, arrival_stream)
+    prompt, output, class_id = spec.lengths.sample(turns * len(begin_s), np.random.default_rng(length_stream))
+    drawn, rows = spec.conversation.drawn(begin_s, prompt[::turns], output, np.random.default_rng(turn_stream))
+    drawn = replace(drawn, class_id=class_id[rows], class_names=spec.lengths.class_names)
+    first = np.arange(len(drawn) if n is None else n)
+    return drawn if len(first) == len(drawn) else drawn.reordered(first, drawn.arrival_s[first])
+
+
+def _arrivals(
+    arrivals: ArrivalProcess, n: int | None, duration_s: float | None, speed: float, stream: np.random.SeedSequence
+) -> FloatArray:
+    if n is None:
+        return _until(arrivals, float(duration_s or 0), speed, stream)
+    return arrivals.sample(n, np.random.default_rng(stream)) / speed
 
 
 def _spec(what: str | Synthetic | tuple[ArrivalProcess, Lengths, Lengths]) -> Synthetic:
@@ -203,7 +233,7 @@ def _spec(what: str | Synthetic | tuple[ArrivalProcess, Lengths, Lengths]) -> Sy
         arrivals, prompt, output = what
         return Synthetic("synthetic", arrivals, Independent(prompt, output))
     if what not in PRESETS:
-        raise InputError(f"there is no synthetic workload {what!r}; use one of {', '.join(PRESETS)}")
+        raise unknown("preset", what, PRESETS)
     return PRESETS[what]
 
 

@@ -10,8 +10,8 @@ from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.workload.core import Workload
 
 WINDOWS_S = (1, 10, 60)
-# Fewer windows say nothing about a variance.
-_MIN_WINDOWS = 10
+MIN_WINDOWS = 10
+"""Fewer windows say nothing about a variance."""
 
 
 def info(workload: Workload) -> dict[str, Any]:
@@ -44,10 +44,12 @@ def info(workload: Workload) -> dict[str, Any]:
 def dispersion(arrival_s: FloatArray, window_s: float) -> float | None:
     """Index of dispersion: variance ÷ mean of the arrivals per window; None with under 10 windows."""
     windows = int((arrival_s[-1] - arrival_s[0]) / window_s)
-    if windows < _MIN_WINDOWS:
+    if windows < MIN_WINDOWS:
         return None
     index = ((arrival_s - arrival_s[0]) / window_s).astype(np.int64)
-    counts = np.unique(index[index < windows], return_counts=True)[1]  # of windows with arrivals: most may have none
+    index = index[index < windows]
+    few = windows <= len(arrival_s)  # else most windows have no arrivals, and are not stored
+    counts = np.bincount(index) if few else np.unique(index, return_counts=True)[1]
     mean = counts.sum() / windows
     return float((np.square(counts - mean).sum() + (windows - len(counts)) * mean**2) / windows / mean)
 

@@ -46,7 +46,8 @@ class MeasuredRun:
     """A run on a real server.
 
     Attributes:
-        workload: the requests as they were sent, with the lengths that came back.
+        workload: the requests as the client offered them, in a closed loop with its concurrency, with the lengths that
+            came back.
         timings: of these requests.
         name: file, and run within it.
         max_concurrency: the client's limit on requests in flight, which makes the load a closed loop; None: no limit.

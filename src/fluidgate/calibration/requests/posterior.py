@@ -36,6 +36,8 @@ OVERHEAD_PROBE_S = 0.002
 HUBER = 2.0
 ROUNDS, ITERATIONS, RETRIES = 4, 25, 6
 LARGEST_STEP = 0.5
+DIGITS = 6
+"""Of what is simulated: processors add up in different orders, and a simulated run hangs on the last bit."""
 
 
 class Residuals(NamedTuple):
@@ -76,8 +78,9 @@ class Problem:
         self.prior_sigma = np.append(np.full(len(self.fitted), PRIOR_SIGMA), OVERHEAD_SIGMA_S)
 
     def step_time(self, unknowns: FloatArray) -> StepTime:
-        """The step time of a point."""
-        return StepTime(**dict(zip(self.fitted, np.exp(unknowns[:-1]).tolist(), strict=True)))
+        """The step time of a point, the same to the bit on every processor."""
+        coefficients = [float(f"{value:.{DIGITS}g}") for value in np.exp(unknowns[:-1])]
+        return StepTime(**dict(zip(self.fitted, coefficients, strict=True)))
 
     def residuals(self, unknowns: FloatArray) -> Residuals:
         """The errors of the loads, simulated at a point."""
@@ -178,7 +181,7 @@ def _search(
         for _ in range(RETRIES):
             step = -np.linalg.solve(information + damping * np.diag(np.diag(information)), gradient)
             step[:-1] = np.clip(step[:-1], -LARGEST_STEP, LARGEST_STEP)
-            tried = point + step
+            tried = np.round(point + step, DIGITS)
             tried[-1] = max(tried[-1], 0.0)
             tried_errors, tried_residuals = scaled(tried)
             reached = loss(tried_errors, tried)

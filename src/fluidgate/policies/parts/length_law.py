@@ -1,10 +1,11 @@
 """What a policy learns about output lengths: the survival function of a class, from completions and from residents.
 
 Kaplan and Meier's estimate on cells of equal width: the hazard of a cell is its completions ÷ the requests that reached
-it in the same time. Those are the ones that completed there or beyond, and by how many more residents are that old now
-than before (without residents lengths would look shorter than they are). The past fades, and a prior stands in for what
-has not been seen. A table of conditional survival then says how likely a request of a given age still runs at each
-time of a look-ahead grid.
+it in the same time. Those are the ones that completed or left there or beyond, and by how many more residents are that
+old now than before. Without residents, and without those whose clients leave, lengths would look shorter than they are.
+The past fades, and a prior stands in for what has not been seen. A table of conditional survival then says how likely a
+request of a given age still runs at each time of a look-ahead grid. Its rows are filled as they are asked for: few ages
+occur between two estimates.
 
 Compiled code cannot hold objects: a law is a stretch of the policy's memory that begins at index `law`.
 """
@@ -14,23 +15,26 @@ from __future__ import annotations
 import numpy as np
 
 from fluidgate.arrays import FloatArray
-from fluidgate.kernel import kernel
+from fluidgate.kernel import inlined_kernel, kernel
 
 CELLS = 512
 TIMES = 24
 """Cells of output length, and times of the look-ahead grid."""
 
-WIDTH, SHARE, PROMPT, OUTPUT, OUTPUT_SPREAD, MEMORY, SEEN, WEIGHT, SCALE = range(9)
+WIDTH, SHARE, PROMPT, OUTPUT, OUTPUT_SPREAD, MEMORY, SEEN, WEIGHT, SCALE, PER_TOKEN = range(10)
 """Tokens per cell; the class's share of requests; mean prompt; mean and standard deviation of output; mean
 KV-token-iterations of a request; completions seen; completions that the prior counts for at first; where nothing was
-known, the median of the law that stands in for a prior (else 0), tokens."""
-DEATHS = 9
+known, the median of the law that stands in for a prior (else 0), tokens; cells per token of the last estimate."""
+DEATHS = 10
 PRIOR = DEATHS + CELLS
 RESIDENTS = PRIOR + CELLS + 1  # ages of the residents at the last estimate
 GAINED = RESIDENTS + CELLS  # residents now, less those before, of each age
 REACHED = GAINED + CELLS
 SURVIVAL = REACHED + CELLS
-ALIVE = SURVIVAL + CELLS + 1  # by cell and time: whether a request of the cell's age still runs then
+AHEAD = SURVIVAL + CELLS + 1  # by time: whole cells from the beginning of an age's cell to where its middle is then
+PART = AHEAD + TIMES  # and the part of a cell beyond them
+FILLED = PART + TIMES  # by cell: whether its row of the table is filled
+ALIVE = FILLED + CELLS  # the table, by cell and time: whether a request of the cell's age still runs then
 LAW_SIZE = ALIVE + CELLS * TIMES
 
 PRIOR_WEIGHT, UNKNOWN_WEIGHT = 20.0, 1.0
@@ -71,7 +75,7 @@ def new_law(share: float, prompt_tokens: float, output_quantiles: FloatArray) ->
         from_quantiles = 1.0 - np.searchsorted(np.sort(output_quantiles), edges, side="right") / len(output_quantiles)
         prior = UNKNOWN_SHARE * prior + (1.0 - UNKNOWN_SHARE) * from_quantiles
     prior[0] = 1.0
-    law[SHARE], law[PROMPT] = share, prompt_tokens
+    law[SHARE], law[PROMPT], law[PER_TOKEN] = share, prompt_tokens, 1.0 / law[WIDTH]
     law[PRIOR : PRIOR + CELLS + 1] = prior
     return law
 
@@ -84,19 +88,24 @@ def cell_of(memory, law, tokens):
 
 @kernel
 def survival(memory, law, tokens):
-    """P(output > tokens): linear within a cell, and as long again past the last."""
-    place = tokens / memory[law + WIDTH]
-    j = int(place)
+    """P(output > tokens), by the last estimate."""
+    place = tokens * memory[law + PER_TOKEN]
+    return _survival_at(memory, law, int(place), place - int(place))
+
+
+@inlined_kernel
+def _survival_at(memory, law, j, part):
+    """Survival past j cells of the estimate and part of one: linear within a cell, and as long again past the last."""
     if j >= CELLS:
-        scale = memory[law + SCALE] / memory[law + WIDTH]
-        return max(MIN_SURVIVAL, memory[law + SURVIVAL + CELLS]) * (CELLS + scale) / (place + scale)
+        scale = memory[law + SCALE] * memory[law + PER_TOKEN]
+        return max(MIN_SURVIVAL, memory[law + SURVIVAL + CELLS]) * (CELLS + scale) / (j + part + scale)
     before = memory[law + SURVIVAL + j]
-    return max(MIN_SURVIVAL, before + (memory[law + SURVIVAL + j + 1] - before) * (place - j))
+    return max(MIN_SURVIVAL, before + (memory[law + SURVIVAL + j + 1] - before) * part)
 
 
 @kernel
 def cover(memory, law, tokens):
-    """Widen the cells until a length fits."""
+    """Widen the cells until a length fits. The survival function and its table keep theirs until the next estimate."""
     while tokens > CELLS * memory[law + WIDTH]:
         _double_width(memory, law)
 
@@ -110,9 +119,6 @@ def _double_width(memory, law):
     for j in range(CELLS + 1):
         last = memory[law + PRIOR + half]  # right when it is needed: cells are filled from the front
         memory[law + PRIOR + j] = memory[law + PRIOR + 2 * j] if j <= half else last * half / j
-    for j in range(CELLS):  # the table serves until it is filled again
-        for k in range(TIMES):
-            memory[law + ALIVE + j * TIMES + k] = memory[law + ALIVE + min(2 * j, CELLS - 1) * TIMES + k]
     memory[law + WIDTH] *= 2.0
 
 
@@ -138,6 +144,13 @@ def start_count(memory, law):
 def count_resident(memory, law, age_tokens):
     """A resident has reached its age."""
     memory[law + RESIDENTS + cell_of(memory, law, age_tokens)] += 1.0
+
+
+@kernel
+def count_departure(memory, law, age_tokens):
+    """A request has reached its age and is gone without having ended. The mean prompt stays that of completions."""
+    cover(memory, law, age_tokens + 1)
+    memory[law + GAINED + cell_of(memory, law, age_tokens)] += 1.0
 
 
 @kernel
@@ -181,6 +194,7 @@ def estimate(memory, law, rounding_tokens):
     width = memory[law + WIDTH]
     held = memory[law + PROMPT] + rounding_tokens
     alive, output, output_squared, kv = 1.0, 0.0, 0.0, 0.0
+    memory[law + PER_TOKEN] = 1.0 / width
     for j in range(CELLS):
         prior = memory[law + PRIOR + j]
         at_risk = memory[law + REACHED + j] + prior_weight * prior
@@ -212,11 +226,31 @@ def horizon(memory, law, capacity_tokens):
 
 
 @kernel
-def tabulate(memory, law, grid):
-    """Fill the table of conditional survival for the times at `memory[grid : grid + TIMES]`."""
+def start_table(memory, law, grid):
+    """Empty the table of conditional survival: the estimate or the times at `memory[grid : grid + TIMES]` are new."""
+    for k in range(TIMES):
+        ahead = 0.5 + memory[grid + k] * memory[law + PER_TOKEN]
+        memory[law + AHEAD + k] = np.floor(ahead)
+        memory[law + PART + k] = ahead - memory[law + AHEAD + k]
     for j in range(CELLS):
-        age = (j + 0.5) * memory[law + WIDTH]
-        now = survival(memory, law, age)
-        for k in range(TIMES):
-            still = survival(memory, law, age + memory[grid + k]) / now
-            memory[law + ALIVE + j * TIMES + k] = min(1.0, still)
+        memory[law + FILLED + j] = 0.0
+
+
+@inlined_kernel
+def table_row(memory, law, age_tokens):
+    """Where the table's row of an age begins; the last one is for every greater age."""
+    cell = min(CELLS - 1, int(age_tokens * memory[law + PER_TOKEN]))
+    if memory[law + FILLED + cell] == 0.0:
+        _fill_row(memory, law, cell)
+    return law + ALIVE + cell * TIMES
+
+
+@kernel
+def _fill_row(memory, law, cell):
+    """Fill a row of the table, for the middle of its cell."""
+    row = law + ALIVE + cell * TIMES
+    memory[law + FILLED + cell] = 1.0
+    per_now = 1.0 / _survival_at(memory, law, cell, 0.5)
+    for k in range(TIMES):
+        still = _survival_at(memory, law, cell + int(memory[law + AHEAD + k]), memory[law + PART + k])
+        memory[row + k] = min(1.0, still * per_now)

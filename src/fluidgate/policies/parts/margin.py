@@ -38,12 +38,18 @@ FIRST_MARGIN, MAX_MARGIN, GAIN = 2.25, 4.0, 0.02
 CHEAP, CHEAP_MARGIN = 0.1, 2.5
 """A margin that takes less than this share of memory is taken whatever the evictions, up to `CHEAP_MARGIN`."""
 
-MIN_MARGIN, LAX_MARGIN = 1.0, 0.5
+MIN_MARGIN, LAX_MARGIN, LAX_FALL = 1.0, 0.5, 0.75
 """The margin is not lowered further than this where evicted requests compute everything again, and not further than
-`LAX_MARGIN` where they find it in the prefix cache, or where any request may be evicted."""
+`LAX_MARGIN` where they find it in the prefix cache, or where every request may be evicted once. Each further eviction
+per request lowers it by `LAX_FALL`."""
 
-RESERVE = 0.01
-"""Share of memory kept free per unit of margin: the forecast does not see the next few iterations' noise."""
+RESERVE, LAX_RESERVE = 0.01, 0.03
+"""Share of memory kept free per unit of margin, because the forecast does not see the next few iterations' noise; and
+the least share kept free, per acceptable eviction per request up to one: a small margin leaves residents no room to
+grow."""
+
+MOST_EVICTED = 4.0
+"""The most evictions per request that can be asked for: more only lose throughput."""
 
 START_COMPLETIONS = 200.0
 """Completions until a start without a prior is over: as many as a law always remembers."""
@@ -85,7 +91,18 @@ def least_margin(memory, at, evicted_share, paced):
         return 0.0
     least = LAX_MARGIN + (MIN_MARGIN - LAX_MARGIN) * memory[at + RECOMPUTED]
     cheap = min(CHEAP_MARGIN, max(least, CHEAP / (memory[at + SPREAD] + RESERVE)))
-    return cheap + (LAX_MARGIN - cheap) * evicted_share
+    return cheap + (LAX_MARGIN - cheap) * min(1.0, evicted_share) - LAX_FALL * max(0.0, evicted_share - 1.0)
+
+
+@kernel
+def usable_share(memory, at, margin, evicted_share, paced):
+    """The share of memory that a forecast may fill, its margin included.
+
+    Pacing leaves residents room to grow, so there the margin's reserve is enough; so it is at a start, as far as in
+    doubt, where requests are to be let in.
+    """
+    lax = 0.0 if paced else LAX_RESERVE * min(1.0, evicted_share) * (1.0 - doubt(memory, at))
+    return 1.0 - max(RESERVE * margin, lax)
 
 
 @kernel

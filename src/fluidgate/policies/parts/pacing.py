@@ -15,6 +15,15 @@ def accrue(credit, per_iteration, iterations):
 
 
 @kernel
+def entering(out_quota):
+    """How many may enter. With `out_quota.sum()`, loading the kept code would import SciPy's linear algebra."""
+    total = 0
+    for quota in out_quota:
+        total += quota
+    return total
+
+
+@kernel
 def never_idle(view, admitted):
     """How many may enter: those admitted, and at least one where nothing is resident."""
     return admitted if len(view.residents) > 0 else max(admitted, 1)
@@ -26,6 +35,8 @@ def blocks_for_next_step(view, row):
     computed = view.computed_tokens[row]
     new = min(view.prompt_tokens[row] + view.generated_tokens[row] - computed, view.token_budget)
     size = view.block_size
+    if new == 1:  # a decode: one division in place of two
+        return 1 if computed % size == 0 else 0
     return (computed + new + size - 1) // size - (computed + size - 1) // size
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from fluidgate.errors import ThresholdWarning
 from fluidgate.kernel import kernel
 from fluidgate.policies.protocol import MANY, Policy
 
@@ -55,6 +57,17 @@ class ThresholdPolicy(Policy):
         values: dict[str, Any] = {"hold_s": hold_s, "strict": False, "thresholds": tuple(float(n) for n in thresholds)}
         values |= {name: tuple(float(edge) for edge in edge_list) for name, edge_list in edges.items()}
         return cls(**(values | overrides))
+
+
+def warn_if_infeasible(why: str, name: str) -> None:
+    """Warn that an algorithm to the letter runs with thresholds that break its conditions; `why` is empty if not.
+
+    Warns:
+        ThresholdWarning: the plan's sentence, and what that means for the run.
+    """
+    if why:
+        message = f"{why} {name}:strict=true runs all the same, with thresholds that break the paper's conditions."
+        warnings.warn(message, ThresholdWarning, stacklevel=3)
 
 
 @kernel

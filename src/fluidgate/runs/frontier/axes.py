@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from fluidgate.errors import InputError
+from fluidgate.errors import InputError, unknown
 from fluidgate.hardware import Hardware, get_hardware
+from fluidgate.runs.factors import factor, with_memory
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def settings_on(axis: str | None, values: Sequence[str | float] | None, hardware
             raise InputError(f"values need an axis: {', '.join(AXES)}")
         return (Setting(hardware.name, hardware),)
     if axis not in AXES:
-        raise InputError(f"there is no axis {axis!r}; use one of {', '.join(AXES)}")
+        raise unknown("axis", axis, AXES)
     defaults, make_setting = AXES[axis]
     settings = tuple(make_setting(str(value), hardware) for value in (defaults if values is None else values))
     if not settings:
@@ -53,14 +53,13 @@ def settings_on(axis: str | None, values: Sequence[str | float] | None, hardware
 
 
 def _memory(value: str, hardware: Hardware) -> Setting:
-    factor = _factor("memory", value)
-    blocks = round(factor * (hardware.num_gpu_blocks - 1)) + 1  # the null block is no memory
-    return Setting(f"{factor:g} × memory", replace(hardware, num_gpu_blocks=blocks))
+    times = factor("memory", value)
+    return Setting(f"{times:g} × memory", with_memory(hardware, times))
 
 
 def _output_length(value: str, hardware: Hardware) -> Setting:
-    factor = _factor("output-length", value)
-    return Setting(f"{factor:g} × output length", hardware, factor)
+    times = factor("output-length", value)
+    return Setting(f"{times:g} × output length", hardware, times)
 
 
 def _model_gpu(value: str, hardware: Hardware) -> Setting:
@@ -69,16 +68,6 @@ def _model_gpu(value: str, hardware: Hardware) -> Setting:
         raise InputError(f"model-gpu value {value!r} must be model/gpu or model/gpu/tp, such as llama-3.1-8b/h100-80gb")
     machine = get_hardware(parts[0], parts[1], tp=int(parts[2]) if len(parts) == 3 else 1)
     return Setting(machine.name, machine)
-
-
-def _factor(axis: str, value: str) -> float:
-    try:
-        factor = float(value)
-    except ValueError:
-        factor = math.nan
-    if not (math.isfinite(factor) and factor > 0):
-        raise InputError(f"{axis} value {value!r} must be a finite factor above 0, such as 0.5")
-    return factor
 
 
 AXES: dict[str, tuple[tuple[str, ...], Callable[[str, Hardware], Setting]]] = {

@@ -25,7 +25,7 @@ import numpy as np
 from fluidgate.arrays import FloatArray
 from fluidgate.engine import RunRecords
 from fluidgate.errors import InputError
-from fluidgate.metrics.in_system import number_in_system
+from fluidgate.metrics.in_system import number_between
 from fluidgate.workload import Workload
 
 BACKLOG_SHARE = 0.25
@@ -91,10 +91,11 @@ def _watch(records: RunRecords, short: float) -> tuple[float, float]:
     """
     ends_s = np.sort(records.last_token_s[records.finished])
     half = backlog_of(len(records.workload)) // 2
-    last_s = float(records.arrival_s[-1])
+    last_s = records.workload.duration_s
     begin_s = float(ends_s[half]) if len(ends_s) > half else 0.0
     if begin_s >= last_s:
         return 0.0, last_s
-    times, counts = number_in_system(records)
+    # those that wait at the client for a place in flight stand in the queue as well
+    times, counts = number_between(records.workload.arrival_s, records.last_token_s[records.finished])
     short_from = times[(times > begin_s) & (counts <= short)]
     return begin_s, min(last_s, float(short_from[0])) if len(short_from) else last_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -18,12 +18,14 @@ from fluidgate.errors import InputError
 from fluidgate.fluid import Limits, RequestMix, Stability, affine_step_time, stability
 from fluidgate.fluid.stability import bound_seconds
 from fluidgate.hardware import Hardware
+from fluidgate.metrics import Objective, Slo
 from fluidgate.metrics.losses import busy_shares
-from fluidgate.runs.frontier.drift import WorkLeft, with_backlog, work_left
+from fluidgate.runs.factors import with_lengths
+from fluidgate.runs.frontier.drift import with_backlog, work_left
 from fluidgate.runs.frontier.sequential import Decision, Rule, bisect, until_decided
-from fluidgate.runs.one_pool import one_pool
+from fluidgate.runs.one_pool import pool_of_run
 from fluidgate.runs.policy_runs import load_policies_once
-from fluidgate.runs.simulation import plan_for, policy_for, simulate
+from fluidgate.runs.simulation import most_residents, plan_for, policy_for, simulate
 from fluidgate.workload import PRESETS, Synthetic, Workload, generate, resample
 
 REQUESTS_PER_RESIDENT = 40
@@ -57,9 +59,10 @@ class Trial:
     Attributes:
         rate: requests per second.
         load: as a share of the predicted boundary.
-        stable: None if undecided.
-        left, left_low, left_high: share of the arriving work that is left while a queue stands; below 0 the
-            queue drains. The bounds are those of the test.
+        stable: None if undecided; with objectives, whether all of them hold.
+        beyond, beyond_low, beyond_high: share of the arriving work that is left while a queue stands; below 0 the
+            queue drains. With objectives, the `Objective.excess` that is largest. The bounds are those of the test.
+        objective: the objective that this is of; none of stability.
         replications: runs that it took.
         recompute_loss: share of busy time that recomputation takes, mean.
     """
@@ -67,9 +70,10 @@ class Trial:
     rate: float
     load: float
     stable: bool | None
-    left: float
-    left_low: float
-    left_high: float
+    beyond: float
+    beyond_low: float
+    beyond_high: float
+    objective: str
     replications: int
     recompute_loss: float
 
@@ -81,6 +85,7 @@ class Searches:
         requests: per run, at least; recorded workloads keep their own number.
         seed: of the first replication; the others count on.
         policy_file: a Python file that registers policies.
+        objectives, slo: what must hold at a rate, in place of stability, and what a good request is.
     """
 
     def __init__(
@@ -92,8 +97,11 @@ class Searches:
         requests: int,
         seed: int,
         policy_file: Path | None = None,
+        objectives: Sequence[Objective] = (),
+        slo: Slo | None = None,
     ) -> None:
         self.sources, self.config, self.rule = dict(sources), config, rule
+        self.objectives, self.slo = tuple(objectives), slo
         self.requests, self.seed = requests, seed
         self.policy_file = policy_file and policy_file.absolute()
 
@@ -107,6 +115,7 @@ class Searches:
             return trials[index].stable
 
         stable, unstable = bisect(test, self.rule.depth)
+        none_unstable = law.stability.boundary_rate if self.rule.up_to_boundary else float("inf")
         between = [trials[index] for index in sorted(trials) if stable <= index <= unstable]
         above = trials[unstable].recompute_loss if unstable in trials else float("nan")
         return {
@@ -119,7 +128,8 @@ class Searches:
             "refused_share": 1.0 - sum(map(len, law.draws)) / sum(draw.offered for draw in law.draws),
             "rate": _without_drift(between) if stable in trials and unstable in trials else float("nan"),
             "low": trials[stable].rate if stable in trials else 0.0,
-            "high": trials[unstable].rate if unstable in trials else float("inf"),
+            "high": trials[unstable].rate if unstable in trials else none_unstable,
+            "breaks": trials[unstable].objective if unstable in trials else "",
             "runs": sum(trial.replications for trial in trials.values()),
             "recompute_loss": above,
             "trials": [asdict(trials[index]) for index in sorted(trials)],
@@ -128,11 +138,13 @@ class Searches:
     def header(self) -> dict[str, Any]:
         """What the numbers depend on besides the jobs, for a results file."""
         return {
-            "workloads": {name: _identity(source) for name, source in self.sources.items()},
+            "workloads": {name: identity(source) for name, source in self.sources.items()},
             "engine": asdict(self.config),
             "rule": asdict(self.rule),
             "requests": self.requests,
             "seed": self.seed,
+            "objectives": [str(objective) for objective in self.objectives],
+            "slo": self.slo and asdict(self.slo),
             "policy_file": self.policy_file and hashlib.sha256(self.policy_file.read_bytes()).hexdigest()[:12],
         }
 
@@ -144,28 +156,34 @@ class Searches:
     def _trial(self, job: Search, law: _Law, load: float) -> Trial:
         rate = load * law.stability.boundary_rate
         first = law.draws[0]
-        machine = one_pool(first, job.hardware)
+        machine = pool_of_run(first, job.hardware, self.config)
         policy = policy_for(job.policy, first.scaled(rate / first.rate), machine, self.config)
         hardware = replace(machine, calibration=None)  # `policy_for` has warned of its range
-        measured: list[WorkLeft] = []
         recompute_loss: list[float] = []
+        offered_s: list[float] = []
 
-        def replications() -> Iterator[float]:
+        def replications() -> Iterator[Sequence[float]]:
             for draw, request_s in zip(law.draws, law.request_s, strict=True):
-                records = simulate(with_backlog(draw, rate), hardware, policy, config=self.config)
-                measured.append(work_left(records, request_s, load, law.stability.residents))
+                sent = draw.scaled(rate / draw.rate) if self.objectives else with_backlog(draw, rate)
+                records = simulate(sent, hardware, policy, config=self.config)
                 recompute_loss.append(busy_shares(records)["recompute_loss"])
-                yield measured[-1].left_s
+                if self.objectives:
+                    yield [objective.excess(records, self.slo) for objective in self.objectives]
+                else:
+                    work = work_left(records, request_s, load, law.stability.residents)
+                    offered_s.append(work.offered_s)
+                    yield [work.left_s]
 
         decision: Decision = until_decided(replications(), self.rule)
-        offered_s = float(np.mean([work.offered_s for work in measured]))
+        unit = float(np.mean(offered_s)) if offered_s else 1.0
         return Trial(
             rate=rate,
             load=load,
             stable=decision.stable,
-            left=decision.mean / offered_s,
-            left_low=decision.low / offered_s,
-            left_high=decision.high / offered_s,
+            beyond=decision.mean / unit,
+            beyond_low=decision.low / unit,
+            beyond_high=decision.high / unit,
+            objective=str(self.objectives[decision.place]) if self.objectives else "",
             replications=decision.replications,
             recompute_loss=float(np.mean(recompute_loss)),
         )
@@ -205,8 +223,8 @@ def _law(drawing: _Drawing, replications: int) -> _Law:
     prompts, outputs = (
         np.concatenate([getattr(d, name) for d in draws]) for name in ("prompt_tokens", "output_tokens")
     )
-    mix = RequestMix(np.ones(len(prompts)), prompts, outputs)
-    limits = Limits.of(hardware, config.token_budget(int((prompts + outputs).max())), config.seats)
+    mix = RequestMix(np.ones(len(prompts)), prompts, outputs, prompts_computed=config.prompts_arrive_computed)
+    limits = Limits.of(hardware, config.token_budget(int((prompts + outputs).max())), most_residents(draws[0], config))
     step_time = affine_step_time(mix, hardware, limits)
     request_s = bound_seconds(mix, step_time, limits)
     ends = np.cumsum([len(draw) for draw in draws])  # draws differ in length where requests were refused
@@ -217,9 +235,14 @@ def _draws(drawing: _Drawing, replications: int, max_model_len: int | None) -> t
     source, requests, seed = drawing.source, drawing.requests, drawing.seed
 
     def drawn(n: int, seed: int) -> Workload:
-        return _scaled_outputs(_draw(source, n, seed), drawing.output_scale).within(max_model_len)
+        return with_lengths(_draw(source, n, seed), output=drawing.output_scale).within(max_model_len)
 
     first = drawn(requests, seed)
+    if first.has_sessions:
+        raise InputError(
+            f"{first.name}: turns wait for replies, so that they cannot stand in a queue, and a stable rate is where a "
+            "standing queue drains; give requests without sessions"
+        )
     if not np.isfinite(first.rate):
         raise InputError(f"{first.name}: all requests arrive at once, so they can come at no other rate; give arrivals")
     residents = plan_for(first, drawing.hardware, drawing.config).concurrency_cap
@@ -237,21 +260,17 @@ def _draw(source: Source, requests: int, seed: int) -> Workload:
     return resample(source, seed) if isinstance(source, Workload) else generate(source, n=requests, seed=seed)
 
 
-def _scaled_outputs(workload: Workload, factor: float) -> Workload:
-    outputs = np.maximum(1, np.rint(workload.output_tokens * factor)).astype(np.int64)
-    return replace(workload, output_tokens=outputs)
-
-
 def _without_drift(trials: list[Trial]) -> float:
-    """The rate at which no work is left, by a straight line between the neighbouring trials."""
+    """The rate at which nothing is beyond, by a straight line between the neighbouring trials."""
     for below, above in pairwise(trials):
-        if below.left <= 0 < above.left:
-            part = below.left / (below.left - above.left)
+        if below.beyond <= 0 < above.beyond:
+            part = below.beyond / (below.beyond - above.beyond)
             return below.rate + part * (above.rate - below.rate)
     return float("nan")
 
 
-def _identity(source: Source) -> str:
+def identity(source: Source) -> str:
+    """What tells a workload from others, for a results file."""
     if isinstance(source, Workload):
         return source.digest
     return source.name if PRESETS.get(source.name) is source else generate(source, n=1000, seed=0).digest

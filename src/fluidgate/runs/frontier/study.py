@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fluidgate.engine import EngineConfig
-from fluidgate.errors import InputError
+from fluidgate.errors import InputError, unknown
 from fluidgate.hardware import Hardware
 from fluidgate.jsonfile import plain
+from fluidgate.metrics import Objective, Slo
 from fluidgate.policies import policy_class
 from fluidgate.runs.frontier.axes import Setting, settings_on
 from fluidgate.runs.frontier.search import Search, Searches, Source, Trial
@@ -37,9 +38,13 @@ class StableRate:
             hold, half the plan's watermark: what the fluid model leaves out.
         requests: per run.
         refused_share: of the requests that came, those that are too long for the model; rates are without them.
-        rate: the estimate, requests per second: where no work is left; NaN if the interval is open.
+        rate: the estimate, requests per second: where no work is left, or no objective is exceeded; NaN if the interval
+            is open.
         low, high: the interval: the largest rate found stable (0: none) and the smallest found unstable (infinite:
-            none), requests per second.
+            none), requests per second. With objectives, stable means that all of them hold, and the boundary stands for
+            the rates above it.
+        breaks: the objective that is exceeded most at `high`; empty without objectives, or where none was found
+            exceeded: all hold at the boundary if `low` has reached `high`, and else nothing is decided.
         runs: simulations that it took.
         recompute_loss: share of busy time that recomputation takes at `high`; NaN if `high` is infinite.
         trials: the rates that were tested, rising.
@@ -57,6 +62,7 @@ class StableRate:
     rate: float
     low: float
     high: float
+    breaks: str
     runs: int
     recompute_loss: float
     trials: tuple[Trial, ...]
@@ -78,6 +84,7 @@ class Frontier:
         rule: tolerance, error level and most replications.
         seed: of the first replication.
         rates: what was found.
+        objectives: what had to hold; none: stability.
     """
 
     workload: str
@@ -86,6 +93,7 @@ class Frontier:
     rule: Rule
     seed: int
     rates: tuple[StableRate, ...]
+    objectives: tuple[str, ...] = ()
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -119,9 +127,11 @@ def frontier(
     replications: int = 16,
     seed: int = 0,
     policy_file: Path | None = None,
+    objectives: Sequence[Objective] = (),
+    slo: Slo | None = None,
     runner: Runner | None = None,
 ) -> Frontier:
-    """Find the largest stable rate of each policy by simulation.
+    """Find the largest stable rate of each policy by simulation, or the largest at which objectives hold.
 
     At a rate, replications start with a standing queue, and a sequential test of whether it grows decides; bisection
     finds the rate where the answer changes. All policies and rates see the same requests. With probability of at least
@@ -137,6 +147,7 @@ def frontier(
         alpha: error level of each interval.
         replications: most replications at a rate.
         policy_file: Python file that registers policies of your own, here and in workers.
+        objectives, slo: what must hold in place of stability, up to the predicted boundary; runs then start empty.
         runner: where searches happen and are kept; the numbers are the same. None: one after the other, here.
 
     Raises:
@@ -144,14 +155,23 @@ def frontier(
             has no rate, is too short, or holds a request that can never fit.
         JobFailed: workers keep dying at the same search.
     """
-    config, rule = config or EngineConfig(), Rule(tolerance, alpha, replications)
+    config, rule = config or EngineConfig(), Rule(tolerance, alpha, replications, up_to_boundary=bool(objectives))
     traffic = _source(source)
     load_policies_once(policy_file and policy_file.absolute())
     _refuse_policies(policies)
     if requests < 100:
         raise InputError(f"{requests} requests per run are too few to see a queue drift; use at least 100")
     settings = settings_on(axis, values, hardware)
-    work = Searches({traffic.name: traffic}, config, rule, requests=requests, seed=seed, policy_file=policy_file)
+    work = Searches(
+        {traffic.name: traffic},
+        config,
+        rule,
+        requests=requests,
+        seed=seed,
+        policy_file=policy_file,
+        objectives=objectives,
+        slo=slo,
+    )
     pairs = [(setting, policy) for setting in settings for policy in policies]
     rows = (runner or Runner()).run(
         work,
@@ -160,7 +180,7 @@ def frontier(
         shape=SEARCH_SHAPE,
     )
     rates = tuple(stable_rate(policy, setting, row) for (setting, policy), row in zip(pairs, rows, strict=True))
-    return Frontier(traffic.name, axis, config, rule, seed, rates)
+    return Frontier(traffic.name, axis, config, rule, seed, rates, tuple(map(str, objectives)))
 
 
 SEARCH_SHAPE = shape_of(StableRate, policy=None, setting=None, trials=[shape_of(Trial)])
@@ -177,7 +197,7 @@ def _source(source: Workload | Synthetic | str) -> Source:
     if not isinstance(source, str):
         return source
     if source not in PRESETS:
-        raise InputError(f"there is no synthetic workload {source!r}; use one of {', '.join(PRESETS)}")
+        raise unknown("preset", source, PRESETS)
     return PRESETS[source]
 
 

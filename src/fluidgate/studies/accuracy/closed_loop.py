@@ -63,25 +63,13 @@ CLOSED_SHAPE = {"refused": str, "ttft_ms": float, "engine_ttft_ms": float, "tpot
 """Of what a run gives; `refused` says why there is no machine."""
 
 
-def sent_s(records: RunRecords, in_flight: int) -> FloatArray:
-    """When each request is sent in a closed loop of `in_flight`, shape (n,), seconds.
-
-    `records` are of requests that all wait from 0 on, at an engine with as many seats. First come, first served, it
-    admits the i-th once all but `in_flight` - 1 before it are done, which is when the closed loop sends it: steps and
-    times are the same, and only the wait of requests that were not sent yet is too much.
-    """
-    sent = np.zeros(len(records.workload))
-    sent[in_flight:] = np.sort(records.last_token_s)[: len(sent) - in_flight]
-    return sent
-
-
 def closed_loop(workload: Workload, machine: Hardware, in_flight: int, budget: int) -> RunRecords:
     """A run with so many requests in flight; arrivals of `workload` are not looked at."""
-    at_once = replace(workload, arrival_s=np.zeros(len(workload)))
+    offered = replace(workload, arrival_s=np.zeros(len(workload)), concurrency=in_flight)
     config = EngineConfig(max_num_seqs=in_flight, max_num_batched_tokens=budget, enable_prefix_caching=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", KvPoolWarning)
-        return simulate(at_once, machine, Greedy(), config=config, record="steps")
+        return simulate(offered, machine, Greedy(), config=config, record="steps")
 
 
 def lag_s(records: RunRecords) -> FloatArray:
@@ -100,7 +88,7 @@ def closed_run(job: ClosedRun) -> dict[str, Any]:
     except InputError as refusal:
         return {"refused": str(refusal), "ttft_ms": 0.0, "engine_ttft_ms": 0.0, "tpot_ms": 0.0, "preemptions": 0}
     records = closed_loop(_requests(row), machine, row.concurrency, LIMITS.max_num_batched_tokens)
-    engine_s = records.first_token_s - sent_s(records, row.concurrency)
+    engine_s = records.first_token_s - records.arrival_s
     tpot_s = (records.last_token_s - records.first_token_s) / (records.workload.output_tokens - 1)
     return {
         "refused": "",

@@ -12,6 +12,7 @@ from fluidgate.arrays import FloatArray
 from fluidgate.studies.accuracy.closed_loop import CLOSED_SOURCES, LAG_STEPS, OVERHEAD_S
 from fluidgate.studies.accuracy.open_loop import FITTED, SETS
 from fluidgate.studies.accuracy.study import AccuracyResult, Closed, errors
+from fluidgate.studies.markdown import table
 
 TITLES = {
     "profile": "built-in profile",
@@ -50,7 +51,7 @@ def _targets(result: AccuracyResult) -> str:
             median = float(np.median(np.abs(errors(learned, name))))
             rows.append((f"development rows, grid: median error of {what}", wanted, median))
     cells = [(t, f"{w:.0%}", f"{abs(e):.1%}", "met" if abs(e) <= w else "missed") for t, w, e in rows]
-    return f"## Targets\n\n{_table(('target', 'at most', 'is', 'verdict'), cells)}" if cells else ""
+    return f"## Targets\n\n{table(('target', 'at most', 'is', 'verdict'), cells, numbers=False)}" if cells else ""
 
 
 def _open_loop(result: AccuracyResult) -> str:
@@ -67,7 +68,7 @@ def _open_loop(result: AccuracyResult) -> str:
             relative = (f"{_error(numbers, key):+.1%}" for key in _MEANS.values())
             blocks = f"{numbers['num_gpu_blocks']:,.0f}"
             rows.append((_title(source), *relative, *differences, f"{numbers['preemptions']:.0f}", blocks))
-        sections.append(f"**{measured.title}**\n\n{_table(columns, rows)}")
+        sections.append(f"**{measured.title}**\n\n{table(columns, rows, numbers=False)}")
     sections.append(
         "Means over requests. *running* and *waiting*: means over time, and below them the mean difference at a time. "
         "The fit sees the first half of the requests, and is judged on the second."
@@ -90,7 +91,7 @@ def _closed(result: AccuracyResult) -> str:
         "|error|, what 90% of the rows are within, and the median error with its sign. A TTFT is the engine's, which "
         f"the last column judges alone, {LAG_STEPS} steps for asynchronous scheduling and {1e3 * OVERHEAD_S:.0f} ms "
         "for HTTP and the tokeniser.",
-        _table(columns, rows),
+        table(columns, rows, numbers=False),
     ]
     for part in result.rows:
         closed = result.of(part, "grid")
@@ -125,7 +126,7 @@ def _by(closed: Sequence[Closed], what: str, key: Callable[[Closed], Any], title
     for row in closed:
         groups.setdefault(key(row), []).append(row)
     rows = [(title(group), str(len(groups[group])), *_spread(groups[group])) for group in sorted(groups)]
-    return _table((what, "rows", *_SPREAD), rows)
+    return table((what, "rows", *_SPREAD), rows, numbers=False)
 
 
 def _refused(result: AccuracyResult) -> list[str]:
@@ -174,8 +175,3 @@ def _blocks(name: str) -> str:
 def _title(source: str) -> str:
     kind, _, rest = source.partition(", ")
     return ", ".join(filter(None, (TITLES.get(kind, kind), rest)))
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

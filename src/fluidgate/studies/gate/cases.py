@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fluidgate.errors import InputError
+from fluidgate.errors import InputError, unknown
 from fluidgate.hardware import Hardware, StepTime, load_profile
 from fluidgate.workload import (
     MMPP2,
@@ -75,7 +75,7 @@ def case(name: str, mooncake: Path | None = None) -> Case:
         return Case(name, lambda requests, seed: _replayed(mooncake, requests, seed), _paper_machine())
     cases = _cases()
     if name not in cases:
-        raise InputError(f"no case {name!r}; known: {', '.join([*cases, MOONCAKE])}")
+        raise unknown("case", name, [*cases, MOONCAKE])
     return cases[name]
 
 

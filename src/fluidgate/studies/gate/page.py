@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fluidgate.metrics import mean_interval, paired_difference
 from fluidgate.studies.gate.cases import CELLS
+from fluidgate.studies.gate.curves import over_baseline
 from fluidgate.studies.gate.runs import planned_facts
 from fluidgate.studies.gate.study import CURVES, TUNED, Cell, GateResult, Row
 from fluidgate.studies.gate.targets import judged_targets
+from fluidgate.studies.markdown import section, table
 
 Text = Callable[[Row], str]
 
@@ -28,7 +30,8 @@ def _intro(result: GateResult) -> str:
         "# The gate experiment: all tables\n\n"
         f"Means over {scale.seeds} paired seeds with 95% intervals, {scale.requests:,} requests per run or more; from "
         "`fluidgate experiment gate`. Plans and priors come from a separate draw; the tuned baseline's watermark and "
-        f"cap come from a grid on {scale.tuning_seeds} further seeds. Requests longer than the model takes "
+        "cap come from a grid, and its interval from a sweep at the best of them, on "
+        f"{scale.tuning_seeds} further seeds. Requests longer than the model takes "
         "(Llama-2: 4,096 tokens) are served as well. [The gate, measured](gate.md) explains the "
         "columns and has the conclusions."
     )
@@ -36,9 +39,7 @@ def _intro(result: GateResult) -> str:
 
 def _targets(result: GateResult) -> str:
     rows = [(t.what, t.goal, t.measured, t.verdict, t.where) for t in judged_targets(result)]
-    return _section(
-        "Targets", _table(("target for `fluid`", "wanted", "measured", "verdict", "where it is worst"), rows)
-    )
+    return section("Targets", table(("target for `fluid`", "wanted", "measured", "verdict", "where it is worst"), rows))
 
 
 def _long_outputs(result: GateResult) -> str:
@@ -50,7 +51,7 @@ def _long_outputs(result: GateResult) -> str:
         "mean E2E": _mean("mean_e2el_ms", "{:.0f} s", 1e-3),
         "throughput ÷ stock": _relative(result, "effective_throughput", "greedy"),
     }
-    return _section("Long outputs, 300 requests at once", _policies(result, "long-outputs", cell, columns))
+    return section("Long outputs, 300 requests at once", _policies(result, "long-outputs", cell, columns))
 
 
 def _cells(result: GateResult) -> str:
@@ -64,12 +65,12 @@ def _cells(result: GateResult) -> str:
         "### p99 of a stream's longest silence, seconds\n\n"
         + _matrix(result, "cells", cells, _mean("p99_longest_silence_s", "{:.1f}")),
         "### The tuned baseline\n\n"
-        + _table(
-            ("cell", "n*", "η", "ρ_on", "χ", "watermark", "cap"),
+        + table(
+            ("cell", "n*", "η", "ρ_on", "χ", "watermark", "cap", "interval"),
             [(_name(cell), *planned_facts(cell.case, cell.requests), *_setting(result, cell)) for cell in cells],
         ),
     ]
-    return _section("Saturated cells: all requests at once", *parts)
+    return section("Saturated cells: all requests at once", *parts)
 
 
 def _curves(result: GateResult) -> str:
@@ -82,9 +83,10 @@ def _curves(result: GateResult) -> str:
     parts = [f"### {_name(cell)}\n\n" + _policies(result, "curves", cell, columns) for cell in result.cells("curves")]
     note = (
         "The last column is the service rate of `fluid` at the row's share of stalled requests, interpolated between "
-        "the neighbouring values of its knob, minus the row's rate; below 0 the row is above the curve of `fluid`."
+        "the neighbouring values of its knob, minus the row's rate, over paired seeds; where all of the interval is "
+        "below 0 the row lies above the curve of `fluid`."
     )
-    return _section("The whole curve: service rate against stalls", note, *parts)
+    return section("The whole curve: service rate against stalls", note, *parts)
 
 
 def _eviction_costs(result: GateResult) -> str:
@@ -104,13 +106,13 @@ def _eviction_costs(result: GateResult) -> str:
         f"### {cell.case}; {names[cell.engine]}\n\n" + _policies(result, "eviction-costs", cell, columns)
         for cell in result.cells("eviction-costs")
     ]
-    return _section("What an eviction costs", *parts)
+    return section("What an eviction costs", *parts)
 
 
 def _priors(result: GateResult) -> str:
     cells = result.cells("priors")
-    table = _matrix(result, "priors", cells, _mean("bound_share", "{:.3f}"), average=CELLS)
-    return _section("Wrong priors: service rate ÷ fluid bound", table)
+    shares = _matrix(result, "priors", cells, _mean("bound_share", "{:.3f}"), average=CELLS)
+    return section("Wrong priors: service rate ÷ fluid bound", shares)
 
 
 def _loads(result: GateResult) -> str:
@@ -128,7 +130,7 @@ def _loads(result: GateResult) -> str:
         )
         tables = [f"{what}:\n\n" + _matrix(result, "loads", cells, text, by_load=True) for what, text in matrices]
         parts.append("\n\n".join([title, about, *tables]))
-    return _section("Loads, as multiples of the fluid boundary", *parts)
+    return section("Loads, as multiples of the fluid boundary", *parts)
 
 
 _SECTIONS: dict[str, Callable[[GateResult], str]] = {
@@ -144,7 +146,7 @@ _SECTIONS: dict[str, Callable[[GateResult], str]] = {
 def _policies(result: GateResult, part: str, cell: Cell, columns: dict[str, Text]) -> str:
     """A table with a row per policy."""
     rows = [result.row(part, cell, policy) for policy in result.policies(part, cell)]
-    return _table(("policy", *columns), [(row.policy, *(text(row) for text in columns.values())) for row in rows])
+    return table(("policy", *columns), [(row.policy, *(text(row) for text in columns.values())) for row in rows])
 
 
 def _matrix(
@@ -164,16 +166,16 @@ def _matrix(
         over = [float(row.values["bound_share"].mean()) for row in rows if row.cell.case in average]
         lines.append((policy, *(text(row) for row in rows), *([f"{np.mean(over):.3f}"] if average else [])))
     ends = [f"mean of {len(average)}"] if average else []
-    return _table(("policy", *names, *ends), lines)
+    return table(("policy", *names, *ends), lines)
 
 
 def _name(cell: Cell) -> str:
     return cell.case if cell.engine == "no cache" else f"{cell.case}, {cell.engine}"
 
 
-def _setting(result: GateResult, cell: Cell) -> tuple[str, str]:
-    watermark, cap = result.tuned[cell]
-    return f"{watermark:g}", "none" if cap is None else str(cap)
+def _setting(result: GateResult, cell: Cell) -> tuple[str, str, str]:
+    watermark, cap, interval = result.tuned[cell]
+    return f"{watermark:g}", "none" if cap is None else str(cap), "1" if interval is None else str(interval)
 
 
 def _evictions(row: Row) -> str:
@@ -210,23 +212,7 @@ def _relative(result: GateResult, key: str, base: str) -> Text:
 
 
 def _against_fluid(result: GateResult, row: Row) -> str:
-    """How far the curve of `fluid` lies above the row, at the row's stalls."""
     if row.policy in CURVES["fluid"]:
         return ""
-    curve = [result.row(row.part, row.cell, spec) for spec in CURVES["fluid"]]
-    stalls = np.array([float(r.values["stalled_share"].mean()) for r in curve])
-    rates = np.array([float(r.values["bound_share"].mean()) for r in curve])
-    order = np.argsort(stalls)
-    best = np.maximum.accumulate(rates[order])  # a larger knob need not be used
-    fluid_rate = float(np.interp(row.values["stalled_share"].mean(), stalls[order], best))
-    return f"{fluid_rate - float(row.values['bound_share'].mean()):+.3f}"
-
-
-def _section(title: str, *parts: str) -> str:
-    return "\n\n".join([f"## {title}", *parts])
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [list(head), *(list(row) for row in rows)]
-    ruled = [lines[0], ["---"] + ["---:"] * (len(lines[0]) - 1), *lines[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
+    above = over_baseline(result, row)
+    return f"{above.mean:+.3f} ± {above.high - above.mean:.3f}"

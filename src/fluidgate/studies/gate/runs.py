@@ -65,7 +65,7 @@ class GateRun:
         load: arrival rate ÷ stability boundary; None: all requests at once.
         requests, seed: of the draw.
         policy: a spec as `make_policy` takes it.
-        watermark, cap: vLLM's own settings, for the tuned baseline; None: vLLM's default.
+        watermark, cap, interval: vLLM's own settings, for the tuned baseline; None: vLLM's default.
         prior: one of `PRIORS`.
     """
 
@@ -77,6 +77,7 @@ class GateRun:
     policy: str
     watermark: float | None = None
     cap: int | None = None
+    interval: int | None = None
     prior: str = "right"
 
 
@@ -96,6 +97,8 @@ class GateRuns:
         config = ENGINES[job.engine]
         if job.watermark is not None or job.cap is not None:
             config = replace(config, watermark=job.watermark, max_num_active_seqs=job.cap)
+        if job.interval is not None:
+            config = replace(config, prefill_schedule_interval=job.interval)
         policy = _policy(gate_case, job)
         records = simulate(workload, gate_case.hardware, policy, config=config)
         summary = summarize(records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,16 +40,23 @@ MAIN = ("greedy", "watermark:share=0.05", "known-lengths", "fluid")
 TUNED = "tuned vLLM"
 
 TUNED_WATERMARKS, TUNED_CAPS = (0.0, 0.01, 0.02, 0.05, 0.1), (None, 0.8, 0.9, 1.0, 1.2)
-"""The grid that the baseline is tuned on: watermark × cap as a multiple of n*; None: no cap."""
+TUNED_INTERVALS = (None, 2, 4, 8, 16)
+"""What the baseline is tuned on: a grid of watermark × cap as a multiple of n* (None: no cap), and at the best of them
+vLLM 0.33's `prefill_schedule_interval` (None: as in vLLM before)."""
 FIRST_TUNING_SEED = 500
 
 CURVES = {
-    "fluid": [f"fluid:evicted_share={x}" for x in (0, 0.02, 0.05, 0.1, 0.2, 0.5, 1)],
-    "watermark": [f"watermark:share={x}" for x in (0, 0.01, 0.02, 0.05, 0.1, 0.2)],
+    "fluid": [f"fluid:evicted_share={x}" for x in (0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4)],
+    "watermark": ["greedy", *(f"watermark:share={x}" for x in (0.01, 0.02, 0.05, 0.1, 0.2))],
     "past-future": [f"past-future:reserve={x}" for x in (0, 0.03, 0.05, 0.08, 0.15)],
+    "interval": [f"interval:steps={x}" for x in (2, 4, 8)],
 }
+"""Policies over their knobs."""
 CURVE_CAPS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.3)
-CURVE_CELLS = ("reasoning", "reasoning, 40k", "reasoning, 420k", "chat", "chat, 16k", "three types, 16k")
+CURVE_CELLS = (
+    *("reasoning", "reasoning, 40k", "reasoning, 4090", "reasoning, 420k"),
+    *("chat", "chat, 16k", "three types, 16k"),
+)
 EVICTION_COSTS = ("restart", "no cache", "prefix cache", "offload")
 
 RESIDENTS_PER_RUN = 40
@@ -79,6 +86,14 @@ class Cell:
     requests: int
 
 
+class Setting(NamedTuple):
+    """vLLM's own knobs: watermark, cap on residents, `prefill_schedule_interval`; None: not set."""
+
+    watermark: float
+    cap: int | None
+    interval: int | None = None
+
+
 @dataclass(frozen=True)
 class Row:
     """One policy in one cell: the numbers of all seeds, each of shape (seeds,)."""
@@ -95,12 +110,12 @@ class GateResult:
 
     Attributes:
         rows: in order of part, cell, policy.
-        tuned: per cell, the watermark and the cap (residents; None: none) of the tuned baseline.
+        tuned: per cell, the setting of the tuned baseline.
     """
 
     scale: Scale
     rows: tuple[Row, ...]
-    tuned: dict[Cell, tuple[float, int | None]]
+    tuned: dict[Cell, Setting]
 
     def row(self, part: str, cell: Cell, policy: str) -> Row:
         """The row of a policy."""
@@ -170,9 +185,7 @@ def _job(cell: Cell, policy: str, **settings: Any) -> GateRun:
     return GateRun(cell.case, cell.engine, cell.load, cell.requests, 0, policy, **settings)
 
 
-def _jobs(
-    part: _Part, cell: Cell, residents: float, tuned: tuple[float, int | None] | None
-) -> list[tuple[str, GateRun]]:
+def _jobs(part: _Part, cell: Cell, residents: float, tuned: Setting | None) -> list[tuple[str, GateRun]]:
     """The policies of a cell, by label, with a job each."""
     labelled = []
     for policy in part.policies(cell, residents):
@@ -180,38 +193,44 @@ def _jobs(
             label = policy if part.priors == ("right",) else f"{policy}, prior: {prior}"
             labelled.append((label, _job(cell, policy, prior=prior)))
         if policy == "greedy" and tuned is not None:
-            watermark, cap = tuned
-            labelled.append((TUNED, _job(cell, "greedy", watermark=watermark, cap=cap)))
+            labelled.append((TUNED, _job(cell, "greedy", **tuned._asdict())))
     return labelled
 
 
 def _tuned(
     cells: list[Cell], residents: dict[Cell, float], scale: Scale, run: Callable[[Sequence[GateRun]], list[Any]]
-) -> dict[Cell, tuple[float, int | None]]:
-    """The watermark and cap of least mean E2E latency per cell, on seeds of their own.
+) -> dict[Cell, Setting]:
+    """The settings of least mean E2E latency per cell: of the grid, then of the intervals at the best of the grid.
 
-    Saturated, the least mean E2E latency is the highest throughput.
+    Seeds are of their own. Saturated, the least mean E2E latency is the highest throughput.
     """
-    seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + scale.tuning_seeds)
     cells = list(dict.fromkeys(cells))
-    settings = {cell: _grid(residents[cell]) for cell in cells}
+    best = _best({cell: _grid(residents[cell]) for cell in cells}, scale, run)
+    intervals = {cell: [best[cell]._replace(interval=steps) for steps in TUNED_INTERVALS] for cell in cells}
+    return _best(intervals, scale, run)
+
+
+def _best(
+    settings: dict[Cell, list[Setting]], scale: Scale, run: Callable[[Sequence[GateRun]], list[Any]]
+) -> dict[Cell, Setting]:
+    seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + scale.tuning_seeds)
     jobs = [
-        replace(_job(cell, "greedy", watermark=watermark, cap=cap), seed=seed)
-        for cell in cells
-        for watermark, cap in settings[cell]
+        replace(_job(cell, "greedy", **setting._asdict()), seed=seed)
+        for cell, tried in settings.items()
+        for setting in tried
         for seed in seeds
     ]
     numbers = iter(run(jobs))
     best = {}
-    for cell in cells:
-        e2el = {setting: sum(next(numbers)["mean_e2el_ms"] for _ in seeds) for setting in settings[cell]}
-        best[cell] = min(settings[cell], key=lambda setting: e2el[setting])
+    for cell, tried in settings.items():
+        e2el = {setting: sum(next(numbers)["mean_e2el_ms"] for _ in seeds) for setting in tried}
+        best[cell] = min(tried, key=lambda setting: e2el[setting])
     return best
 
 
-def _grid(residents: float) -> list[tuple[float, int | None]]:
+def _grid(residents: float) -> list[Setting]:
     caps = [None if share is None else min(SEATS, max(1, round(share * residents))) for share in TUNED_CAPS]
-    return [(watermark, cap) for watermark in TUNED_WATERMARKS for cap in dict.fromkeys(caps)]
+    return [Setting(watermark, cap) for watermark in TUNED_WATERMARKS for cap in dict.fromkeys(caps)]
 
 
 def _residents(cell: Cell, mooncake: Path | None) -> float:
@@ -248,6 +267,7 @@ PARTS: dict[str, _Part] = {
     "curves": _Part(
         lambda scale, mooncake: [_saturated(name, "no cache", scale) for name in CURVE_CELLS],
         _curve,
+        tunes=lambda cell: True,
     ),
     "eviction-costs": _Part(
         lambda scale, mooncake: [_saturated(name, e, scale) for name in CELLS for e in EVICTION_COSTS],

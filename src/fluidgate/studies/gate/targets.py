@@ -10,19 +10,10 @@ import numpy as np
 
 from fluidgate.metrics import METRICS, paired_difference
 from fluidgate.studies.gate.cases import CELLS
+from fluidgate.studies.gate.curves import baselines, over_baseline
 from fluidgate.studies.gate.runs import boundary
 from fluidgate.studies.gate.study import TUNED, Cell, GateResult
-
-
-@dataclass(frozen=True)
-class Target:
-    """A target with its outcome; `where` is the cell that comes out worst."""
-
-    what: str
-    goal: str
-    measured: str
-    verdict: str
-    where: str
+from fluidgate.studies.target import Target
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class _Bound:
 
 def judged_targets(result: GateResult) -> list[Target]:
     """The targets that the parts run can answer."""
-    return [*_judged_bounds(result), *_seven_cells(result), *_light_load(result)]
+    return [*_judged_bounds(result), *_seven_cells(result), *_curves(result), *_light_load(result)]
 
 
 def _judged_bounds(result: GateResult) -> Iterator[Target]:
@@ -66,6 +57,18 @@ def _seven_cells(result: GateResult) -> Iterator[Target]:
         mean = float(np.mean([_share(result, cell) for cell in cells]))
         verdict = "met" if mean >= 0.965 else "missed"
         yield Target("service rate ÷ bound, mean of the seven cells", "≥ 0.965", f"{mean:.3f}", verdict, "")
+
+
+def _curves(result: GateResult) -> Iterator[Target]:
+    """At a baseline's stalls `fluid` should serve as much: no paired interval lies below zero."""
+    rows = [row for cell in result.cells("curves") for row in baselines(result, cell)]
+    if rows:
+        apart = {row.cell.case + ", " + row.policy: over_baseline(result, row) for row in rows}
+        worst = min(apart, key=lambda name: apart[name].high)
+        above = [name for name, difference in apart.items() if difference.high < 0]
+        verdict = f"missed in {len(above)} of {len(rows)}" if above else "met"
+        measured = f"{apart[worst].mean:+.3f} ± {apart[worst].high - apart[worst].mean:.3f}"
+        yield Target("curves: rate less a baseline's at its stalls", "≥ 0", measured, verdict, worst)
 
 
 def _light_load(result: GateResult) -> Iterator[Target]:

@@ -68,7 +68,7 @@ def cycle_run(job: CycleRun) -> dict[str, Any]:
     policy = Greedy() if job.policy == "greedy" else RateLimited(**paced)
     records = _run(workload, policy, COHORT * (job.prompt + job.output - 1))
     return {
-        "per_iteration": _completions_per_iteration(records),
+        "per_iteration": completions_per_iteration(records),
         "restarts": float(records.preemptions.mean()),
         "growth": _growth(records),
     }
@@ -130,7 +130,7 @@ def _run(workload: Workload, policy: Policy, memory_tokens: int) -> RunRecords:
     return run(workload, hardware, policy, config)
 
 
-def _completions_per_iteration(records: RunRecords) -> float:
+def completions_per_iteration(records: RunRecords) -> float:
     """Between two completions, so that cohorts that complete all at once count whole."""
     ends_s = records.last_token_s[records.finished]
     begin_s, end_s = np.quantile(ends_s, WINDOW, method="inverted_cdf")

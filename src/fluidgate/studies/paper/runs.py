@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from fluidgate.engine import EngineConfig, RunRecords
-from fluidgate.fluid import FluidPlan, Limits, RequestMix, stability
+from fluidgate.errors import ThresholdWarning
+from fluidgate.fluid import FluidPlan, Limits, RequestMix, affine_step_time, stability
 from fluidgate.policies import Greedy, Policy, make_policy
 from fluidgate.runs.simulation import plan_for, simulate
-from fluidgate.studies.paper.settings import EQUAL, SCHEDULERS, capped_policy, draw, machine, study
+from fluidgate.studies.paper.settings import EQUAL, capped_policy, draw, machine, schedulers, study
 from fluidgate.workload import Workload, generate
 
 PLANNING_SEED = 1_000
@@ -56,7 +58,7 @@ def paper_run(job: PaperRun) -> dict[str, Any]:
     """The numbers of a job: seconds, requests per second, shares."""
     paper_study = study(job.study)
     workload = draw(paper_study, job.requests, job.seed, job.rate)
-    records = simulate(workload, machine(paper_study.variant), _policy(job), config=_engine(job))
+    records = simulate(workload, machine(paper_study.machine), _policy(job), config=_engine(job))
     return {
         "mean_e2e_s": mean_e2e_s(records),
         "completion_rate": completion_rate(records),
@@ -104,16 +106,17 @@ def service_rate(records: RunRecords) -> float:
     return float((within_s / stay_s).sum() / (end_s - begin_s))
 
 
-def boundary_rate(preset: str, variant: str | None) -> float:
-    """The largest rate that memory and the work itself allow any policy, requests per second (docs/model.md §2)."""
-    hardware = machine(variant)
+def boundary_rate(preset: str, on: str) -> float:
+    """The largest rate that a machine's memory and the work allow a policy, requests per second (docs/model.md §2)."""
+    hardware = machine(on)
     mix = RequestMix.from_workload(generate(preset, n=LAW_REQUESTS, rate=1.0, seed=PLANNING_SEED))
-    return stability(mix, hardware.step_time, Limits.of(hardware)).boundary_rate
+    limits = Limits.of(hardware)
+    return stability(mix, affine_step_time(mix, hardware, limits), limits).boundary_rate
 
 
 def _engine(job: PaperRun) -> EngineConfig:
     if job.chunk is None:
-        engine = SCHEDULERS[job.scheduler].engine
+        engine = schedulers(study(job.study))[job.scheduler].engine
     else:
         engine = replace(EQUAL[job.scheduler].engine, max_num_batched_tokens=job.chunk)
     return engine if job.cap is None else replace(engine, max_num_active_seqs=job.cap)
@@ -121,13 +124,15 @@ def _engine(job: PaperRun) -> EngineConfig:
 
 def _policy(job: PaperRun) -> Policy:
     paper_study = study(job.study)
-    spec = (SCHEDULERS if job.chunk is None else EQUAL)[job.scheduler].policy
+    spec = (schedulers(paper_study) if job.chunk is None else EQUAL)[job.scheduler].policy
     if spec is None:
         assert job.cap is not None
         return capped_policy(paper_study, _law(job.study, job.requests), job.cap, job.segments)
     if spec == "greedy":
         return Greedy()  # no plan, which takes longer than a run
-    return make_policy(spec, _plan(job.study, job.requests, job.rate, _engine(job)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ThresholdWarning)  # the page says where the algorithms to the letter do not fit
+        return make_policy(spec, _plan(job.study, job.requests, job.rate, _engine(job)))
 
 
 @lru_cache(maxsize=8)
@@ -138,4 +143,4 @@ def _law(name: str, requests: int) -> Workload:
 @lru_cache(maxsize=64)
 def _plan(name: str, requests: int, rate: float | None, engine: EngineConfig) -> FluidPlan:
     paper_study = study(name)
-    return plan_for(draw(paper_study, requests, PLANNING_SEED, rate), machine(paper_study.variant), engine)
+    return plan_for(draw(paper_study, requests, PLANNING_SEED, rate), machine(paper_study.machine), engine)

@@ -12,9 +12,24 @@ import numpy as np
 from fluidgate.errors import InputError
 from fluidgate.runs import Runner
 from fluidgate.studies.paper.cycle import CYCLE_SHAPE, LENGTHS, POISSON_LENGTHS, POISSON_LOADS, CycleRun, cycle_run
+from fluidgate.studies.paper.decode_server import DECODE_SHAPE, DecodeRun, decode_run, decode_runs
 from fluidgate.studies.paper.memory import MEMORY_SHAPE, PUBLISHED, MemoryRun, crossing_rate, memory_run
+from fluidgate.studies.paper.mixing import MIXING_SHAPE, MixingRun, mixing_run, mixing_runs
 from fluidgate.studies.paper.runs import PAPER_SHAPE, PaperRun, paper_run
-from fluidgate.studies.paper.settings import CAP_ALONE, CHUNKS, EQUAL, SCHEDULERS, STRICT, STUDIES, Study
+from fluidgate.studies.paper.scaling import SCALING_SHAPE, Scaling, collected, scaling_run, scaling_runs
+from fluidgate.studies.paper.settings import (
+    CAP_ALONE,
+    CHUNKS,
+    EQUAL,
+    FOUR_TERM,
+    LINEAR,
+    PUBLISHED_CAP,
+    SEARCHED,
+    STRICT,
+    STUDIES,
+    Study,
+    schedulers,
+)
 from fluidgate.studies.parts import check_parts
 
 SEARCH_SEED = 500
@@ -77,6 +92,9 @@ class PaperResult:
             second where saturated.
         cycles: runs of equal requests.
         memory: runs of the linear machine.
+        decode: runs of the decode-only server.
+        mixing: runs of two replicas behind a router.
+        scaling: runs over growing horizons, by case and requests.
     """
 
     scale: Scale
@@ -84,10 +102,19 @@ class PaperResult:
     searched: dict[Cell, dict[Setting, float]]
     cycles: dict[CycleRun, dict[str, float]]
     memory: dict[MemoryRun, dict[str, float]]
+    decode: dict[DecodeRun, dict[str, float]]
+    mixing: dict[MixingRun, dict[str, float]]
+    scaling: Scaling
 
     def has(self, part: str) -> bool:
         """Whether a part was run."""
-        return bool(self.cycles) if part == "theory" else any(row.part == part for row in self.rows)
+        of_their_own = {
+            "theory": self.cycles,
+            "scaling": self.scaling,
+            "decode-server": self.decode,
+            "mixing": self.mixing,
+        }
+        return bool(of_their_own[part]) if part in of_their_own else any(row.part == part for row in self.rows)
 
     def row(self, part: str, cell: Cell) -> Row:
         """The row of a cell."""
@@ -120,7 +147,10 @@ def run_paper(
         run(cycle_run, cycles, shape=CYCLE_SHAPE),
         run(memory_run, memory, shape=MEMORY_SHAPE),
     )
-    cells = [(part, cell) for part in PARTS if part in parts and part != "theory" for cell in CELLS[part]()]
+    decode = decode_runs(scale.requests, range(scale.seeds)) if "decode-server" in parts else []
+    mixed = mixing_runs(range(scale.seeds)) if "mixing" in parts else []
+    horizons = scaling_runs(scale.requests, scale.seeds) if "scaling" in parts else []
+    cells = [(part, cell) for part in CELLS if part in parts for cell in CELLS[part]()]
     run_cells = partial(run, paper_run, shape=PAPER_SHAPE)
     searched = _searched([cell for _, cell in cells if _is_searched(cell)], scale, run_cells)
     return PaperResult(
@@ -129,6 +159,9 @@ def run_paper(
         searched,
         dict(zip(cycles, cycle_rows, strict=True)),
         dict(zip(memory, memory_rows, strict=True)),
+        dict(zip(decode, run(decode_run, decode, shape=DECODE_SHAPE), strict=True)),
+        dict(zip(mixed, run(mixing_run, mixed, shape=MIXING_SHAPE), strict=True)),
+        collected(zip(horizons, run(scaling_run, horizons, shape=SCALING_SHAPE), strict=True)),
     )
 
 
@@ -165,17 +198,26 @@ def _best(cell: Cell, reached: dict[Setting, float]) -> Setting:
 def _grid(cell: Cell) -> Iterator[Setting]:
     study = STUDIES[cell.study]
     segments = (1,) if cell.scheduler == CAP_ALONE else study.segments
-    return ((cap, count) for cap in study.caps for count in segments)
+    yield from ((cap, count) for cap in study.caps for count in segments)
+    yield from ((cap, 1) for cap in study.single_caps)
 
 
 def _is_searched(cell: Cell) -> bool:
-    return cell.scheduler == CAP_ALONE or (SCHEDULERS if cell.chunk is None else EQUAL)[cell.scheduler].policy is None
+    return cell.scheduler in (CAP_ALONE, SEARCHED)
 
 
 def _job(cell: Cell, scale: Scale, setting: Setting | None) -> PaperRun:
-    cap, segments = setting or (None, 1)
+    cap, segments = setting or _papers_setting(cell)
     requests = scale.requests * (SATURATED if cell.rate is None else 1)
     return PaperRun(cell.study, cell.scheduler, cell.rate, requests, 0, cap, segments, cell.chunk)
+
+
+def _papers_setting(cell: Cell) -> tuple[int | None, int]:
+    """The authors' B, where a scheduler runs with it."""
+    if cell.scheduler != PUBLISHED_CAP:
+        return None, 1
+    study = STUDIES[cell.study]
+    return study.papers_cap, study.segments[-1]
 
 
 def _cycle_runs(scale: Scale) -> list[CycleRun]:
@@ -196,7 +238,12 @@ def _memory_runs(scale: Scale) -> list[MemoryRun]:
 
 
 def _published_schedulers(study: Study) -> list[str]:
-    return [name for name in SCHEDULERS if study.strict or name not in STRICT]
+    return [name for name in schedulers(study) if study.strict or name not in STRICT]
+
+
+def at_equal_chunks() -> list[str]:
+    """The studies that are also run at equal tokens per iteration: where Vidur's schedulers would not differ."""
+    return [name for name, study in STUDIES.items() if study.machine in (FOUR_TERM, LINEAR)]
 
 
 def _latency_cells() -> list[Cell]:
@@ -210,10 +257,12 @@ def _latency_cells() -> list[Cell]:
 
 CELLS: dict[str, Callable[[], list[Cell]]] = {
     "latency": _latency_cells,
-    "stable-rate": lambda: [Cell(name, scheduler) for name in STUDIES for scheduler in SCHEDULERS],
+    "stable-rate": lambda: [
+        Cell(name, scheduler) for name, study in STUDIES.items() for scheduler in schedulers(study)
+    ],
     "equal-chunks": lambda: [
-        Cell(name, scheduler, None, chunk) for name in STUDIES for chunk in CHUNKS for scheduler in EQUAL
+        Cell(name, scheduler, None, chunk) for name in at_equal_chunks() for chunk in CHUNKS for scheduler in EQUAL
     ],
 }
-PARTS = ("theory", *CELLS)
+PARTS = ("theory", "scaling", *CELLS, "decode-server", "mixing")
 """The parts, in the order of the page."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fluidgate.studies.markdown import table
 from fluidgate.studies.plan_quality.study import GOAL, QUALITY_POLICIES, Quality
 
 COLUMNS = (
@@ -36,16 +37,17 @@ def quality_page(qualities: Sequence[Quality], command: str) -> str:
         "tokens per iteration.",
         f"**{within} of {len(qualities)} pairs are predicted within {GOAL:.0%}**; the median error is "
         f"{_percent(float(np.median(errors)))}, the largest {_percent(float(errors[np.abs(errors).argmax()]))}.",
-        _table(COLUMNS, [_cells(quality) for quality in qualities]),
+        table(COLUMNS, [_cells(quality) for quality in qualities], numbers=False),
         f"## Pairs with an error above {GOAL:.0%}",
         "\n".join(_reason(quality) for quality in qualities if abs(quality.error) > GOAL) or "None.",
         "## Every policy, as a share of the predicted rate",
-        _table(
+        table(
             ("workload", "machine", *QUALITY_POLICIES),
             [
                 (q.pair.workload, q.rates[0].setting.label, *(f"{rate.share:.3f}" for rate in q.rates))
                 for q in qualities
             ],
+            numbers=False,
         ),
     )
     return "\n\n".join(parts) + "\n"
@@ -82,8 +84,3 @@ def _reason(quality: Quality) -> str:
 
 def _percent(share: float) -> str:
     return f"{round(share, 3) + 0.0:.1%}"  # + 0.0: no minus sign before a zero
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

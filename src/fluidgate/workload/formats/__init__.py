@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from fluidgate.errors import InputError
+from fluidgate.errors import InputError, unknown
 from fluidgate.workload._random import random_streams
 from fluidgate.workload.arrivals import ArrivalProcess
 from fluidgate.workload.core import Workload
-from fluidgate.workload.formats import aiperf, azure, burstgpt, guidellm, mooncake, sharegpt, vidur, vllm_bench
+from fluidgate.workload.formats import (
+    aiperf,
+    azure,
+    bailian,
+    burstgpt,
+    guidellm,
+    langfuse,
+    litellm,
+    mooncake,
+    openai,
+    otel,
+    sharegpt,
+    table,
+    vidur,
+    vllm_bench,
+)
 from fluidgate.workload.formats._benchmark import as_measured
-from fluidgate.workload.formats._files import read_head
+from fluidgate.workload.formats._files import STDIN, read_head
 from fluidgate.workload.formats.mooncake import write_mooncake
 from fluidgate.workload.formats.vidur import write_vidur
 from fluidgate.workload.timings import MeasuredRun
@@ -28,12 +42,18 @@ __all__ = ["FORMATS", "detect_format", "read_results", "read_trace", "write_moon
 FORMATS: dict[str, ModuleType] = {
     "aiperf": aiperf,
     "azure": azure,
+    "bailian": bailian,
     "burstgpt": burstgpt,
     "guidellm": guidellm,
     "mooncake": mooncake,
     "sharegpt": sharegpt,
     "vidur": vidur,
     "vllm-bench": vllm_bench,
+    "langfuse": langfuse,  # before otel, whose attributes it may hold as metadata
+    "otel": otel,
+    "litellm": litellm,
+    "openai": openai,
+    "table": table,  # last: it takes what no other knows
 }
 
 
@@ -45,15 +65,16 @@ def read_trace(
     seed: int = 0,
     **options: Any,
 ) -> tuple[Workload, str]:
-    """Read a trace file, gzipped or not.
+    """Read a trace file or a log, gzipped or not.
 
     Args:
-        path: the file.
+        path: the file; "-": standard input.
         format: a key of `FORMATS`; None to tell from the content.
         arrivals: arrival times to use in place of the file's own, or where it has none.
         seed: seeds `arrivals`, and those that a result of a load generator describes and does not hold.
-        options: the format's own, such as `failed="drop"` (burstgpt, sharegpt, load generators), `run=2` (vllm-bench,
-            guidellm), `jitter_seed=0` (mooncake) or `count_tokens=…` (sharegpt).
+        options: the format's own, such as `failed="drop"` (load generators, sharegpt, burstgpt, logs), `run=2`
+            (vllm-bench, guidellm), `jitter_seed=0` (mooncake), `count_tokens=…` (sharegpt), or `columns={"time": "ts"}`
+            and `time_unit="ms"` (table and the logs of gateways).
 
     Returns:
         The workload, first arrival at 0 unless `arrivals` were given, and a note on what was kept and
@@ -61,15 +82,17 @@ def read_trace(
 
     Errors: InputError with file and line for anything that cannot be read; no row is skipped silently.
     """
-    path = Path(path)
+    path = STDIN if str(path) == "-" else Path(path)
     name = _known(format or detect_format(path))
+    if format is None and options.get("columns") and "columns" not in _options(name):
+        name = "table"  # who names columns has a table, whatever it looks like
     _check_options(name, options)
     if "seed" in _options(name):
         options["seed"] = None if arrivals is not None else seed
     workload, note = FORMATS[name].read(path, **options)
     if arrivals is not None:
-        arrival_s = arrivals.sample(len(workload), np.random.default_rng(*random_streams(seed, 1)))
-        workload = replace(workload, arrival_s=arrival_s)
+        begun = len(workload.first_turns)
+        workload = workload.begun_at(arrivals.sample(begun, np.random.default_rng(*random_streams(seed, 1))))
         note += f"; arrivals drawn from {arrivals} with seed {seed}"
     return workload, f"{note} (format {name})"
 
@@ -102,22 +125,17 @@ def read_results(path: str | Path, format: str | None = None, *, failed: str = "
 
 
 def detect_format(path: str | Path) -> str:
-    """The format whose mark opens the file. Errors: InputError that lists the known formats."""
-    head = read_head(Path(path))
+    """The format whose mark opens the file; `table` for a file without one. Errors: InputError for an empty file."""
+    path = STDIN if str(path) == "-" else Path(path)
+    head = read_head(path)
     if not head:
         raise InputError(f"{path}:1: the file is empty; give a trace with at least one request")
-    for name, module in FORMATS.items():
-        if module.matches(head):
-            return name
-    start = head.split("\n", 1)[0][:80]
-    raise InputError(
-        f"{path}:1: {start!r} starts no known format; name one of {', '.join(FORMATS)} or convert the file"
-    )
+    return next(name for name, module in FORMATS.items() if module.matches(head))
 
 
 def _known(name: str) -> str:
     if name not in FORMATS:
-        raise InputError(f"trace format {name!r} is not known; use one of {', '.join(FORMATS)}")
+        raise unknown("trace format", name, FORMATS)
     return name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +16,8 @@ from fluidgate.errors import InputError
 from fluidgate.workload._random import random_streams
 from fluidgate.workload.arrivals import AllAtOnce, ArrivalProcess
 from fluidgate.workload.core import Workload
-from fluidgate.workload.formats._finish import arrival_order, drop_failed, finish
+from fluidgate.workload.formats._finish import finish
+from fluidgate.workload.logs import arrival_order, drop_failed
 from fluidgate.workload.timings import MeasuredRun, Timings
 
 CLOCK_SLACK_S = 1e-6
@@ -83,6 +84,9 @@ def chosen(path: Path, runs: list[BenchmarkRun], run: int | None, by: str) -> Be
 def as_workload(path: Path, run: BenchmarkRun, failed: str, seed: int | None) -> tuple[Workload, str]:
     """The requests as they were sent, with the output lengths that came back, and a note.
 
+    With a limit on requests in flight they are a closed loop: where the client sent as many as it could, all are there
+    from the beginning.
+
     Args:
         failed: "stop" or "drop".
         seed: of arrivals that the file does not hold but describes; None: none are drawn.
@@ -94,8 +98,8 @@ def as_workload(path: Path, run: BenchmarkRun, failed: str, seed: int | None) ->
         start_s = run.arrivals.sample(int(keep.sum()), np.random.default_rng(*random_streams(seed, 1)))
         remarks.append(f"no arrival times in the file: drawn as it says, from {run.arrivals}, with seed {seed}")
     if run.max_concurrency is not None:
-        remarks.append(f"the client had at most {run.max_concurrency:,} requests in flight")
-    return finish(
+        remarks.append(f"at most {run.max_concurrency:,} requests in flight, as the client had")
+    workload, note = finish(
         path,
         start_s,
         run.prompt_tokens[keep].astype(np.int64),
@@ -103,6 +107,16 @@ def as_workload(path: Path, run: BenchmarkRun, failed: str, seed: int | None) ->
         rows=len(keep),
         remarks=remarks,
     )
+    return _offered(workload, run), note
+
+
+def _offered(workload: Workload, run: BenchmarkRun) -> Workload:
+    """The requests as the client would send them to another server: when there is a place for them, where it waited."""
+    if run.max_concurrency is None:
+        return workload
+    at_once = isinstance(run.arrivals, AllAtOnce)
+    arrival_s = np.zeros(len(workload)) if at_once else workload.arrival_s
+    return replace(workload, arrival_s=arrival_s, concurrency=run.max_concurrency)
 
 
 def as_measured(path: Path, run: BenchmarkRun, failed: str, name: str) -> MeasuredRun:
@@ -128,7 +142,7 @@ def as_measured(path: Path, run: BenchmarkRun, failed: str, name: str) -> Measur
         raise InputError(f"{path}{run.place(row)}: {what}; remove the request, or run the benchmark again")
     start_s = run.start_s[keep] if run.start_s is not None else _sent_s(path, run, keep, remarks)
     if run.max_concurrency is not None and run.start_s is not None:
-        remarks.append(f"at most {run.max_concurrency:,} in flight: requests arrive when the client sent them")
+        remarks.append(f"at most {run.max_concurrency:,} in flight: requests arrive as replies come")
     prompt, output = (values[keep].astype(np.int64) for values in (run.prompt_tokens, run.output_tokens))
     workload, note = finish(path, start_s, prompt, output, rows=len(keep), remarks=remarks)
     order = arrival_order(start_s)[0]
@@ -140,7 +154,8 @@ def as_measured(path: Path, run: BenchmarkRun, failed: str, name: str) -> Measur
         output_tokens=workload.output_tokens,
         gaps_s=None if run.gaps_s is None else tuple(run.gaps_s[row] for row in rows),
     )
-    return MeasuredRun(workload=workload, timings=timings, name=name, max_concurrency=run.max_concurrency, note=note)
+    offered = _offered(workload, run)
+    return MeasuredRun(workload=offered, timings=timings, name=name, max_concurrency=run.max_concurrency, note=note)
 
 
 def _sent_s(path: Path, run: BenchmarkRun, keep: BoolArray, remarks: list[str]) -> FloatArray:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import sys
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -12,6 +15,7 @@ from fluidgate.errors import InputError
 from fluidgate.jsonfile import DuplicateKey, decode
 from fluidgate.output import write_bytes
 
+STDIN = Path("/dev/stdin")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 MAX_BYTES = 2 * 2**30
@@ -47,9 +51,14 @@ def read_head(path: Path, size: int = 65536) -> str:
     return _read_bytes(path, size).decode("utf-8-sig", errors="replace").lstrip()
 
 
+def read_bytes(path: Path, size: int = -1) -> bytes:
+    """The first `size` bytes, unzipped; all of them if -1. Errors: as of `read_text`, but for the text."""
+    return _read_bytes(path, size)
+
+
 def read_json(path: Path) -> Any:
     """The file as one JSON document. Errors: InputError at the line where the JSON breaks, or for a doubled key."""
-    return _document(path, read_text(path))
+    return json_document(path, read_text(path))
 
 
 def read_json_objects(path: Path) -> list[dict[str, Any]]:
@@ -60,10 +69,10 @@ def read_json_objects(path: Path) -> list[dict[str, Any]]:
         values = [decode(text)]
     except json.JSONDecodeError as error:
         if error.msg != "Extra data" or len(lines) == 1:
-            _document(path, text)
+            json_document(path, text)
         values = [json_line(path, number, line) for number, line in enumerate(lines, 1)]
     except (DuplicateKey, ValueError, RecursionError):
-        values = [_document(path, text)]
+        values = [json_document(path, text)]
     for number, value in enumerate(values, 1):
         if not isinstance(value, dict):
             refuse(path, number, "not a JSON object; give the file as the benchmark wrote it")
@@ -83,7 +92,8 @@ def json_line(path: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _document(path: Path, text: str) -> Any:
+def json_document(path: Path, text: str) -> Any:
+    """The text as one JSON document. Errors: as of `read_json`."""
     try:
         return decode(text)
     except json.JSONDecodeError as error:
@@ -103,7 +113,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _read_bytes(path: Path, size: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             if file.peek(2)[:2] != _GZIP_MAGIC:
                 return _bounded(path, file, file, size)
             with gzip.GzipFile(fileobj=file) as unzipped:
@@ -116,6 +126,21 @@ def _read_bytes(path: Path, size: int) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
     except MemoryError as error:
         raise InputError(f"{path}: does not fit into this machine's memory; give a part of the trace") from error
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """The file, or standard input, of which every reader gets the whole."""
+    if path != STDIN:
+        return path.open("rb")
+    return io.BufferedReader(io.BytesIO(_piped()))
+
+
+@cache
+def _piped() -> bytes:
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{STDIN}: holds more than {MAX_BYTES / 2**30:g} GiB; give a part of the trace")
+    return data
 
 
 def _bounded(path: Path, content: BinaryIO | gzip.GzipFile, file: BinaryIO, size: int) -> bytes:

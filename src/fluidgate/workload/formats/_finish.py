@@ -1,23 +1,17 @@
-"""The last step of every reader: order, start of time, the failed-request rule, and the note."""
+"""The last step of every reader: order, start of time, and the note."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fluidgate.arrays import BoolArray, FloatArray, IntArray
-from fluidgate.errors import InputError
+from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.workload.core import Workload
-
-
-def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse an option value that is not among `choices`."""
-    if value not in choices:
-        raise InputError(f"{option} = {value!r} is not known; use one of {', '.join(map(repr, choices))}")
+from fluidgate.workload.logs import arrival_order
 
 
 def finish(
@@ -30,6 +24,8 @@ def finish(
     classes: tuple[IntArray, tuple[str, ...]] | None = None,
     hash_ids: Sequence[Sequence[int]] | None = None,
     block_tokens: int = 0,
+    timeouts: Mapping[str, FloatArray] | None = None,
+    turns: tuple[IntArray, FloatArray] | None = None,
     remarks: Sequence[str] = (),
 ) -> tuple[Workload, str]:
     """The workload in order of arrival, first arrival at 0, and the note that says what was kept and changed.
@@ -39,6 +35,9 @@ def finish(
         rows: requests in the file, kept or not.
         classes: (class_id of shape (n,), class_names).
         hash_ids: prefix-block ids per request, of `block_tokens` tokens each.
+        timeouts: columns of `Workload` that say how long clients wait.
+        turns: (`after` and `delay_s` of a `Workload`, by row of the file), where a turn arrives no earlier than the one
+            before it.
         remarks: what else the reader has to say.
     """
     said = [f"{len(prompt_tokens):,} requests kept of {rows:,} rows", *remarks]
@@ -55,6 +54,12 @@ def finish(
         fields |= {"class_id": class_id, "class_names": tuple(classes[1][k] for k in used)}
     if hash_ids is not None and any(map(len, hash_ids)):
         fields |= _prefix_fields([hash_ids[i] for i in order], block_tokens)
+    fields |= {name: column[order] for name, column in (timeouts or {}).items()}
+    if turns is not None:
+        place = np.argsort(order)
+        after, delay_s = (column[order] for column in turns)
+        fields |= {"after": np.where(after < 0, -1, place[after]), "delay_s": delay_s}
+        said.append(f"later turns, sent when the reply before has come: {int((after >= 0).sum()):,}")
     workload = Workload(
         arrival_s=arrival_s[order] - arrival_s[order[0]],
         prompt_tokens=prompt_tokens[order],
@@ -63,33 +68,6 @@ def finish(
         **fields,
     )
     return workload, f"{path.name}: {'; '.join(said)}"
-
-
-def drop_failed(path: Path, failed: str, bad: BoolArray, where: str, why: str) -> tuple[BoolArray, list[str]]:
-    """The requests to keep and what to say about it, or an error at the first bad one.
-
-    Args:
-        failed: "stop" or "drop", the reader's option.
-        bad: shape (rows,), the requests that the traced system did not serve.
-        where: place of the first bad one, such as `:17` or `: request 3`.
-        why: what is wrong with it.
-    """
-    check_choice("failed", failed, ("stop", "drop"))
-    if bad.any() and failed == "stop":
-        raise InputError(
-            f"{path}{where}: {why}, one of {int(bad.sum()):,} such; "
-            "it cannot be served again: pass failed='drop' to leave such requests out"
-        )
-    if bad.all():
-        raise InputError(f"{path}: every request failed; give a trace with served requests")
-    return ~bad, [f"{int(bad.sum()):,} failed requests dropped"] if bad.any() else []
-
-
-def arrival_order(arrival_s: FloatArray) -> tuple[IntArray, int]:
-    """The rows in order of arrival, and how many came before the row ahead of them."""
-    late = int((np.diff(arrival_s) < 0).sum())
-    order = np.argsort(arrival_s, kind="stable") if late else np.arange(len(arrival_s))
-    return order, late
 
 
 def _prefix_fields(hash_ids: list[Sequence[int]], block_tokens: int) -> dict[str, Any]:

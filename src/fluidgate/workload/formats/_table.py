@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +14,10 @@ from fluidgate.arrays import FloatArray, IntArray
 from fluidgate.bounds import MAX_COUNT, MAX_SECONDS
 from fluidgate.errors import InputError
 from fluidgate.words import has_control, shown
+from fluidgate.workload.core import TIMEOUTS
 from fluidgate.workload.formats._files import read_text, refuse
+
+_NO_TIMEOUT = "is not a number of seconds above 0; correct the line, or leave the field empty for a patient client"
 
 _FIRST_YEAR, _LAST_YEAR = 1970, 2199
 """Between these, differences of nanoseconds fit 64 bits."""
@@ -54,6 +57,20 @@ class Table:
         self.refuse_where(np.abs(values) > MAX_SECONDS, column, "is more than 272 years; give seconds")
         return np.asarray(values, np.float64)
 
+    def timeouts(self) -> dict[str, FloatArray]:
+        """The columns of `TIMEOUTS` that the file has; an empty field or `inf` is a client that never gives up."""
+        import pyarrow.compute as pc
+
+        found = {}
+        for column in TIMEOUTS:
+            if column in self.columns:
+                texts = self.columns[column]
+                filled = pc.if_else(pc.equal(texts, ""), "inf", texts)
+                values = replace(self, columns={column: filled})._cast(column, "double", _NO_TIMEOUT)
+                self.refuse_where(~(values > 0), column, _NO_TIMEOUT)
+                found[column] = np.asarray(values, np.float64)
+        return found
+
     def tokens(self, column: str, least: int = 1) -> IntArray:
         """A column of whole numbers of tokens in [least, 2^31)."""
         values = self._cast(column, "double", "is not a number of tokens; correct or remove the line")
@@ -73,21 +90,21 @@ class Table:
         shape = "YYYY-MM-DD HH:MM:SS.fffffff" + ("+00:00" if zoned else "")
         values = self._cast(column, kind, f"is not a date and time like {shape}; correct or remove the line")
         self._refuse_other_years(column)
-        return np.asarray(values).astype("datetime64[ns]").astype(np.int64)
+        return np.asarray(values, np.int64)
 
     def _refuse_other_years(self, column: str) -> None:
         import pyarrow.compute as pc
 
-        texts = self.columns[column]  # a year of four digits comes first, so that texts compare as years do
-        early, late = pc.less(texts, f"{_FIRST_YEAR}"), pc.greater_equal(texts, f"{_LAST_YEAR + 1}")
+        years = pc.utf8_slice_codeunits(self.columns[column], 0, 4)  # a date that could be read begins with them
+        number = _numbers(pc.cast(years, "int64"))
         why = f"is not between the years {_FIRST_YEAR} and {_LAST_YEAR}; correct or remove the line"
-        self.refuse_where(pc.or_(early, late).to_numpy(), column, why)
+        self.refuse_where((number < _FIRST_YEAR) | (number > _LAST_YEAR), column, why)
 
     def labels(self, column: str) -> tuple[IntArray, tuple[str, ...]]:
         """A column of names as (index, names), the names in order; an empty name is refused."""
         encoded = self.columns[column].combine_chunks().dictionary_encode()
         labels = encoded.dictionary.to_pylist()
-        index = encoded.indices.to_numpy(zero_copy_only=False)
+        index = _numbers(encoded.indices)
         for k, name in enumerate(labels):
             if not name:
                 self.refuse_where(index == k, column, "is empty; name it or remove the line")
@@ -104,14 +121,20 @@ class Table:
 
         texts = self.columns[column]
         try:
-            return pc.cast(texts, kind).to_numpy()
+            values = pc.cast(texts, kind)
         except pa.ArrowInvalid:
             row = _first_failure(len(texts), lambda low, high: pc.cast(texts.slice(low, high - low), kind))
             self.refuse(row, f"{column} = {shown(texts[row].as_py())} {why}")
+        return _numbers(pc.cast(values, "int64") if pa.types.is_timestamp(values.type) else values)
+
+
+def _numbers(values: Any) -> Any:
+    """NumPy's array of Arrow's numbers. Arrow's own `to_numpy` first imports pandas, where there is one."""
+    return np.from_dlpack(values.combine_chunks() if hasattr(values, "combine_chunks") else values).copy()
 
 
 def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Table:
-    """The named columns of a CSV file.
+    """The named columns of a CSV file, and those of `TIMEOUTS`.
 
     Errors: InputError at the header for a missing or doubled column, at the first line with a wrong number of
     fields, and for a file without rows.
@@ -122,7 +145,7 @@ def read_table(path: Path, required: tuple[str, ...], optional: tuple[str, ...] 
     _check_header(path, names, required)
     if not body.strip():
         refuse(path, 1, "a header and no rows; give a trace with at least one request")
-    columns = [*required, *(name for name in optional if name in names)]
+    columns = [*required, *(name for name in (*optional, *TIMEOUTS) if name in names)]
     return Table(path, names, _parse(path, body, names, columns))
 
 

@@ -1,7 +1,7 @@
 """Azure LLM inference traces, 2023 and 2024 (CSV).
 
 Source: github.com/Azure/AzurePublicDataset. `TIMESTAMP` is ISO 8601 with up to nine fractional digits (2023:
-seven, 2024: six and `+00:00`), then `ContextTokens` and `GeneratedTokens`.
+seven, 2024: six and `+00:00`), then `ContextTokens` and `GeneratedTokens`. Columns of timeouts are our addition.
 """
 
 from __future__ import annotations
@@ -26,4 +26,5 @@ def read(path: Path) -> tuple[Workload, str]:
     clock_ns = table.nanoseconds("TIMESTAMP")
     # Subtract before dividing: nanoseconds since 1970 do not fit a float.
     arrival_s = (clock_ns - clock_ns.min()) / 1e9
-    return finish(path, arrival_s, table.tokens("ContextTokens"), table.tokens("GeneratedTokens"), rows=len(table))
+    prompt, output = table.tokens("ContextTokens"), table.tokens("GeneratedTokens")
+    return finish(path, arrival_s, prompt, output, rows=len(table), timeouts=table.timeouts())

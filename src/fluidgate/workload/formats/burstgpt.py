@@ -1,7 +1,8 @@
 """BurstGPT traces (CSV): `Timestamp` in seconds, `Model`, `Request tokens`, `Response tokens`, and more.
 
 Source: github.com/HPMLL/BurstGPT, releases 1 and 2 (six columns) and 3 (with `Session ID` and `Elapsed
-time`, which are not used). A row with 0 response tokens is a request that failed on BurstGPT's own servers.
+time`, which are not used). Columns of timeouts are our addition. A row with 0 response tokens is a request that failed
+on BurstGPT's own servers.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from fluidgate.workload.core import Workload
-from fluidgate.workload.formats._finish import drop_failed, finish
+from fluidgate.workload.formats._finish import finish
 from fluidgate.workload.formats._table import read_table
+from fluidgate.workload.logs import drop_failed
 
 COLUMNS = ("Timestamp", "Model", "Request tokens", "Response tokens")
 
@@ -45,5 +47,6 @@ def read(path: Path, *, failed: str = "stop") -> tuple[Workload, str]:
         output[keep],
         rows=len(table),
         classes=(class_id[keep], names),
+        timeouts={name: column[keep] for name, column in table.timeouts().items()},
         remarks=remarks,
     )

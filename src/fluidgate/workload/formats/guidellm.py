@@ -16,6 +16,7 @@ from fluidgate.arrays import FloatArray
 from fluidgate.bounds import MAX_SECONDS
 from fluidgate.errors import InputError
 from fluidgate.jsonfile import JsonObject
+from fluidgate.workload.arrivals import AllAtOnce
 from fluidgate.workload.core import Workload
 from fluidgate.workload.formats._benchmark import BenchmarkRun, as_workload, chosen
 from fluidgate.workload.formats._files import read_json
@@ -81,6 +82,7 @@ def _run(benchmark: JsonObject, which: str) -> BenchmarkRun:
         raise requests[int(np.argmax(missing))].error(TIMES["start"][0], "is missing; run the benchmark again")
     output = np.array(tokens[1])
     last_s = np.where(np.isnan(times["last"]), times["end"], times["last"])
+    streams = _streams(benchmark)
     return BenchmarkRun(
         prompt_tokens=np.array(tokens[0]),
         output_tokens=output,
@@ -89,7 +91,8 @@ def _run(benchmark: JsonObject, which: str) -> BenchmarkRun:
         e2e_s=last_s - times["start"],
         failure=[""] * len(served) + [f"{kind} in the result" for _, kind in lost],
         place=lambda row: f": {which}{'request' if row < len(served) else 'unserved request'} {row}",
-        max_concurrency=_streams(benchmark),
+        arrivals=None if streams is None else AllAtOnce(),  # it sends as soon as one of them is free
+        max_concurrency=streams,
         remarks=(which.rstrip(", "),) if which else (),
     )
 

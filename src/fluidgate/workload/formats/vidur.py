@@ -1,8 +1,9 @@
 """Vidur's trace format (CSV): `arrived_at` in seconds, `num_prefill_tokens`, `num_decode_tokens`.
 
 Source: github.com/microsoft/vidur, `data/processed_traces`. Without `arrived_at` it is a table of lengths. A
-column `class`, our addition, names each request's class; `first_token_at` and `last_token_at` make it a measured run
-(`runs`). Other columns are named in the note and not used.
+column `class`, our addition, names each request's class, `timeout_s` and `ttft_timeout_s` say how long its client waits
+for the last and for the first token, and `first_token_at` and `last_token_at` make it a measured run (`runs`). Other
+columns are named in the note and not used.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fluidgate.workload.core import Workload
+from fluidgate.errors import InputError
+from fluidgate.workload.core import TIMEOUTS, Workload
 from fluidgate.workload.formats._benchmark import BenchmarkRun
 from fluidgate.workload.formats._files import write_text
 from fluidgate.workload.formats._finish import finish
@@ -40,6 +42,7 @@ def read(path: Path) -> tuple[Workload, str]:
         table.tokens("num_decode_tokens"),
         rows=len(table),
         classes=table.labels("class") if "class" in table.columns else None,
+        timeouts=table.timeouts(),
         remarks=[f"columns not used: {', '.join(unused)}"] if unused else [],
     )
 
@@ -68,10 +71,12 @@ def runs(path: Path) -> list[BenchmarkRun]:
 def write_vidur(workload: Workload, path: str | Path) -> None:
     """Write the workload as Vidur's CSV, gzipped when `path` ends in `.gz`.
 
-    Times keep every bit. A class column is written when there is more than one class. The format has no
-    place for prefix ids: use `write_mooncake` to keep them. Errors: InputError when the file cannot be
-    written.
+    Times keep every bit. A class column is written when there is more than one class, and columns of timeouts where
+    clients give up. The format has no place for prefix ids: use `write_mooncake` to keep them. Errors: InputError when
+    the file cannot be written, and for sessions, for which it has no place either.
     """
+    if workload.has_sessions:
+        raise InputError("the Vidur format has no place for sessions; name the file .jsonl, for Mooncake's")
     import pyarrow as pa
     import pyarrow.csv as pv
 
@@ -82,6 +87,8 @@ def write_vidur(workload: Workload, path: str | Path) -> None:
     }
     if len(workload.class_names) > 1:
         columns["class"] = np.array(workload.class_names)[workload.class_id]
+    if workload.gives_up:
+        columns |= {name: getattr(workload, name) for name in TIMEOUTS}
     out = io.BytesIO()
     pv.write_csv(pa.table(columns), out, pv.WriteOptions(quoting_style="needed"))
     write_text(Path(path), out.getvalue().decode())

@@ -1,0 +1,16 @@
+"""The gate from outside: one queue before several engines that stay as they are."""
+
+from fluidgate.fleet.gate import FleetGate
+from fluidgate.fleet.replica import Admit, Answer, FleetState, Gauges, Refuse, Replica, ReplicaState, Wait
+
+__all__ = [
+    "Admit",
+    "Answer",
+    "FleetGate",
+    "FleetState",
+    "Gauges",
+    "Refuse",
+    "Replica",
+    "ReplicaState",
+    "Wait",
+]
