@@ -54,13 +54,9 @@ nitpick_ignore_regex = [
 
 
 def _write_command_line_reference() -> None:
-    """The reference of the command line, from the app itself, for `cli.md` to include."""
-    target = HERE / "_build" / "cli.md"
-    target.parent.mkdir(exist_ok=True)
-    words = ["fluidgate.cli", "utils", "docs", "--name", "fluidgate"]
-    done = subprocess.run([sys.executable, "-m", "typer", *words], capture_output=True, text=True, check=True)
-    text = done.stdout.split("\n", 1)[1]  # without its title, for that of the page
-    target.write_text(re.sub(r"(?<= )--[a-z][a-z-]+", r"`\g<0>`", text), encoding="utf-8")
+    """The list of commands and the options of each, from the app itself, for the pages to include."""
+    words = [sys.executable, str(HERE / "command_line.py"), str(HERE / "_build")]
+    subprocess.run(words, check=True)
 
 
 def _skip_bare_fields(_app: Any, _what: str, _name: str, member: Any, skip: bool, _options: Any) -> bool | None:

@@ -2,11 +2,12 @@
 
     python tools/fit_profiles.py [GRIDS.json ...]
 
-Default: ../shared/hardware/latency_grids.json and tools/llama_2_7b_a100_grid.json. Prints the error of every
+Default: ../shared/hardware/latency_grids.json and tools/llama_2_7b_a100_grid.json; `vidur_curves.py` adds the variant
+`vidur`. Prints the error of every
 fit, and how far the data-sheet estimate is from it.
 
 The grids are what GPUs do, and on them c_seq fits as 0 but for the smallest model (2 µs): four terms are fitted, and
-c_seq is the estimate's. The two profiles of Llama-2-7B on an A100 have none: the paper's simulations, which are
+c_seq is the estimate's. The profiles of Llama-2-7B on an A100 have none: the paper's simulations, which are
 reproduced on them, have no such term.
 """
 
@@ -31,8 +32,10 @@ from fluidgate.hardware import (
 )
 from fluidgate.hardware.calibration import COEFFICIENTS
 from fluidgate.hardware.estimate import SEQUENCE_S
+from fluidgate.hardware.files import with_rows_on_lines
 from fluidgate.hardware.profiles import DEFAULT_VARIANT
 from latency_grids import LatencyGrid, fit_grid, read_grids
+from vidur_curves import vidur_profile
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "src/fluidgate/hardware/profiles.json"
@@ -142,7 +145,7 @@ def main() -> None:
     grids = [grid for path in sys.argv[1:] or GRIDS for grid in read_grids(path)]
     kinds = "decode  prefill    mixed    <= 16    > 16"
     print(f"{'':36s}    n   mean    max   {kinds}  estimate   its coefficients ÷ the fit's")
-    profiles = [paper_profile()]
+    profiles = [paper_profile(), vidur_profile(PAPER_NUM_GPU_BLOCKS)]
     for grid in grids:
         if find_model(grid.model).is_moe:
             print(f"{grid.model}: left out, a mixture of experts is not affine")
@@ -155,7 +158,8 @@ def main() -> None:
         name = "/".join(profiles[-1][key] for key in ("model", "gpu", "variant"))
         print_row(name, report, grid, hardware, tokens)
     profiles.sort(key=lambda p: (p["model"], p["gpu"], p["variant"]))
-    OUT.write_text(json.dumps({"profiles": profiles}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps({"profiles": profiles}, indent=1, ensure_ascii=False)
+    OUT.write_text(with_rows_on_lines(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -68,15 +68,15 @@ def measured(
     def seen(time_s: np.ndarray) -> np.ndarray:
         return np.interp(time_s, JITTER_S * np.arange(pieces + 1), ticks)
 
-    sent = replace(workload, arrival_s=seen(workload.arrival_s))
+    offered = replace(workload, arrival_s=seen(workload.arrival_s))
     outside_s = OVERHEAD_S + rng.exponential(OVERHEAD_SPREAD_S, len(workload))
     timings = Timings(
-        sent.arrival_s,
+        seen(inside.arrival_s),
         seen(inside.first_token_s) + outside_s,
         seen(inside.last_token_s) + outside_s,
-        sent.output_tokens,
+        offered.output_tokens,
     )
-    return MeasuredRun(workload=sent, timings=timings, name=f"{workload.rate:.3g} req/s")
+    return MeasuredRun(workload=offered, timings=timings, name=f"{workload.rate:.3g} req/s")
 
 
 def moderate_rate(preset: str, machine: Hardware) -> float:

@@ -4,8 +4,8 @@
 
 Every tested version of `fluidgate.serving.versions` runs the plugin's tests, and the parity tests where `emulate` is
 shown equal on it, through an overlay of its Python files (`fetch_vllm.py`). vLLM's own scheduler tests run with the
-gate in place for the installed version and the newest. What cannot be had is named and skipped. Exit status 1: a test
-failed.
+gate in place for the installed version and the newest, and the admission point of `contrib/` on the version that it
+patches. What cannot be had is named and skipped. Exit status 1: a test failed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ AT_ONCE = 2
 FEWER = {"FLUIDGATE_PARITY_SHARE": "0.1", "FLUIDGATE_LIVE_EXAMPLES": "340"}
 """The part of the generated parity cases, and the number of runs with blocked requests, on other versions."""
 
-PARITY = ("test_emulate.py", "test_vllm.py", "test_vllm_policies.py")
+EVERYWHERE = ("test_deploy_examples.py", "test_serve_flags.py", "test_server_defaults.py")
+"""What holds on every version."""
+
+PARITY = ("test_emulate.py", "test_vllm.py", "test_vllm_policies.py", "test_vllm_cadence.py")
+
+
+PATCHED = "0.33.0"
+"""What `contrib/vllm-admission-point` is a patch against."""
 
 
 def main() -> int:
@@ -39,6 +46,7 @@ def main() -> int:
     others = [other for other in TESTED_VERSIONS if other != here]
     own = dict.fromkeys([here, str(NEWEST.tested)])
     jobs = [*[lambda v=one: on_overlay(v) for one in others], *[lambda v=one: with_own_tests(v, here) for one in own]]
+    jobs.append(with_admission_point)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return max(pool.map(report, jobs))
 
@@ -70,7 +78,7 @@ def on_overlay(wanted: str) -> tuple[str, int, str]:
         return title, 0, f"skipped: {error}"
     files = [
         *plugin_tests(),
-        *(ROOT / "tests/parity" / name for name in ("test_serve_flags.py", "test_server_defaults.py")),
+        *(ROOT / "tests/parity" / name for name in EVERYWHERE),
     ]
     if wanted in EQUAL_VERSIONS:
         files += [ROOT / "tests/parity" / name for name in PARITY]
@@ -88,6 +96,16 @@ def with_own_tests(wanted: str, here: str) -> tuple[str, int, str]:
         return title, 0, f"skipped: {error}"
     on = None if wanted == here else wanted
     return title, *pytest([ROOT / "tests/vllm_own"], on=on, VLLM_OWN_TESTS=str(OWN_TESTS / wanted))
+
+
+def with_admission_point() -> tuple[str, int, str]:
+    """The patch of `contrib/`, on a copy of the sources that it is made for."""
+    title = f"the admission point on vLLM {PATCHED}"
+    try:
+        overlay(PATCHED, OVERLAYS / PATCHED)
+    except CannotBeHad as error:
+        return title, 0, f"skipped: {error}"
+    return title, *pytest([ROOT / "tests/contrib"], on=None, VLLM_SOURCES=str(OVERLAYS / PATCHED))
 
 
 def plugin_tests() -> list[Path]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import fluidgate as fg
+from fluidgate.fluid import RequestMix
 from fluidgate.workload import Fixed, Poisson
 
 # Mid tones on a transparent ground can be read on light and on dark pages.
@@ -102,7 +103,7 @@ def load() -> Figure:
     )
     for preset, blocks, colour in cases:
         hardware = fg.get_hardware(*HARDWARE, num_gpu_blocks=blocks)
-        stable = fg.plan(fg.generate(preset, n=4000, seed=0), hardware).stability
+        stable = fg.plan(RequestMix.from_workload(fg.generate(preset, n=4000, seed=0)), hardware).stability
         fill = rho * stable.eta / (1.0 - rho * (1.0 - stable.eta))
         name = preset if blocks is None else f"{preset}, {blocks:,} blocks"
         axes.plot(rho, 100 * fill, color=colour, label=f"{name}: η = {stable.eta:.2f}")
