@@ -153,6 +153,28 @@ def test_when_the_first_leaves_the_one_behind_it_is_asked_for() -> None:
     assert gate.released(0.2) == [("short", Admit("a"))]
 
 
+def test_a_drained_replica_that_resumes_takes_requests_with_what_it_has() -> None:
+    gate = FleetGate([Replica("a", BLOCKS, 16, 2)], EVEN)
+    assert gate.arrive("0", 64, now_s=0.0) == Admit("a")
+    gate.drain_replica("a", 0.0)
+    assert isinstance(gate.arrive("1", 64, now_s=0.0), Wait)
+    assert gate.released(0.1) == []
+    gate.resume_replica("a", 0.2)
+    assert gate.released(0.2) == [("1", Admit("a"))]
+    assert isinstance(gate.arrive("2", 64, now_s=0.2), Wait)  # the first has its seat still
+
+
+def test_who_waits_for_a_replica_that_has_gone_holds_up_nobody() -> None:
+    gate = FleetGate([Replica("large", BLOCKS, 16, 1), Replica("small", 8, 16, 1)], EVEN)
+    assert [gate.arrive(name, 64, now_s=0.0) for name in ("0", "1")] == [Admit("large"), Admit("small")]
+    assert all(isinstance(gate.arrive(name, size, now_s=0.0), Wait) for name, size in (("2", 256), ("3", 64)))
+    gate.replica_died("large", 1.0)
+    gate.note_end("1", 1.0, 10)
+    (long, refused), (short, admitted) = gate.released(1.0)
+    assert (long, short, admitted) == ("2", "3", Admit("small"))
+    assert isinstance(refused, Refuse)
+
+
 def test_a_draining_replica_takes_no_more() -> None:
     gate = gate_of("a", "b")
     gate.drain_replica("a", 0.0)

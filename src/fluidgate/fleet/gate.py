@@ -134,7 +134,7 @@ class FleetGate:
         while self.waiting:
             row = next(iter(self.waiting))
             name = self.books.name_of[row]
-            if self._is_late(row, now_s):
+            if self._is_late(row, now_s) or self.books.rows.prompt_tokens[row] > self.books.largest_tokens:
                 out.append((name, self._refuse(row, self.expected_s(len(self.waiting)), now_s)))
                 continue
             k = self._choose(row, now_s)
@@ -251,6 +251,11 @@ class FleetGate:
     def drain_replica(self, name: str, now_s: float) -> None:
         """A replica takes no more requests, and serves what it has."""
         self.books.set_takes(self._at(name), False)
+
+    def resume_replica(self, name: str, now_s: float) -> None:
+        """A replica that was drained takes requests again, with what it still has."""
+        self.books.set_takes(self._at(name), True)
+        self._open()
 
     def replica_died(self, name: str, now_s: float) -> list[str]:
         """A replica is gone; returns what was in flight there, which the gate knows no more."""
