@@ -111,7 +111,7 @@ def look_at(address: Address, now_s: float) -> Look | None:
     with suppress(InputError):
         return Look(_sglang(address, now_s))
     with suppress(InputError):
-        address.at("/health").get("*/*", deadline_s=ANSWER_S)
+        address.at("/health").get("*/*", deadline_s=ANSWER_S, may_be_empty=True)
         return Look()
     return None
 

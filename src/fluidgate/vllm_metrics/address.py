@@ -71,19 +71,27 @@ class Address:
         parts = urlsplit(self.url)
         return Address(urlunsplit((parts.scheme, parts.netloc, path, "", "")), self.authorization)
 
-    def get(self, accept: str, *, deadline_s: float = DEADLINE_S, most_bytes: int = MAX_BYTES) -> bytes:
+    def get(
+        self,
+        accept: str,
+        *,
+        deadline_s: float = DEADLINE_S,
+        most_bytes: int = MAX_BYTES,
+        may_be_empty: bool = False,
+    ) -> bytes:
         """The page, whole.
 
         Args:
             accept: the types of content to ask for.
             deadline_s: for everything together: the name, the connection, redirects, and the last byte.
+            may_be_empty: as the answer of vLLM's `/health` is.
 
         Raises:
             InputError: none that is whole, in time, and no larger than `most_bytes`; one sentence that says why.
         """
         visit = _Visit(self, accept, time.monotonic() + deadline_s, most_bytes)
         try:
-            return _within(deadline_s, visit.page, visit.give_up)
+            page = _within(deadline_s, visit.page, visit.give_up)
         except urllib.error.HTTPError as error:
             error.close()
             raise InputError(f"{self.url}: {_refusal(error.code, self.authorization)}") from None
@@ -98,6 +106,9 @@ class Address:
             raise InputError(f"{self.url}: the answer broke off before its end; ask again") from None
         except http.client.HTTPException:
             raise InputError(f"{self.url}: what answers there does not speak HTTP; is it vLLM's port?") from None
+        if not (page.strip() or may_be_empty):
+            raise InputError(f"{self.url}: the page is empty; is it vLLM's port?")
+        return page
 
     def hide(self, text: str) -> str:
         """A text in which the server may have repeated what it was sent, without that."""
@@ -245,6 +256,4 @@ class _Visit:
             raise InputError(f"{url}: the page is larger than {self._most_bytes / 2**20:g} MiB, so it is not vLLM's")
         if expected is not None and len(body) < expected:
             raise http.client.IncompleteRead(bytes(body), expected - len(body))
-        if not body.strip():
-            raise InputError(f"{url}: the page is empty; is it vLLM's port?")
         return bytes(body[:expected])  # early versions of Python 3.11 may read on
