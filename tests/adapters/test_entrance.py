@@ -129,6 +129,24 @@ def test_what_a_lost_replica_had_has_failed_and_others_go_on() -> None:
     asyncio.run(run())
 
 
+def test_what_a_lost_replica_had_not_taken_comes_again() -> None:
+    async def run() -> None:
+        entrance = entrance_of("a", "b", seats=2)
+        await asyncio.gather(*asked(entrance, "1", "2", "3", "4"))
+        waiting = asked(entrance, "5")
+        await settled()
+        taken, not_taken = [name for name, replica in entrance.in_flight.items() if replica == "a"]
+        entrance.lose("a", not_taken=[not_taken, "elsewhere"])
+        assert not waiting[0].done()  # it does not take the place of what has gone
+        assert (entrance.ledger.came, entrance.ledger.failed) == (4, 1)
+        assert taken not in entrance.in_flight
+        assert adds_up(entrance)
+        waiting[0].cancel()
+        await settled()
+
+    asyncio.run(run())
+
+
 def test_a_suspended_replica_gets_nothing_until_it_is_resumed() -> None:
     async def run() -> None:
         entrance = entrance_of("a", "b", seats=1)

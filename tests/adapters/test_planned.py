@@ -33,7 +33,7 @@ def test_replicas_and_policy_are_those_of_the_plan(tmp_path: Path) -> None:
     assert planned.gate(gates=3).books.gates == 3
     assert (planned.classes, planned.class_id("unknown"), planned.class_id(None)) == ((), 0, 0)
     labelled = Planned(planned.policy, 10, 16, 8, 2048, ("chat", "code"))
-    assert [labelled.class_id(label) for label in ("chat", "code", "other")] == [0, 1, 0]
+    assert [labelled.class_id(label) for label in ("chat", "code", "other")] == [0, 1, 1]
 
 
 def test_a_plan_of_another_policy_is_refused(tmp_path: Path) -> None:

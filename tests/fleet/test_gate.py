@@ -164,6 +164,17 @@ def test_a_drained_replica_that_resumes_takes_requests_with_what_it_has() -> Non
     assert isinstance(gate.arrive("2", 64, now_s=0.2), Wait)  # the first has its seat still
 
 
+def test_a_replica_that_is_resized_takes_what_one_of_that_size_takes() -> None:
+    gates = [gate_of("a", blocks=blocks) for blocks in (BLOCKS, 2 * BLOCKS, 2 * BLOCKS)]
+    gates[1].resize_replica("a", BLOCKS)
+    let_in = [fill(gate) for gate in gates]
+    assert let_in[0] == let_in[1] < let_in[2]
+    gates[1].resize_replica("a", 2 * BLOCKS)
+    assert let_in[1] + sum(isinstance(answer, Admit) for _, answer in gates[1].released(0.0)) == let_in[1] + 1
+    with pytest.raises(InputError, match="total_blocks"):
+        gates[1].resize_replica("a", 0)
+
+
 def test_who_waits_for_a_replica_that_has_gone_holds_up_nobody() -> None:
     gate = FleetGate([Replica("large", BLOCKS, 16, 1), Replica("small", 8, 16, 1)], EVEN)
     assert [gate.arrive(name, 64, now_s=0.0) for name in ("0", "1")] == [Admit("large"), Admit("small")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import assert_never
@@ -13,6 +13,19 @@ from fluidgate.fleet import Admit, FleetGate, FleetState, Gauges, Refuse, Replic
 
 SECONDS_BETWEEN_LOOKS = 0.25
 """While requests wait, the gate is asked at least so often whether one may go."""
+
+
+_named: dict[str, Entrance] = {}
+
+
+def entrances() -> Mapping[str, Entrance]:
+    """The gates of this process that have a name, for tests and for metrics of your own."""
+    return _named
+
+
+def call(entrance: Entrance, name: str) -> None:
+    """Give a gate a name in this process; another of that name is forgotten."""
+    _named[name] = entrance
 
 
 class Refused(Exception):
@@ -137,13 +150,22 @@ class Entrance:
         self._suspended.discard(replica.name)
         self.release()
 
-    def lose(self, replica: str) -> None:
-        """A replica is gone, and what was in flight there has failed."""
+    def resize(self, replica: str, total_blocks: int) -> None:
+        """A replica says that it has so many KV blocks, the null block not counted."""
+        if replica in self._takes:
+            self._gate.resize_replica(replica, total_blocks)
+            self.release()
+
+    def lose(self, replica: str, not_taken: Collection[str] = ()) -> None:
+        """A replica is gone, and what was in flight there has failed, but for what it had not taken yet."""
         if replica not in self._takes:
             return
         del self._takes[replica]
         for name in self._gate.replica_died(replica, self._clock()):
-            if self.in_flight.pop(name, None) is not None:
+            del self.in_flight[name]
+            if name in not_taken:
+                self.ledger.came -= 1
+            else:
                 self.ledger.failed += 1
         self.release()
 

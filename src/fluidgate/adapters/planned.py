@@ -67,5 +67,5 @@ class Planned:
         return FleetGate((), self.policy, gates=gates)
 
     def class_id(self, label: str | None) -> int:
-        """The number of a label; 0 for one that the plan does not know."""
-        return self.classes.index(label) if label in self.classes else 0
+        """The number of a label; unknown ones, and none, count as the last class, as in the plugin."""
+        return self.classes.index(label) if label in self.classes else max(0, len(self.classes) - 1)

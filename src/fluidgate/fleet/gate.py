@@ -14,7 +14,7 @@ from math import inf, isnan, nan
 import numpy as np
 
 from fluidgate.arrays import IntArray
-from fluidgate.bounds import check_number, check_whole
+from fluidgate.bounds import MAX_COUNT, check_number, check_whole
 from fluidgate.errors import InputError, unknown
 from fluidgate.fleet import forecasts, paces
 from fluidgate.fleet.books import Books
@@ -255,6 +255,14 @@ class FleetGate:
     def resume_replica(self, name: str, now_s: float) -> None:
         """A replica that was drained takes requests again, with what it still has."""
         self.books.set_takes(self._at(name), True)
+        self._open()
+
+    def resize_replica(self, name: str, total_blocks: int) -> None:
+        """A replica has so many KV blocks, the null block not counted, whatever was said of it before."""
+        check_whole("total_blocks", total_blocks, 1, MAX_COUNT)
+        k, table = self._at(name), self.books.fleet.table
+        table[k].capacity, table[k].renewed_s = total_blocks * table[k].block_size, -inf
+        self.books.set_takes(k, bool(table[k].takes))
         self._open()
 
     def replica_died(self, name: str, now_s: float) -> list[str]:
