@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fluidgate.policies import policy_names
 
@@ -235,3 +236,26 @@ def test_a_cache_of_several_groups_is_left_to_stock_vllm(folder: Path) -> None:
     assert "--kv-cache-dtype fp8" in done.stdout
     text = " ".join(done.stdout.split())
     assert "40 × sliding window of 1,024 tokens + 8 × full attention, fp8, as asked" in text
+
+
+def test_thresholds_for_llm_d_are_written_beside_the_lines(folder: Path) -> None:
+    good("plan", *SMALL, "--save", "picker.json", cwd=folder)
+    line = ("serve-args", "picker.json", "--model-name", "org/model")
+    done = good(*line, "--llm-d", "epp.yaml", "--replicas", "3", "--max-wait-s", "20", cwd=folder)
+    assert "wrote epp.yaml" in done.stderr
+    assert done.stdout == good(*line, "--max-wait-s", "20", cwd=folder).stdout
+    written = yaml.safe_load((folder / "epp.yaml").read_text(encoding="utf-8"))
+    rate = json.loads((folder / "picker.json").read_text())["planned"]["boundary_rate"]
+    assert written["flowControl"] == {"defaultRequestTTL": "20s", "maxRequests": int(rate * 3 * 20)}
+    made_by = (folder / "epp.yaml").read_text(encoding="utf-8").splitlines()[1]
+    again = shlex.split(made_by.removeprefix("# Made by: fluidgate "))
+    before = (folder / "epp.yaml").read_bytes()
+    good(*again, "--model-name", "org/model", cwd=folder)
+    assert (folder / "epp.yaml").read_bytes() == before
+
+
+def test_replicas_without_llm_d_are_refused(folder: Path) -> None:
+    good("plan", *SMALL, "--save", "picker.json", cwd=folder)
+    done = fluidgate_run("serve-args", "picker.json", "--replicas", "3", cwd=folder)
+    assert done.returncode == 1
+    assert "give --llm-d too" in done.stderr

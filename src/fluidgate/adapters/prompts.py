@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,3 +54,14 @@ def measure(request: Any) -> tuple[int, int]:
     else:
         parts = [measure(getattr(request, name, None)) for name in _WITH_TEXT]
     return sum(characters for characters, _ in parts), sum(tokens for _, tokens in parts)
+
+
+def prompt_name(body: Any) -> str:
+    """A name that equal prompts share: texts, token ids, or messages by what they show of themselves."""
+    if isinstance(body, bytes):
+        data = body
+    elif isinstance(body, list) and body and all(type(token) is int for token in body):
+        data = array("q", body).tobytes()
+    else:
+        data = (body if isinstance(body, str) else repr(body)).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fluidgate.bounds import MAX_REPLICAS
 from fluidgate.cli import options as o
 from fluidgate.errors import InputError
 
@@ -36,6 +38,17 @@ VllmVersion = Annotated[
 ]
 
 
+LlmD = Annotated[
+    Path | None,
+    typer.Option(
+        "--llm-d", help="Write thresholds for llm-d's Endpoint Picker, an EndpointPickerConfig, to this file."
+    ),
+]
+Replicas = Annotated[
+    int, typer.Option("--replicas", help="With --llm-d: servers behind the picker.", min=1, max=MAX_REPLICAS)
+]
+
+
 def _print_support(wanted: bool) -> None:
     if wanted:
         from fluidgate.serving.versions import support_table
@@ -57,6 +70,8 @@ def command(
     model_name: ModelName = None,
     max_wait_s: MaxWait = None,
     vllm_version: VllmVersion = None,
+    llm_d: LlmD = None,
+    replicas: Replicas = 1,
     policy_file: o.PolicyFile = None,
     output_format: o.OutputFormat = o.Format.TABLE,
     _support: Support = False,
@@ -67,7 +82,10 @@ def command(
     from fluidgate.serving.planfile import PlanFile
     from fluidgate.serving.versions import NEWEST, known_release
 
+    if llm_d is None and replicas != 1:
+        raise InputError("--replicas counts the servers behind llm-d's picker; give --llm-d too")
     load_policy_file(policy_file)
+    o.try_outputs(llm_d)
     plan = PlanFile.load(plan_path)
     model = _model(plan, model_name, plan_path)
     release = NEWEST if vllm_version is None else known_release(vllm_version)
@@ -98,6 +116,8 @@ def command(
                 out.print(_table(flags))
         if plan.hardware.kv_cache:
             out.print(f"KV cache as planned: {plan.hardware.kv_cache}", highlight=False)
+    if llm_d is not None:
+        _write_picker(plan, plan_path, llm_d, replicas, max_wait_s)
     for sentence in dict.fromkeys([*losses["plugin"], *losses["stock"]]):
         o.say(sentence)
     if plan.make_policy().sheds:
@@ -107,6 +127,18 @@ def command(
         )
     elif plan.planned.load > 1.0 and max_wait_s is None:
         o.say("the plan is for an overload, where the queue grows without end: --max-wait-s bounds the wait")
+
+
+def _write_picker(plan: PlanFile, plan_path: Path, path: Path, replicas: int, max_wait_s: float | None) -> None:
+    from fluidgate.output import write_text
+    from fluidgate.serving.llm_d_values import endpoint_picker_config, endpoint_picker_values
+
+    values = endpoint_picker_values(plan, replicas=replicas, max_wait_s=max_wait_s)
+    words = ["fluidgate", "serve-args", str(plan_path), "--llm-d", str(path)]
+    words += ["--replicas", str(replicas)] if replicas > 1 else []
+    words += [] if max_wait_s is None else ["--max-wait-s", f"{max_wait_s:g}"]
+    write_text(path, endpoint_picker_config(plan, values, shlex.join(words), replicas))
+    o.say(f"wrote {path}")
 
 
 def _model(plan: PlanFile, given: str | None, path: Path) -> str:

@@ -81,6 +81,11 @@ class Books:
         self.set_takes(k, True)
         return k
 
+    def more_seats(self) -> None:
+        """Places in flight at every replica for twice as many, where one was sent more than it has seats."""
+        residents = self.fleet.residents
+        self.fleet = self.fleet._replace(residents=np.concatenate([residents, np.zeros_like(residents)], axis=1))
+
     def new_row(self, name: str, prompt_tokens: int, class_id: int, now_s: float, timeout_s: float) -> int:
         """A row for a request that has come; the columns grow when there is none."""
         if not self._free:

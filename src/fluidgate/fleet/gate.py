@@ -202,18 +202,22 @@ class FleetGate:
                 self._open()
         else:
             self._learn_pace(row, now_s)
-            self._measured.left(row, now_s)
-            forecasts.leave(books.fleet, row)
+            self._leave(row, now_s)
         self._tell(kind, row, now_s)
         self._completions += kind == FINISHED
         books.forget(row)
 
-    def _learn_pace(self, row: int, now_s: float) -> None:
+    def _leave(self, row: int, now_s: float) -> None:
+        """It holds nothing any more at its replica."""
+        self._measured.left(row, now_s)
+        forecasts.leave(self.books.fleet, row)
+
+    def _learn_pace(self, row: int, left_s: float) -> None:
         """Where no token was seen, what an iteration takes follows from the whole time of a request."""
         rows = self.books.rows
         generated = int(rows.generated_tokens[row])
         if isnan(rows.seen_s[row]) and generated > 0:
-            seconds = (now_s - float(rows.sent_s[row])) / generated
+            seconds = (left_s - float(rows.sent_s[row])) / generated
             paces.note_pace(self.books.fleet, int(rows.replica[row]), seconds, float(generated))
 
     def _send(self, row: int, k: int, now_s: float) -> Admit:
