@@ -71,14 +71,7 @@ class Vllm:
 
         limits = {"block_size": 32, "num_gpu_blocks_override": 49, "max_num_seqs": 32}
         limits |= {"max_num_batched_tokens": 512, "max_model_len": 512}
-        args = AsyncEngineArgs(
-            model,
-            load_format="dummy",
-            enforce_eager=True,
-            skip_tokenizer_init=True,
-            max_num_batched_tokens=512,
-            **limits,
-        )
+        args = AsyncEngineArgs(model, load_format="dummy", enforce_eager=True, skip_tokenizer_init=True, **limits)
         self.engine = AsyncLLM.from_engine_args(args, stat_loggers=[Gauges])
         self.count = 0
 

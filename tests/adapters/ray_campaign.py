@@ -32,6 +32,15 @@ class App:
 
     port: int
     metrics_port: int
+    process: subprocess.Popen[bytes]
+
+    def answers(self) -> bool:
+        """Whether there are books to look at."""
+        assert self.process.poll() is None, "the application has ended"
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/books", timeout=5.0).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     def metrics(self) -> dict[str, float]:
         """What Ray publishes of the gate, summed over all labels but the outcome."""
@@ -48,14 +57,16 @@ class App:
 @contextmanager
 def running(plan: Path, *model: str) -> Iterator[App]:
     """The application, on ports of its own, stopped for sure at the end."""
-    app = App(free_port(), free_port())
+    port, metrics_port = free_port(), free_port()
     with tempfile.TemporaryDirectory() as folder, Path(folder, "log").open("w") as log:
-        command = [sys.executable, str(APP), str(plan), str(app.port), str(app.metrics_port), *model]
+        command = [sys.executable, str(APP), str(plan), str(port), str(metrics_port), *model]
         environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
         environment["RAY_raylet_start_wait_time_s"] = "600"  # on a busy machine
+        environment |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            wait_until(lambda: answers(app, process))
+            app = App(port, metrics_port, process)
+            wait_until(app.answers)
             yield app
         except BaseException:
             print(Path(folder, "log").read_text(errors="replace")[-4000:])
@@ -66,14 +77,6 @@ def running(plan: Path, *model: str) -> Iterator[App]:
                 process.wait(60.0)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def answers(app: App, process: subprocess.Popen[bytes]) -> bool:
-    assert process.poll() is None, "the application ended"
-    try:
-        return httpx.get(f"http://127.0.0.1:{app.port}/books", timeout=5.0).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def free_port() -> int:
@@ -107,6 +110,7 @@ class Client:
     """Sends requests, and looks at the books."""
 
     def __init__(self, app: App) -> None:
+        self.app = app
         self.http = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{app.port}", timeout=HANGS_S, limits=httpx.Limits(max_connections=500)
         )
@@ -144,6 +148,7 @@ class Client:
         """The books as soon as they are so."""
         async with asyncio.timeout(HANGS_S):
             while True:
+                assert self.app.process.poll() is None, "the application has ended"
                 with suppress(httpx.HTTPError):  # the process is being started again
                     books = await self.books()
                     if true(books):

@@ -188,8 +188,12 @@ class _Stream:
         self._tell, self._told_s, self.tokens = tell, 0.0, 0
 
     def seen(self, item: Any) -> None:
-        """One more: a token, or a list of as many."""
-        self.tokens += len(item) if isinstance(item, list | tuple) else 1
+        """One more: a token, a list of as many, or a whole answer that says how many it has."""
+        stated = _stated_tokens(item)
+        if stated is not None:
+            self.tokens = stated
+        else:
+            self.tokens += len(item) if isinstance(item, list | tuple) else 1
         now_s = time.monotonic()
         if now_s - self._told_s >= SECONDS_BETWEEN_TELLS:
             self._told_s = now_s
@@ -212,6 +216,13 @@ def _count_items(result: ReplicaResult, stream: _Stream) -> None:
             return item
 
     result.__class__ = Counting
+
+
+def _stated_tokens(item: Any) -> int | None:
+    """The completion tokens that an answer states in OpenAI's way; None: it is no whole answer."""
+    usage = item.get("usage") if isinstance(item, Mapping) else getattr(item, "usage", None)
+    stated = usage.get("completion_tokens") if isinstance(usage, Mapping) else getattr(usage, "completion_tokens", None)
+    return stated if isinstance(stated, int) else None
 
 
 class _Metrics:
