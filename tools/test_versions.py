@@ -45,7 +45,8 @@ def main() -> int:
     here = installed()
     others = [other for other in TESTED_VERSIONS if other != here]
     own = dict.fromkeys([here, str(NEWEST.tested)])
-    jobs = [*[lambda v=one: on_overlay(v) for one in others], *[lambda v=one: with_own_tests(v, here) for one in own]]
+    jobs = [lambda v=one: with_own_tests(v, here) for one in own]  # the longest first, so that none is left alone
+    jobs += [lambda v=one: on_overlay(v) for one in reversed(others)]
     jobs.append(with_admission_point)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return max(pool.map(report, jobs))
