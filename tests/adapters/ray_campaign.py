@@ -47,8 +47,8 @@ class App:
         page = httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30.0).text
         sums: Counter[str] = Counter()
         for line in page.splitlines():
-            if "fluidgate_fleet" in line and not line.startswith("#"):
-                name = line.split("{")[0].split("_fleet_")[1]
+            if "fluidgate_gate_" in line and not line.startswith("#"):
+                name = line.split("{")[0].split("_gate_")[1]
                 outcome = line.split('outcome="')[1].split('"')[0] if 'outcome="' in line else name
                 sums[outcome] += float(line.rsplit(" ", 1)[1])
         return dict(sums)

@@ -231,16 +231,18 @@ class _Metrics:
     def __init__(self, deployment: str) -> None:
         tags, own = ("deployment",), {"deployment": deployment}
         self._requests = metrics.Counter(
-            "fluidgate_fleet_requests",
+            "fluidgate_gate_requests",
             "Requests that have ended at the gate, by what became of them.",
             (*tags, "outcome"),
         )
-        self._waiting = metrics.Gauge("fluidgate_fleet_waiting", "Requests that wait at the gate.", tags)
+        self._waiting = metrics.Gauge("fluidgate_gate_waiting", "Requests that wait at the gate.", tags)
         self._in_flight = metrics.Gauge(
-            "fluidgate_fleet_in_flight", "Requests that the gate has sent to a replica.", (*tags, "replica")
+            "fluidgate_gate_in_flight", "Requests that the gate has sent to a replica.", (*tags, "replica")
         )
         self._peak = metrics.Gauge(
-            "fluidgate_fleet_peak_share", "Largest share of a KV cache that the gate expects.", (*tags, "replica")
+            "fluidgate_gate_predicted_peak_kv_share",
+            "Largest share of a KV cache that the gate expects.",
+            (*tags, "replica"),
         )
         for metric in (self._requests, self._waiting, self._in_flight, self._peak):
             metric.set_default_tags(own)
