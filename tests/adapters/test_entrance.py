@@ -26,8 +26,8 @@ class Clock:
         return self.now_s
 
 
-def entrance_of(*names: str, blocks: int = 400, seats: int = 2) -> Entrance:
-    entrance = Entrance(FleetGate((), EVEN), Clock())
+def entrance_of(*names: str, blocks: int = 400, seats: int = 2, ends_are_told: bool = False) -> Entrance:
+    entrance = Entrance(FleetGate((), EVEN), Clock(), ends_are_told=ends_are_told)
     for name in names:
         entrance.add(Replica(name, blocks, 16, seats))
     return entrance
@@ -46,7 +46,9 @@ def adds_up(entrance: Entrance) -> bool:
     ledger, waiting = entrance.ledger, entrance.state().waiting
     ended = ledger.served + ledger.failed + ledger.left + ledger.refused
     held = sum(replica.in_flight for replica in entrance.state().replicas)
-    return ledger.came == waiting + len(entrance.in_flight) + ended and held == len(entrance.in_flight)
+    return ledger.came == waiting + len(entrance.in_flight) + ended and held == len(entrance.in_flight) - len(
+        entrance._adrift
+    )
 
 
 def test_who_finds_a_seat_goes_at_once_and_others_when_one_is_free() -> None:
@@ -147,6 +149,26 @@ def test_what_a_lost_replica_had_not_taken_comes_again() -> None:
     asyncio.run(run())
 
 
+def test_where_ends_are_told_an_answer_that_was_on_its_way_counts() -> None:
+    async def run() -> None:
+        entrance = entrance_of("a", seats=3, ends_are_told=True)
+        await asyncio.gather(*asked(entrance, "1", "2", "3"))
+        waits = asked(entrance, "4")
+        entrance.lose("a")
+        assert entrance.in_flight == {"1": "a", "2": "a", "3": "a"}
+        entrance.add(Replica("a", 400, 16, 3))
+        assert await waits[0] == "a"
+        entrance.note_tokens("1", 5)
+        entrance.end("1", 9)
+        entrance.fail("2")
+        entrance.leave("3")
+        assert (entrance.ledger.served, entrance.ledger.failed, entrance.ledger.left) == (1, 1, 1)
+        assert entrance.in_flight == {"4": "a"}
+        assert adds_up(entrance)
+
+    asyncio.run(run())
+
+
 def test_a_suspended_replica_gets_nothing_until_it_is_resumed() -> None:
     async def run() -> None:
         entrance = entrance_of("a", "b", seats=1)
@@ -181,14 +203,33 @@ def test_a_request_that_is_turned_back_has_not_come() -> None:
     asyncio.run(run())
 
 
+def test_books_are_those_of_one_moment_from_another_thread_too() -> None:
+    async def run() -> None:
+        entrance = entrance_of(seats=2)
+        entrance.add(Replica("a", 400, 16, 2))
+        waiting = asked(entrance, "1", "2", "3")
+        await settled()
+        entrance.end("1")
+        books = await entrance.books()
+        assert books == await asyncio.to_thread(lambda: asyncio.run(entrance.books()))
+        assert (books.ledger.came, books.ledger.served, books.in_flight, books.state.waiting) == (3, 1, 2, 0)
+        entrance.end("2")
+        assert books.ledger.served == 1
+        await asyncio.gather(*waiting)
+
+    asyncio.run(run())
+
+
 ACTIONS = st.sampled_from(["enter", "end", "fail", "cancel", "lose", "add", "suspend", "resume", "gauges", "turn back"])
 
 
-@given(st.lists(st.tuples(ACTIONS, st.integers(0, 5)), max_size=60))
-@settings(max_examples=150, deadline=None)
-def test_whatever_happens_no_request_is_lost_or_counted_twice(actions: list[tuple[str, int]]) -> None:
+@given(st.lists(st.tuples(ACTIONS, st.integers(0, 5)), max_size=60), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_whatever_happens_no_request_is_lost_or_counted_twice(
+    actions: list[tuple[str, int]], ends_are_told: bool
+) -> None:
     async def run() -> None:
-        entrance = entrance_of("r0", "r1", seats=2)
+        entrance = entrance_of("r0", "r1", seats=2, ends_are_told=ends_are_told)
         tasks: dict[str, asyncio.Task[str]] = {}
         for k, (action, i) in enumerate(actions):
             entrance._clock.now_s += 0.1  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,16 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers."""
+    """A server that answers; `group`: its processes."""
 
     model: str
     port: int
     log: Path
+    group: int = 0
+
+    def kill(self) -> None:
+        """End its processes at once, as a crash of the machine would."""
+        os.killpg(self.group, signal.SIGKILL)
 
     @property
     def url(self) -> str:
@@ -103,7 +108,12 @@ class Server:
 
 @contextmanager
 def served(
-    model: Path, scheduler: str | None = None, *, plan: Path | None = None, flags: Sequence[str] = ()
+    model: Path,
+    scheduler: str | None = None,
+    *,
+    plan: Path | None = None,
+    flags: Sequence[str] = (),
+    port: int | None = None,
 ) -> Iterator[Server]:
     """A server with the small KV cache of these tests, stopped for sure at the end.
 
@@ -112,11 +122,12 @@ def served(
         scheduler: class for `--scheduler-cls`; None: stock vLLM.
         plan: plan file for fluidgate's scheduler; None: it learns.
         flags: more arguments of `vllm serve`.
+        port: where it listens; None: where nothing does.
     """
     with tempfile.TemporaryDirectory() as folder:
         metrics, log = Path(folder, "metrics"), Path(folder, "server.log")
         metrics.mkdir()
-        server = Server(str(model), _free_port(), log)
+        server = Server(str(model), port or free_port(), log)
         limits = [word for flag, value in _LIMITS.items() for word in (flag, str(value))]
         command = [sys.executable, str(VLLM), "serve", str(model), "--host", "127.0.0.1", "--port", str(server.port)]
         command += ["--load-format", "dummy", "--enforce-eager", *limits, *flags]
@@ -129,7 +140,7 @@ def served(
             )
         try:
             _wait_until_up(server, process)
-            yield server
+            yield replace(server, group=process.pid)
         finally:
             _stop(process)
 
@@ -140,7 +151,8 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "FLUIDGATE_PLAN"} | ours
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

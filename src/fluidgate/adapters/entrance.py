@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from math import inf
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import ceil, inf
 from typing import assert_never
 
 from fluidgate.fleet import Admit, FleetGate, FleetState, Gauges, Refuse, Replica, Wait
@@ -35,7 +36,7 @@ class Refused(Exception):
         self.retry_after_s = retry_after_s
         again = "no replica holds so long a prompt"
         if retry_after_s < inf:
-            again = f"come again in {retry_after_s:.0f} s"
+            again = f"come again in {ceil(retry_after_s)} s"
         super().__init__(f"fluidgate refuses the request: {again}")
 
 
@@ -50,26 +51,42 @@ class Ledger:
     refused: int = 0
 
 
+@dataclass(frozen=True)
+class Books:
+    """What an entrance says of itself at one time: `ledger` and the number `in_flight` are its own, `state` its gate's."""
+
+    ledger: Ledger
+    in_flight: int
+    state: FleetState
+
+
 class Entrance:
     """One gate, in one event loop. A request has one name from `enter` to its end.
 
     Args:
         gate: which decides; its replicas are added here.
         clock: seconds of a clock that never jumps.
+        ends_are_told: what was in flight at a replica that is lost ends by `end`, `fail` or `leave` all the same, as
+            answers may be on their way still; otherwise it has failed at once.
 
     Attributes:
         ledger: the requests that have come, by what became of them.
+        retried: those among the failed that their router has tried again, where it says so; each has come again.
         in_flight: the replica of each request that was let in and has not ended.
     """
 
-    def __init__(self, gate: FleetGate, clock: Callable[[], float] = time.monotonic) -> None:
-        self._gate, self._clock = gate, clock
-        self.ledger = Ledger()
+    def __init__(
+        self, gate: FleetGate, clock: Callable[[], float] = time.monotonic, *, ends_are_told: bool = False
+    ) -> None:
+        self._gate, self._clock, self._ends_are_told = gate, clock, ends_are_told
+        self._adrift: set[str] = set()  # in flight at a replica that is lost: the gate knows them no more
+        self.ledger, self.retried = Ledger(), 0
         self.in_flight: dict[str, str] = {}
         self._waiting: dict[str, asyncio.Future[str]] = {}
         self._takes: dict[str, bool] = {}
         self._suspended: set[str] = set()
         self._looker: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # Requests
 
@@ -109,42 +126,51 @@ class Entrance:
 
     def note_tokens(self, name: str, generated: int) -> None:
         """A request has so many tokens by now."""
-        if name in self.in_flight:
+        if name in self.in_flight and name not in self._adrift:
             self._gate.note_tokens(name, generated, self._clock())
 
     def end(self, name: str, generated: int | None = None) -> None:
         """A request has all its tokens: so many, or as many as were seen. Nothing happens where it has ended before."""
         if self.in_flight.pop(name, None) is not None:
             self.ledger.served += 1
-            self._gate.note_end(name, self._clock(), generated)
+            if name in self._adrift:
+                self._adrift.discard(name)
+            else:
+                self._gate.note_end(name, self._clock(), generated)
             self.release()
 
     def fail(self, name: str) -> None:
         """A request has failed at its replica. Nothing happens where it has ended before."""
         if self.in_flight.pop(name, None) is not None:
             self.ledger.failed += 1
-            self._gate.note_failure(name, self._clock())
-            self.release()
+            self._forget(name)
 
     def turn_back(self, name: str) -> None:
         """A replica did not take a request that was sent to it: it has not come yet."""
         if self.in_flight.pop(name, None) is not None:
             self.ledger.came -= 1
-            self._gate.note_failure(name, self._clock())
-            self.release()
+            self._forget(name)
 
     def leave(self, name: str) -> None:
         """The client of a request has gone, wherever the request was."""
         if self._waiting.pop(name, None) is None and self.in_flight.pop(name, None) is None:
             return
         self.ledger.left += 1
-        self._gate.note_failure(name, self._clock())
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        if name in self._adrift:
+            self._adrift.discard(name)
+        else:
+            self._gate.note_failure(name, self._clock())
         self.release()
 
     # Replicas
 
     def add(self, replica: Replica) -> None:
         """A replica takes requests from now on; one that was lost begins anew."""
+        with suppress(RuntimeError):  # there may be none yet
+            self._loop = asyncio.get_running_loop()
         self._gate.add_replica(replica, self._clock())
         self._takes[replica.name] = True
         self._suspended.discard(replica.name)
@@ -157,15 +183,18 @@ class Entrance:
             self.release()
 
     def lose(self, replica: str, not_taken: Collection[str] = ()) -> None:
-        """A replica is gone, and what was in flight there has failed, but for what it had not taken yet."""
+        """A replica is gone, and what was in flight there has failed or is told of, but for what it had not taken."""
         if replica not in self._takes:
             return
         del self._takes[replica]
         for name in self._gate.replica_died(replica, self._clock()):
-            del self.in_flight[name]
             if name in not_taken:
+                del self.in_flight[name]
                 self.ledger.came -= 1
+            elif self._ends_are_told:
+                self._adrift.add(name)
             else:
+                del self.in_flight[name]
                 self.ledger.failed += 1
         self.release()
 
@@ -241,6 +270,15 @@ class Entrance:
     def now_s(self) -> float:
         """By its clock."""
         return self._clock()
+
+    async def books(self) -> Books:
+        """The books, all of one moment; from any event loop, on any thread."""
+        if self._loop is None or self._loop is asyncio.get_running_loop():
+            return await self._books()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._books(), self._loop))
+
+    async def _books(self) -> Books:
+        return Books(replace(self.ledger), len(self.in_flight), self.state())
 
     def state(self) -> FleetState:
         """What the gate knows now."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluidgate.errors import InputError
-from fluidgate.fleet import FleetGate, Replica
+from fluidgate.fleet import FleetGate, Gauges, Replica
 from fluidgate.policies import Fluid
 from fluidgate.serving import PlanFile
 
@@ -65,6 +65,19 @@ class Planned:
     def gate(self, *, gates: int = 1) -> FleetGate:
         """A gate without replicas, one of so many before them."""
         return FleetGate((), self.policy, gates=gates)
+
+    def warm_up(self) -> None:
+        """Compile what a gate runs, before anybody waits for it: half a minute, once on a machine."""
+        gate = self.gate()
+        gate.add_replica(self.replica("warm-up"), 0.0)
+        for k, name in enumerate(("served", "failed")):
+            gate.arrive(name, 1, now_s=float(k))
+            gate.note_tokens(name, 1, now_s=k + 0.1)
+        gate.note_gauges("warm-up", Gauges(0.0, 2.0, 0.01, measured_s=1.2), now_s=1.3)
+        gate.note_end("served", now_s=2.0, generated=2)
+        gate.note_failure("failed", now_s=3.0)
+        gate.released(now_s=4.0)
+        gate.state(now_s=5.0)
 
     def class_id(self, label: str | None) -> int:
         """The number of a label; unknown ones, and none, count as the last class, as in the plugin."""

@@ -54,6 +54,7 @@ class FluidRouter(RequestRouter):
             InputError: no usable plan.
         """
         self._planned, self._sized = Planned.load(plan, total_blocks), total_blocks is None
+        self._planned.warm_up()
         self.entrance = Entrance(self._planned.gate(gates=gates))
         self._sizes = PromptSizes()
         self._heard: dict[str, Mapping[str, Any]] = {}
