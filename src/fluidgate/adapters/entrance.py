@@ -53,7 +53,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Books:
-    """What an entrance says of itself at one time: `ledger` and the number in flight are its own, `state` its gate's."""
+    """What an entrance says of itself at one time: its ledger, how many requests are in flight, its gate's state."""
 
     ledger: Ledger
     in_flight: int

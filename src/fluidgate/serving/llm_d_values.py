@@ -98,14 +98,14 @@ def endpoint_picker_config(plan: PlanFile, values: EndpointPickerValues, command
     rate = number(plan.planned.boundary_rate)
     threshold = (
         f"1 less {free} that stays free for what residents may still need (two sd), {percent(values.prompt_share)} for "
-        f"the prompt that is let in, and {unseen} that fills before metrics are stale. The picker's default is 0.8."
+        f"the prompt that is let in, and {unseen} that fills before metrics are stale. By default 0.8."
     )
     depth = (
         f"What a server starts in {number(ENGINE_QUEUE_S)} s at its boundary of {rate} req/s, at least 1; the others "
-        "wait in the picker. Its default is 5."
+        "wait in the picker. By default 5."
     )
     return f"""\
-# Thresholds of llm-d's Endpoint Picker, for llm-d-router 0.10.
+# Thresholds of the Endpoint Picker of llm-d, for llm-d-router 0.10.
 # Made by: {command}
 apiVersion: llm-d.ai/v1alpha1
 kind: EndpointPickerConfig
@@ -118,7 +118,7 @@ plugins:
       kvCacheUtilThreshold: {values.kv_cache_util:g}
 {_comment(depth, 6)}
       queueDepthThreshold: {values.queue_depth}
-{_comment(f"{_staleness_reason(values)} The picker's default is 200ms.", 6)}
+{_comment(f"{_staleness_reason(values)} By default 200ms.", 6)}
       metricsStalenessThreshold: {round(1000 * values.staleness_s)}ms
   # Among servers that are not saturated; of these a plan says nothing.
   - type: prefix-cache-scorer
@@ -153,7 +153,7 @@ def _flow_control(rate: str, values: EndpointPickerValues, replicas: int) -> str
     most = f"What {servers} within that wait at {rate} req/s each: more would wait for nothing. No limit by default."
     return f"""\
 flowControl:
-  # The longest wait, as given; then HTTP 429. The picker's default is 60s.
+  # The longest wait, as given; then HTTP 429. By default 60s.
   defaultRequestTTL: {_duration(values.request_ttl_s)}
 {_comment(most, 2)}
   maxRequests: {values.max_requests}
