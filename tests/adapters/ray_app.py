@@ -27,7 +27,7 @@ HEALTH = {"health_check_period_s": 1.0, "graceful_shutdown_timeout_s": 1.0}
 
 
 class StandIn:
-    """Says one token every 5 ms."""
+    """Says one token every 20 ms."""
 
     running = 0
 
@@ -36,7 +36,7 @@ class StandIn:
         self.running += 1
         try:
             for token in range(tokens):
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.02)
                 yield token
         finally:
             self.running -= 1

@@ -1,4 +1,4 @@
-"""330 streamed requests through Ray Serve, and kill -9 of a replica and of the process that has the router."""
+"""Streamed requests through Ray Serve: in peace, and with kill -9 of a replica and of the process with the router."""
 
 from __future__ import annotations
 
@@ -156,6 +156,19 @@ class Client:
                     if true(books):
                         return books
                 await asyncio.sleep(0.05)
+
+
+async def calm(app: App) -> None:
+    """60 requests, all of which get their tokens, and are in the books and the metrics."""
+    client = Client(app)
+    await client.until(lambda books: len(books["replicas"]) == 2)
+    answers = await asyncio.gather(*client.send(60))
+    assert all(answer.is_whole for answer in answers), Counter(answer.status for answer in answers)
+    assert len(client.pids) == 2
+    books = await client.until(lambda books: books["in_flight"] == 0)
+    assert books["ledger"] == {"came": 60, "served": 60, "failed": 0, "left": 0, "refused": 0}
+    wait_until(lambda: {"served": 60, "waiting": 0, "in_flight": 0}.items() <= app.metrics().items())
+    await client.http.aclose()
 
 
 async def campaign(app: App, seats: int) -> None:
