@@ -210,7 +210,10 @@ def test_statistics_that_are_not_there_or_cannot_be_are_left_out(plugin: Fluidga
 
 def test_nothing_in_flight_means_that_who_asks_goes(plugin: FluidgatePlugin) -> None:
     """No end of ours would wake it, and the requests of others may never end."""
-    full = [*ends("a", kv=1.0, num_running_reqs=8, num_waiting_reqs=9), *ends("b", kv=0.98, num_running_reqs=8)]
+    full = [
+        *ends("a", kv=1.0, num_running_reqs=8, num_waiting_reqs=9),
+        *ends("b", kv=0.98, num_running_reqs=8, num_waiting_reqs=0),
+    ]
     assert [admitted(plugin, name, full) for name in ("1", "2")] == ["b", None]
     plugin.release(request("1"), "b")
     assert admitted(plugin, "2", full) == "b"

@@ -12,8 +12,7 @@ import pytest
 pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'fluidgate[ray-serve]'")
 
 from fluidgate import StepTime
-from fluidgate.adapters.ray_serve import _blocks, _extra, _gauges, _seconds, _Stream
-from fluidgate.fleet import Gauges
+from fluidgate.adapters.ray_serve import _extra, _seconds, _Stream
 
 from ..e2e.plans import write_plan
 from .ray_campaign import campaign, running
@@ -32,20 +31,11 @@ def test_a_stream_counts_its_items_or_what_a_whole_answer_says() -> None:
     for item in ("a", ["b", "c"], b"d"):
         stream.seen(item)
     assert (stream.tokens, told) == (4, [1])  # and it tells a few times a second
-    for answer in ({"usage": {"completion_tokens": 77}}, SimpleNamespace(usage=SimpleNamespace(completion_tokens=77))):
+    usage = {"prompt_tokens": 5, "completion_tokens": 77}
+    for answer in ({"usage": usage}, SimpleNamespace(usage=SimpleNamespace(**usage))):
         whole = _Stream(told.append)
         whole.seen(answer)
         assert whole.tokens == 77
-
-
-@pytest.mark.parametrize("missing", ["kv", "num_waiting_reqs", "num_running_reqs"])
-def test_gauges_are_whole_or_none(missing: str) -> None:
-    stats = {"kv": 0.5, "num_waiting_reqs": 2, "num_running_reqs": 3, "num_preempted": 4}
-    assert _gauges(stats, 9.0) == Gauges(2, 3, 0.5, 4, measured_s=9.0)
-    assert _gauges({name: value for name, value in stats.items() if name != missing}, 9.0) is None
-    assert _gauges({**stats, missing: "many"}, 9.0) is None
-    assert _gauges({**stats, missing: nan}, 9.0) is None
-    assert (_blocks({"kv_cache_size": 160}, 16), _blocks({}, 16), _blocks({"kv_cache_size": 16}, 16)) == (9, None, None)
 
 
 def test_what_a_request_says_does_no_harm() -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from math import nan
 from typing import Any, Protocol
 
 from fluidgate.adapters.planned import Planned
+from fluidgate.adapters.routing_stats import blocks_of, gauges_of
 from fluidgate.adapters.watch import SAME_SIZE
-from fluidgate.errors import InputError
-from fluidgate.fleet import FleetGate, Gauges
+from fluidgate.fleet import FleetGate
 
 logger = logging.getLogger("fluidgate")
 
@@ -82,9 +80,8 @@ class Candidates:
         """KV blocks without the null block, as the replica says in tokens; None: as planned."""
         if self._given_blocks is not None:
             return None
-        said = endpoint.attributes.get("kv_cache_size", -1)
-        blocks = int(said) // self._planned.block_size - 1 if isinstance(said, int | float) else 0
-        if blocks < 1:
+        blocks = blocks_of(endpoint.attributes, self._planned.block_size)
+        if blocks is None:
             return None
         if abs(blocks / self._planned.total_blocks - 1.0) > SAME_SIZE:
             logger.warning(
@@ -100,20 +97,14 @@ class Candidates:
     def _note_stats(self, endpoint: Offered, now_s: float) -> None:
         """Pass on what a replica says of itself; what is missing or cannot be is left out."""
         stats = endpoint.attributes.get("routing_stats")
-        if not isinstance(stats, Mapping) or "kv" not in stats or stats.get("error"):
+        if not isinstance(stats, Mapping) or stats.get("error"):
             return
         noted_s, noted = self._stats.get(endpoint.name, (-SAME_STATS_S, {}))
         if noted == stats and now_s - noted_s < SAME_STATS_S:
             return
         self._stats[endpoint.name] = (now_s, dict(stats))
-        with suppress(InputError, TypeError, ValueError):
-            gauges = Gauges(
-                float(stats.get("num_waiting_reqs", 0.0)),
-                float(stats.get("num_running_reqs", 0.0)),
-                min(1.0, float(stats["kv"])),
-                float(stats.get("num_preempted", nan)),
-                measured_s=now_s - self._stats_age_s,
-            )
+        gauges = gauges_of(stats, now_s - self._stats_age_s)
+        if gauges is not None:
             self._gate.note_gauges(endpoint.name, gauges, now_s)
 
 

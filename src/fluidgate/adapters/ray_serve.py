@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from math import inf, isnan, nan
+from math import inf, isnan
 from typing import Any
 
 from ray.exceptions import RayError, TaskCancelledError
@@ -23,11 +23,12 @@ from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, R
 from ray.util import metrics
 from starlette.exceptions import HTTPException
 
+from fluidgate.adapters.answers import usage_of
 from fluidgate.adapters.entrance import Entrance, Refused, call
 from fluidgate.adapters.planned import Planned
 from fluidgate.adapters.prompts import PromptSizes
+from fluidgate.adapters.routing_stats import blocks_of, gauges_of
 from fluidgate.bounds import MAX_SECONDS
-from fluidgate.fleet import Gauges
 from fluidgate.serving.labels import CLASS_KEY, TIMEOUT_KEY
 
 SECONDS_BETWEEN_TELLS = 0.25
@@ -90,10 +91,10 @@ class FluidRouter(RequestRouter):
             name, stats = name_of(replica_id), replica.routing_stats
             if stats is not self._heard.get(name):
                 self._heard[name] = stats
-                blocks = _blocks(stats, self._planned.block_size)
+                blocks = blocks_of(stats, self._planned.block_size)
                 if blocks is not None and self._sized:
                     self.entrance.resize(name, blocks)
-                gauges = _gauges(stats, self.entrance.now_s)
+                gauges = gauges_of(stats, self.entrance.now_s)
                 if gauges is not None:
                     self.entrance.note_gauges(name, gauges)
 
@@ -190,9 +191,9 @@ class _Stream:
 
     def seen(self, item: Any) -> None:
         """One more: a token, a list of as many, or a whole answer that says how many it has."""
-        stated = _stated_tokens(item)
-        if stated is not None:
-            self.tokens = stated
+        usage = usage_of(item)
+        if usage is not None:
+            self.tokens = usage[1]
         else:
             self.tokens += len(item) if isinstance(item, list | tuple) else 1
         now_s = time.monotonic()
@@ -217,13 +218,6 @@ def _count_items(result: ReplicaResult, stream: _Stream) -> None:
             return item
 
     result.__class__ = Counting
-
-
-def _stated_tokens(item: Any) -> int | None:
-    """The completion tokens that an answer states in OpenAI's way; None: it is no whole answer."""
-    usage = item.get("usage") if isinstance(item, Mapping) else getattr(item, "usage", None)
-    stated = usage.get("completion_tokens") if isinstance(usage, Mapping) else getattr(usage, "completion_tokens", None)
-    return stated if isinstance(stated, int) else None
 
 
 class _Metrics:
@@ -261,21 +255,6 @@ class _Metrics:
         for replica in state.replicas:
             self._in_flight.set(replica.in_flight, {"replica": replica.name})
             self._peak.set(replica.peak_share, {"replica": replica.name})
-
-
-def _blocks(stats: Mapping[str, Any], block_size: int) -> int | None:
-    """KV blocks that a replica says it has, the null block among them; None: it does not say."""
-    tokens = stats.get("kv_cache_size")
-    return int(tokens) // block_size - 1 if isinstance(tokens, int | float) and tokens > block_size else None
-
-
-def _gauges(stats: Mapping[str, Any], now_s: float) -> Gauges | None:
-    """What a replica's `record_routing_stats` has told, by the names of llm-d's Python scheduler; None: not enough."""
-    told = [stats.get(name) for name in ("num_waiting_reqs", "num_running_reqs", "kv", "num_preempted")]
-    waiting, running, use, evicted = (float(value) if isinstance(value, int | float) else nan for value in told)
-    if not (waiting >= 0 and running >= 0 and use >= 0):
-        return None
-    return Gauges(waiting, running, min(1.0, use), evicted if evicted >= 0 else nan, measured_s=now_s)
 
 
 def _extra(body: Iterable[Any]) -> Mapping[str, Any]:
