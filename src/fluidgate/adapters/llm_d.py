@@ -17,8 +17,9 @@ from typing import Any
 
 try:
     from py_inference_scheduler.framework import Endpoint, FlowControlPlugin, LLMRequest, register_flow_control
-except ImportError as missing:
-    raise ImportError("llm-d's py-inference-scheduler is missing: pip install 'fluidgate[llm-d]'") from missing
+except ModuleNotFoundError as missing:
+    advice = "llm-d's py-inference-scheduler is missing: pip install 'fluidgate[llm-d]'"
+    raise ModuleNotFoundError(advice, name=missing.name) from missing
 
 from fluidgate.adapters.candidates import Candidates, header, kv_use
 from fluidgate.adapters.entrance import Ledger, Refused
