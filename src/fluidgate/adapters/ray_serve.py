@@ -108,6 +108,9 @@ class FluidRouter(RequestRouter):
             return [candidate_replicas]
         name = pending_request.metadata.internal_request_id
         chosen = self.entrance.in_flight.get(name)
+        if chosen is not None and chosen not in map(name_of, self.curr_replicas):  # it was taken away in between
+            self.entrance.turn_back(name)
+            chosen = None
         if chosen is None:
             try:
                 chosen = await self._enter(name, pending_request)
