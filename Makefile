@@ -20,6 +20,9 @@ PEERS := aisimulate==0.13.0.dev202610270000000085 sched-sim==0.2.1
 # stay without it.
 COVERED := $(addprefix tests/,engine policies fluid metrics workload hardware calibration doctor vllm_metrics ground)
 
+# Its tests take five minutes: it comes first, so that one of two processes does not end with it alone.
+LONGEST := tests/parity/test_vllm_traces.py
+
 .PHONY: demo help test test-vllm campaign check coverage wheel-test docs screenshots bench bench-size bench-peers bench-parity bench-overhead \
   bench-admission bench-admission-served bench-fleet bench-serve bench-calibrate bench-gpu clean
 
@@ -37,7 +40,8 @@ test: $(VENV)/.ready-dev check docs coverage ## Everything that CI runs: checks,
 # Tests against vLLM need its wheel (3.4 GB installed), in an environment of their own; other versions lie on top of it.
 test-vllm: ## The tests that need vLLM, in an environment of its own
 	@if $(MAKE) --no-print-directory $(VLLM_VENV)/.ready; then \
-	  $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/parity tests/serving tests/benchmarks && \
+	  $(VLLM_VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) \
+	    tests/parity tests/serving tests/benchmarks && \
 	  if $(MAKE) --no-print-directory $(ROUTERS_VENV)/.ready; then \
 	    $(ROUTERS_VENV)/bin/python -m pytest tests/adapters && \
 	    export LITELLM_PYTHON=$(ROUTERS_VENV)/bin/python; \
