@@ -54,6 +54,13 @@ def test_a_request_whose_replica_is_taken_away_before_it_is_sent_goes_elsewhere(
     router.entrance.suspend("a")
     assert chosen() == ["b"]
     assert (router.entrance.ledger.came, router.entrance.in_flight) == (1, {"1": "b"})
+    router._heard = {}
+    del router._replicas[b]
+    router._forget_gone()
+    assert list(router.entrance.replicas) == ["b"]  # it serves what it has
+    router.entrance.end("1")
+    router._forget_gone()
+    assert list(router.entrance.replicas) == []
 
 
 def test_a_stream_counts_its_items_or_what_a_whole_answer_says() -> None:

@@ -24,8 +24,8 @@ def entrances() -> Mapping[str, Entrance]:
     return _named
 
 
-def call(entrance: Entrance, name: str) -> None:
-    """Give a gate a name in this process; another of that name is forgotten."""
+def give_name(entrance: Entrance, name: str) -> None:
+    """Let `entrances` show a gate by this name; another of that name is forgotten."""
     _named[name] = entrance
 
 
@@ -84,7 +84,6 @@ class Entrance:
         self.in_flight: dict[str, str] = {}
         self._waiting: dict[str, asyncio.Future[str]] = {}
         self._takes: dict[str, bool] = {}
-        self._suspended: set[str] = set()
         self._looker: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -173,7 +172,6 @@ class Entrance:
             self._loop = asyncio.get_running_loop()
         self._gate.add_replica(replica, self._clock())
         self._takes[replica.name] = True
-        self._suspended.discard(replica.name)
         self.release()
 
     def resize(self, replica: str, total_blocks: int) -> None:
@@ -200,19 +198,12 @@ class Entrance:
 
     def suspend(self, replica: str) -> None:
         """A replica gets no more requests until `resume`, as after a failure that may be its own."""
-        self._suspended.add(replica)
         self._set_takes(replica, False)
 
     def resume(self, replica: str) -> None:
         """A replica that was suspended answers again."""
-        self._suspended.discard(replica)
         self._set_takes(replica, True)
         self.release()
-
-    def offer(self, replicas: Collection[str]) -> None:
-        """The replicas that the router would send requests to now; the others get none."""
-        for replica in self._takes:
-            self._set_takes(replica, replica in replicas and replica not in self._suspended)
 
     def _set_takes(self, replica: str, takes: bool) -> None:
         if self._takes.get(replica, takes) != takes:

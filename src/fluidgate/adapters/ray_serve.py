@@ -24,7 +24,7 @@ from ray.util import metrics
 from starlette.exceptions import HTTPException
 
 from fluidgate.adapters.answers import usage_of
-from fluidgate.adapters.entrance import Entrance, Refused, call
+from fluidgate.adapters.entrance import Entrance, Refused, give_name
 from fluidgate.adapters.planned import Planned
 from fluidgate.adapters.prompts import PromptSizes
 from fluidgate.adapters.routing_stats import blocks_of, gauges_of
@@ -62,7 +62,7 @@ class FluidRouter(RequestRouter):
         self._routed: set[str] = set()
         self._teller: asyncio.Task[None] | None = None
         self._metrics = _Metrics(self._deployment_id.name)
-        call(self.entrance, f"{self._deployment_id.app_name}/{self._deployment_id.name}")
+        give_name(self.entrance, f"{self._deployment_id.app_name}/{self._deployment_id.name}")
 
     @property
     def max_num_routing_tasks(self) -> int:
@@ -85,6 +85,13 @@ class FluidRouter(RequestRouter):
         """Called by Ray Serve once a request has found it so. What it had not taken yet will be sent again."""
         super().on_replica_actor_died(replica_id)
         self.entrance.lose(name_of(replica_id), not_taken=self.entrance.in_flight.keys() - self._routed)
+
+    def _forget_gone(self) -> None:
+        """A replica that Ray Serve has taken away is gone once it has served what it had."""
+        busy = {*self.entrance.in_flight.values(), *map(name_of, self.curr_replicas)}
+        for name in set(self.entrance.replicas) - busy:
+            self.entrance.lose(name)
+            self._heard.pop(name, None)
 
     def _note_gauges(self) -> None:
         for replica_id, replica in self.curr_replicas.items():
@@ -176,6 +183,7 @@ class FluidRouter(RequestRouter):
 
     async def _tell(self) -> None:
         while self.entrance.replicas:
+            self._forget_gone()
             self._note_gauges()
             self._metrics.publish(self.entrance)
             await asyncio.sleep(SECONDS_BETWEEN_TELLS)
