@@ -44,7 +44,7 @@ test-vllm: ## The tests that need vLLM, in an environment of its own
 	    tests/parity tests/serving tests/benchmarks && \
 	  if $(MAKE) --no-print-directory $(ROUTERS_VENV)/.ready; then \
 	    $(ROUTERS_VENV)/bin/python -m pytest tests/adapters && \
-	    export LITELLM_PYTHON=$(ROUTERS_VENV)/bin/python; \
+	    export LITELLM_PYTHON=$(abspath $(ROUTERS_VENV))/bin/python; \
 	  else \
 	    echo "skipped: LiteLLM and llm-d cannot be had here, and with them the tests of their adapters"; \
 	  fi && \
